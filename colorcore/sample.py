@@ -1,0 +1,129 @@
+"""From the bytes of one photo to one sample, or to the reason why there is none.
+
+A sample is what a shard holds for a photo: stored LAB at the dataset's size and the few facts
+by which one finds the photo again. This is the whole filter of `cc shard` in one function.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from colorcore.colorful import GREY_CHROMA, colorfulness, hue_spread
+from colorcore.lab import encode_lab
+from colorcore.photo import PhotoLimits, PhotoRefused, Reason, read_photo, square
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class SampleSettings(BaseModel):
+    """What decides whether a photo is kept, and how it is stored; part of ``dataset.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = Field(256, ge=16, le=4096, description="samples are size x size pixels")
+    min_colorfulness: float = Field(15.0, ge=0, le=200, description="Hasler-Süsstrunk CF")
+    val_percent: float = Field(5.0, ge=0, lt=100, description="share of photos held out")
+    min_side: int = Field(64, ge=1, description="pixels of a photo's shorter side")
+    max_aspect: float = Field(5.0, ge=1, description="longer side / shorter side")
+    max_pixels: int = Field(100_000_000, ge=1, description="beyond: a decompression bomb")
+    max_bytes: int = Field(268_435_456, ge=1, description="of a photo's file")
+
+    @property
+    def limits(self) -> PhotoLimits:
+        """The limits that are checked before a photo is decoded."""
+        return PhotoLimits(
+            max_pixels=self.max_pixels,
+            max_bytes=self.max_bytes,
+            min_side=self.min_side,
+            max_aspect=self.max_aspect,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One kept photo.
+
+    lab_u8        (3, size, size) uint8, stored LAB
+    split         "train" or "val", from the content hash alone
+    width, height the photo's own size in pixels
+    colorfulness  Hasler-Süsstrunk CF of the resized photo
+    sha256        hex digest of the photo's bytes
+    """
+
+    lab_u8: NDArray[np.uint8]
+    split: str
+    width: int
+    height: int
+    colorfulness: float
+    sha256: str
+
+    def facts(self) -> dict[str, Any]:
+        """What the sample's JSON member and index row share."""
+        return {
+            "width": self.width,
+            "height": self.height,
+            "colorfulness": self.colorfulness,
+            "sha256": self.sha256,
+        }
+
+
+def split_of(sha256: str, val_percent: float) -> str:
+    """The split of a photo: val for the ``val_percent`` lowest content hashes.
+
+    Decided by the content alone, so copies of one photo never straddle the splits and adding
+    photos never moves old ones.
+    """
+    return "val" if int(sha256[:8], 16) < val_percent / 100 * 2**32 else "train"
+
+
+def lab_of(data: bytes, size: int, limits: PhotoLimits) -> NDArray[np.uint8]:
+    """Stored LAB (3, size, size) of a photo's centre square, without any colour filter.
+
+    Raises:
+        PhotoRefused: the photo cannot be read or breaks a limit.
+    """
+    return encode_lab(square(read_photo(data, limits=limits, min_size=size).rgb, size))
+
+
+def make_sample(data: bytes, settings: SampleSettings) -> Sample:
+    """One photo's sample.
+
+    Raises:
+        PhotoRefused: with the reason; the photo must not get into a shard.
+    """
+    photo = read_photo(data, limits=settings.limits, min_size=settings.size)
+    rgb = square(photo.rgb, settings.size)
+    lab_u8 = encode_lab(rgb)
+    hue = hue_spread(lab_u8)
+    if hue.is_greyscale:
+        raise PhotoRefused(
+            Reason.GREYSCALE,
+            f"{hue.coloured:.1%} of the pixels have a chroma above {GREY_CHROMA:g}",
+        )
+    if hue.is_single_hue:
+        raise PhotoRefused(
+            Reason.SINGLE_HUE,
+            f"hues stay within {hue.spread:.1f} ab units of one ray, "
+            f"{hue.residual:.1f} of the mean colour of their lightness",
+        )
+    cf = float(colorfulness(rgb.transpose(2, 0, 1).astype(np.float32)))
+    if cf < settings.min_colorfulness:
+        raise PhotoRefused(
+            Reason.NOT_COLORFUL,
+            f"colorfulness {cf:.1f}, expected at least {settings.min_colorfulness:g}",
+        )
+    sha256 = hashlib.sha256(data).hexdigest()
+    return Sample(
+        lab_u8=lab_u8,
+        split=split_of(sha256, settings.val_percent),
+        width=photo.width,
+        height=photo.height,
+        colorfulness=round(cf, 2),
+        sha256=sha256,
+    )
