@@ -1,0 +1,82 @@
+"""The loss: a weighted sum of named terms, each in its own file and on its own line here.
+
+Every guide's loss is a composition of these terms, so a recipe says it in a few numbers, and a
+search may vary those. Each term is also reported by itself, without its weight: a change of
+weights does not bend the curve of a term, and runs with different weights can be compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+from torch import Tensor
+
+from colorcore.losses import ab_l1, weighted_mse
+from colorcore.models import options_of, require_known
+from colorcore.models.prediction import Prediction
+
+Term: TypeAlias = Callable[[Prediction, Tensor], Tensor]
+"""Prediction and the true lab (B, 3, H, W) CIELAB float -> a scalar, smaller is better."""
+
+TERMS: dict[str, Callable[..., Term]] = {
+    "weighted_mse": weighted_mse.build,
+    "ab_l1": ab_l1.build,
+}
+
+
+class Loss:
+    """A weighted sum of terms. Made by :func:`build_terms`.
+
+    Attributes:
+        weights: term name -> weight above 0, in the order in which they are summed.
+    """
+
+    def __init__(self, weights: Mapping[str, float], terms: Mapping[str, Term]) -> None:
+        self.weights = dict(weights)
+        self._terms = {name: terms[name] for name in self.weights}
+
+    def __call__(self, prediction: Prediction, lab: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total to minimize, and each term's own value: unweighted and detached.
+
+        prediction of a model; lab (B, 3, H, W) true CIELAB float, of the same B, H, W.
+        """
+        values = {name: term(prediction, lab) for name, term in self._terms.items()}
+        total = sum(
+            (self.weights[name] * value for name, value in values.items()),
+            start=lab.new_zeros(()),
+        )
+        return total, {name: value.detach() for name, value in values.items()}
+
+
+def build_terms(
+    weights: Mapping[str, float], options: Mapping[str, Mapping[str, float]] | None = None
+) -> Loss:
+    """The loss of a recipe.
+
+    Args:
+        weights: term name -> weight, 0 or more. A term of weight 0 is left out: neither
+            computed nor reported.
+        options: term name -> keyword options of its builder; terms not named keep their
+            defaults. Options of a term that is left out are checked and not used.
+
+    Raises:
+        ValueError: no term has a weight above 0; a weight is negative or not finite; a term or
+            an option is unknown (the message has the nearest known one); or a term refuses an
+            option's value.
+    """
+    options = options or {}
+    require_known("loss term", [*weights, *options], TERMS)
+    for name, values in options.items():
+        require_known(f"option of loss term '{name}'", values, options_of(TERMS[name]))
+    for name, weight in weights.items():
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"the weight of loss term '{name}' must be 0 or more, got {weight}")
+    used = {name: weight for name, weight in weights.items() if weight > 0}
+    if not used:
+        raise ValueError(
+            f"the loss needs a term with a weight above 0, got {dict(weights)}. "
+            f"Terms: {', '.join(TERMS)}."
+        )
+    return Loss(used, {name: TERMS[name](**options.get(name, {})) for name in used})
