@@ -1,0 +1,210 @@
+"""A checkpoint: one folder that colorizes, scores itself and goes on training.
+
+::
+
+    checkpoint.json        recipe, sizes, scores, where the run stands; written last
+    model.safetensors      the averaged (EMA) weights: what one uses
+    palette.safetensors    centroids, priors, weights
+    training.safetensors   raw weights and optimiser state; only needed to go on training
+
+Nothing in it is unpickled, ever. A folder is replaced as a whole: ``last`` is written beside
+and renamed into place, and whoever is killed in between leaves the old one readable.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from colorcore.models import build_model
+from colorcore.palette import Palette
+from colorcore.recipe import Recipe, parse_recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FORMAT = 1
+
+
+class CheckpointError(Exception):
+    """A folder that is no checkpoint, or one that does not fit."""
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """A trained model with all that belongs to it.
+
+    recipe        of the run
+    weights       the EMA weights by parameter name
+    palette       of the dataset it was trained on
+    mean_ab       (a, b) of the training pixels, ab units: the constant baseline
+    size          side of the training samples in pixels
+    dataset       fingerprint of the dataset
+    epoch, step   where training goes on: epochs done, and steps done in the next one
+    scores        of the latest validation
+    best          the best score so far of the recipe's metric
+    run_id        of the tracking run, so that a resumed training goes on in it
+    training      raw weights ("model.*") and optimiser state ("optimizer.*"); {} when not loaded
+    optimizer     the optimiser's numbers that are no tensors
+    """
+
+    recipe: Recipe
+    weights: dict[str, Tensor]
+    palette: Palette
+    mean_ab: tuple[float, float]
+    size: int
+    dataset: str
+    epoch: int = 0
+    step: int = 0
+    scores: dict[str, float] = field(default_factory=dict)
+    best: float | None = None
+    run_id: str | None = None
+    training: dict[str, Tensor] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+
+    def model(self, device: torch.device | str = "cpu") -> nn.Module:
+        """The model with the EMA weights, ready to predict.
+
+        Raises:
+            CheckpointError: the weights do not fit the recipe's model.
+        """
+        model = build_model(self.recipe.model.name, **self.recipe.model.options())
+        try:
+            model.load_state_dict(self.weights)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"the weights do not fit the recipe's model: {str(error).splitlines()[-1].strip()}"
+            ) from error
+        return model.to(device).eval()
+
+
+_FACTS = ("mean_ab", "size", "dataset", "epoch", "step", "scores", "best", "run_id", "optimizer")
+
+
+def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write the folder anew, then swap it in for the one that is there."""
+    fresh = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    _save_tensors(checkpoint.weights, fresh / "model.safetensors")
+    if checkpoint.training:
+        _save_tensors(checkpoint.training, fresh / "training.safetensors")
+    palette = checkpoint.palette
+    arrays = {name: getattr(palette, name) for name in ("centroids", "priors", "weights")}
+    _save_tensors(
+        {name: torch.from_numpy(array.copy()) for name, array in arrays.items()},
+        fresh / "palette.safetensors",
+    )
+    record = {
+        "format": FORMAT,
+        **{name: getattr(checkpoint, name) for name in _FACTS},
+        "palette": palette.about,
+        "recipe": checkpoint.recipe.model_dump(exclude_none=True),
+    }
+    (fresh / "checkpoint.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
+    _swap(fresh, folder)
+
+
+def load_checkpoint(folder: Path, *, training: bool = False) -> Checkpoint:
+    """Read a checkpoint folder; with ``training`` also what it takes to go on training.
+
+    A folder that holds ``best`` or ``last``, such as `cc train` writes, stands for its best.
+
+    Raises:
+        CheckpointError: it is none, is damaged or of another format.
+    """
+    folder = _resolve(folder)
+    try:
+        record = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
+        if record["format"] != FORMAT:
+            raise CheckpointError(
+                f"expected checkpoint format {FORMAT}, found {record['format']} in {folder}"
+            )
+        arrays = {k: v.numpy() for k, v in load_file(folder / "palette.safetensors").items()}
+        return Checkpoint(
+            recipe=parse_recipe(record["recipe"], str(folder)),
+            weights=load_file(folder / "model.safetensors"),
+            palette=Palette(**arrays, about=record["palette"]),
+            training=load_file(folder / "training.safetensors") if training else {},
+            **{**{name: record[name] for name in _FACTS}, "mean_ab": tuple(record["mean_ab"])},
+        )
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder} is no whole checkpoint: {error}") from error
+    except Exception as error:
+        if type(error).__module__.startswith("safetensors"):
+            raise CheckpointError(f"{folder} is damaged: {error}") from error
+        raise
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a checkpoint can be loaded from here."""
+    return any((place / "checkpoint.json").is_file() for place in (folder, _previous(folder)))
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimiser's state as named tensors, and the rest as plain values."""
+    state = optimizer.state_dict()
+    tensors = {
+        f"optimizer.{index}.{name}": value
+        for index, values in state["state"].items()
+        for name, value in values.items()
+    }
+    groups = [
+        {name: value for name, value in group.items() if name != "params"}
+        for group in state["param_groups"]
+    ]
+    return tensors, {"param_groups": groups}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
+    """Put an optimiser into the state that :func:`optimizer_state` gave."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in checkpoint.training.items():
+        kind, _, rest = key.partition(".")
+        if kind == "optimizer":
+            index, _, name = rest.partition(".")
+            state.setdefault(int(index), {})[name] = tensor
+    groups = [
+        {**saved, "params": group["params"]}
+        for saved, group in zip(
+            checkpoint.optimizer["param_groups"],
+            optimizer.state_dict()["param_groups"],
+            strict=True,
+        )
+    ]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
+
+
+def _resolve(folder: Path) -> Path:
+    for place in (folder, folder / "best", folder / "last"):
+        for version in (place, _previous(place)):
+            if (version / "checkpoint.json").is_file():
+                return version
+    raise CheckpointError(
+        f"expected a checkpoint folder (with a checkpoint.json), found none at {folder}; "
+        "cc train writes them to its --out folder"
+    )
+
+
+def _previous(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _swap(fresh: Path, folder: Path) -> None:
+    """Put ``fresh`` in the place of ``folder``; at every moment one of the two is readable."""
+    old = _previous(folder)
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.replace(old)
+    fresh.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)

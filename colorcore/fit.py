@@ -1,0 +1,362 @@
+"""The training loop: batch, forward, loss, backward, clip, step, average, log, evaluate, save.
+
+It needs a dataset, a palette and a recipe, and nothing of Ray or MLflow: what it has to say it
+tells its observers, and when torch.distributed is up it trains as one rank of the group.
+All randomness of a step comes from (seed, step, rank), so a resumed run repeats what an
+uninterrupted one does, bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from colorcore.augment import augment
+from colorcore.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    optimizer_state,
+    restore_optimizer,
+    save_checkpoint,
+)
+from colorcore.evaluate import evaluate
+from colorcore.lab import decode_lab, normalize_L
+from colorcore.loader import Batch, Samples, TrainLoader, val_batches
+from colorcore.losses import build_terms
+from colorcore.metrics import HIGHER_IS_BETTER
+from colorcore.models import build_model
+from colorcore.recipe import Recipe, lr_factor
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from colorcore.models.prediction import Prediction
+    from colorcore.palette import Palette
+
+PICTURES = 8
+"""Validation photos that are shown each time, always the same."""
+VAL_BATCH = 32
+
+
+class TrainingDivergedError(Exception):
+    """The loss is no finite number any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class FitData:
+    """What a training learns from: samples, palette, mean (a, b), the dataset's fingerprint."""
+
+    train: Samples
+    val: Samples
+    palette: Palette
+    mean_ab: tuple[float, float]
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepEvent:
+    """One optimiser step. loss and terms are this rank's; step counts from 1 over all epochs."""
+
+    epoch: int
+    step: int
+    total_steps: int
+    loss: float
+    terms: dict[str, float]
+    lr: float
+    grad_norm: float
+    photos_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationEvent:
+    """One validation, over all ranks; pairs (N, 2, 3, H, W) are predicted and true LAB."""
+
+    epoch: int
+    step: int
+    scores: dict[str, float]
+    is_best: bool
+    pairs: Tensor
+
+
+class Observer:
+    """What a training tells; every method may be overridden, and is called on every rank."""
+
+    def on_start(self, total_steps: int, first_step: int) -> None:
+        """Training begins, or goes on after ``first_step`` steps."""
+
+    def on_step(self, event: StepEvent) -> None:
+        """An optimiser step was taken."""
+
+    def on_validation(self, event: ValidationEvent) -> None:
+        """The model was scored; afterwards ``last``, and perhaps ``best``, are written."""
+
+    def on_saved(self, event: ValidationEvent) -> None:
+        """The checkpoints of this validation are on disk."""
+
+
+class Training:
+    """The state of one training: model, average, optimiser, and where it stands."""
+
+    def __init__(
+        self, recipe: Recipe, data: FitData, device: torch.device, resume: Checkpoint | None
+    ) -> None:
+        self.recipe, self.data, self.device = recipe, data, device
+        self.rank = distributed.get_rank() if distributed.is_initialized() else 0
+        self.world = distributed.get_world_size() if distributed.is_initialized() else 1
+        torch.manual_seed(recipe.train.seed)
+        self.model = self._build()
+        self.average = self._build()
+        self.average.load_state_dict(self.model.state_dict())
+        self.average.requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=recipe.optim.lr,
+            weight_decay=recipe.optim.weight_decay,
+            betas=recipe.optim.betas,
+        )
+        self.loss = build_terms(recipe.loss, recipe.loss_options)
+        self.loader = TrainLoader(
+            data.train, recipe.data.batch, seed=recipe.train.seed, rank=self.rank, world=self.world
+        )
+        self.epoch, self.step_in_epoch = 0, 0
+        self.best: float | None = None
+        self.run_id: str | None = None
+        if resume is not None:
+            self._restore(resume)
+        self.network = self._distribute()
+
+    def _build(self) -> nn.Module:
+        part = self.recipe.model
+        model = build_model(part.name, **part.options()).to(self.device)
+        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def _distribute(self) -> nn.Module:
+        """The network as it is called in training: compiled on a GPU, DDP with several ranks."""
+        network: nn.Module = self.model
+        if self.world > 1:
+            ids = [self.device.index or 0] if self.device.type == "cuda" else None
+            network = DistributedDataParallel(network, device_ids=ids)
+        if self.device.type == "cuda":
+            network = torch.compile(network)  # type: ignore[assignment]
+        return network
+
+    @property
+    def steps_done(self) -> int:
+        """Optimiser steps so far, over all epochs."""
+        return self.epoch * len(self.loader) + self.step_in_epoch
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        return self.recipe.train.epochs * len(self.loader)
+
+    def train_step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """One optimiser step; returns loss and terms of this rank, and the gradients' norm."""
+        recipe, done = self.recipe, self.steps_done
+        generator = torch.Generator().manual_seed(_mix(recipe.train.seed, done, self.rank))
+        torch.manual_seed(_mix(recipe.train.seed, done, self.rank) + 1)  # dropout
+        lr = recipe.optim.lr * lr_factor(recipe.optim, done, self.total_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        lab = decode_lab(batch.lab_u8.to(self.device, non_blocking=True))
+        lab = augment(lab, flip=recipe.data.flip, crop=recipe.data.crop, generator=generator)
+        total, terms = self._forward_backward(lab)
+        clip = recipe.optim.clip if recipe.optim.clip is not None else math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._update_average(done)
+        self.step_in_epoch = batch.step + 1
+        return total, terms, norm
+
+    def _forward_backward(self, lab: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Gradients of the mean loss over ``accumulate`` parts of the batch."""
+        parts = lab.chunk(self.recipe.train.accumulate)
+        total = lab.new_zeros(())
+        terms: dict[str, Tensor] = {}
+        for number, part in enumerate(parts, start=1):
+            with contextlib.ExitStack() as stack:
+                if number < len(parts) and isinstance(self.network, DistributedDataParallel):
+                    stack.enter_context(self.network.no_sync())
+                with autocast(self.device, self.recipe.train.precision):
+                    inputs = normalize_L(part[:, :1]).contiguous(memory_format=torch.channels_last)
+                    prediction: Prediction = self.network(inputs)
+                prediction["ab"] = prediction["ab"].float()
+                loss, values = self.loss(prediction, part)
+                (loss / len(parts)).backward()
+            total += loss.detach() / len(parts)
+            for name, value in values.items():
+                terms[name] = terms.get(name, 0.0) + value / len(parts)
+        return total, terms
+
+    @torch.no_grad()
+    def _update_average(self, done: int) -> None:
+        """EMA of weights and buffers; early on the decay is (1 + n) / (10 + n)."""
+        decay = min(self.recipe.train.ema, (1 + done) / (10 + done))
+        now = self.model.state_dict()
+        for name, value in self.average.state_dict().items():
+            if value.dtype.is_floating_point:
+                value.lerp_(now[name], 1.0 - decay)
+            else:
+                value.copy_(now[name])
+
+    def validate(self) -> ValidationEvent:
+        """Score the averaged weights on the whole validation split, each rank its share."""
+        evaluation, pairs = evaluate(
+            self.average,
+            val_batches(self.data.val, VAL_BATCH, rank=self.rank, world=self.world),
+            self.data.palette,
+            device=self.device,
+            pictures=PICTURES,
+        )
+        if self.world > 1:
+            mine = evaluation.state()
+            total = mine.to(self.device)
+            distributed.all_reduce(total)
+            evaluation.add_state(total.cpu() - mine)
+        scores = evaluation.compute()
+        score, metric = scores[self.recipe.train.metric], self.recipe.train.metric
+        sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
+        is_best = self.best is None or sign * score > sign * self.best
+        if is_best:
+            self.best = score
+        return ValidationEvent(self.epoch, self.steps_done, scores, is_best, pairs)
+
+    def checkpoint(self, scores: dict[str, float]) -> Checkpoint:
+        """All of this training's state."""
+        tensors, numbers = optimizer_state(self.optimizer)
+        raw = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        return Checkpoint(
+            recipe=self.recipe,
+            weights=self.average.state_dict(),
+            palette=self.data.palette,
+            mean_ab=self.data.mean_ab,
+            size=self.data.train.size,
+            dataset=self.data.fingerprint,
+            epoch=self.epoch,
+            step=self.step_in_epoch,
+            scores=scores,
+            best=self.best,
+            run_id=self.run_id,
+            training={**raw, **tensors},
+            optimizer=numbers,
+        )
+
+    def _restore(self, resume: Checkpoint) -> None:
+        if resume.dataset != self.data.fingerprint:
+            raise CheckpointError(
+                f"the checkpoint was trained on the dataset {resume.dataset}, this one is "
+                f"{self.data.fingerprint}; resume on the same dataset or start anew without it"
+            )
+        raw = {
+            name.removeprefix("model."): value
+            for name, value in resume.training.items()
+            if name.startswith("model.")
+        }
+        self.model.load_state_dict(raw)
+        self.average.load_state_dict(resume.weights)
+        restore_optimizer(self.optimizer, resume)
+        self.epoch, self.step_in_epoch = resume.epoch, resume.step
+        self.best, self.run_id = resume.best, resume.run_id
+
+
+def fit(
+    recipe: Recipe,
+    data: FitData,
+    out: Path,
+    *,
+    device: torch.device | str = "cpu",
+    resume: Checkpoint | None = None,
+    run_id: str | None = None,
+    observers: Sequence[Observer] = (),
+) -> dict[str, float]:
+    """Train to the end; writes ``out/last`` and ``out/best`` and returns the last scores.
+
+    Raises:
+        TrainingDivergedError: the loss became infinite or NaN.
+        CheckpointError: ``resume`` belongs to another dataset or model.
+    """
+    device = torch.device(device)
+    training = Training(recipe, data, device, resume)
+    training.run_id = run_id or training.run_id
+    _tell(observers, "on_start", training.total_steps, training.steps_done)
+    scores: dict[str, float] = dict(resume.scores) if resume is not None else {}
+    while training.epoch < recipe.train.epochs:
+        for event in _epoch(training):
+            _tell(observers, "on_step", event)
+        training.epoch, training.step_in_epoch = training.epoch + 1, 0
+        is_last = training.epoch == recipe.train.epochs
+        if training.epoch % recipe.train.eval_every == 0 or is_last:
+            validation = training.validate()
+            scores = validation.scores
+            _tell(observers, "on_validation", validation)
+            if training.rank == 0:
+                _save(training, validation, out)
+            _tell(observers, "on_saved", validation)
+    return scores
+
+
+def _epoch(training: Training) -> Iterator[StepEvent]:
+    """The rest of the current epoch, step by step; each step waits for its loss."""
+    batches = training.loader.epoch(training.epoch, start_step=training.step_in_epoch)
+    started = time.perf_counter()
+    for batch in batches:
+        loss, terms, norm = training.train_step(batch)
+        if not math.isfinite(value := loss.item()):
+            keys = training.data.train.keys(batch.positions)
+            raise TrainingDivergedError(
+                f"the loss is {value} at step {training.steps_done}; lower optim.lr "
+                f"(now {training.recipe.optim.lr:g}) or set optim.clip; "
+                f"the batch held {', '.join(keys[:4])}{' …' if len(keys) > 4 else ''}"
+            )
+        now = time.perf_counter()
+        yield StepEvent(
+            epoch=training.epoch,
+            step=training.steps_done,
+            total_steps=training.total_steps,
+            loss=value,
+            terms={name: float(term) for name, term in terms.items()},
+            lr=training.optimizer.param_groups[0]["lr"],
+            grad_norm=float(norm),
+            photos_per_s=training.recipe.data.batch / max(now - started, 1e-9),
+        )
+        started = time.perf_counter()
+
+
+def _save(training: Training, validation: ValidationEvent, out: Path) -> None:
+    checkpoint = training.checkpoint(validation.scores)
+    save_checkpoint(checkpoint, out / "last")
+    if validation.is_best:
+        checkpoint.training = {}
+        save_checkpoint(checkpoint, out / "best")
+
+
+def autocast(device: torch.device, precision: str) -> Any:
+    """The context in which the network runs: "auto" is bf16 on a GPU and fp32 on a CPU."""
+    enabled = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def _tell(observers: Sequence[Observer], what: str, *args: Any) -> None:
+    for observer in observers:
+        getattr(observer, what)(*args)
+
+
+def _mix(*numbers: int) -> int:
+    """One seed of several numbers, well spread (SplitMix64's finalizer over each)."""
+    state = 0x9E3779B97F4A7C15
+    for number in numbers:
+        state = (state + number + 0x9E3779B97F4A7C15) & (2**64 - 1)
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+        state ^= state >> 31
+    return state >> 2

@@ -1,0 +1,232 @@
+"""A recipe: model, loss terms, optimiser, schedule and data settings of one training.
+
+A recipe is a TOML file; the built-in ones stand in ``colorcore/recipes/``. It is checked when
+loaded: an unknown key is refused with the nearest known name. Every default lives here, every
+checkpoint and run carries its own recipe, and a search changes it by dotted path.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+RECIPES = Path(__file__).with_name("recipes")
+
+
+class RecipeError(Exception):
+    """A recipe that does not exist or does not hold what a recipe holds."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelPart(_Part):
+    """The network: a name out of ``colorcore.models.MODELS`` and its options."""
+
+    name: str = "unet"
+    channels: int = Field(64, ge=1, le=1024, description="width of the first stage")
+    depth: int = Field(4, ge=1, le=7, description="number of halvings")
+    norm: Literal["batch", "group"] = "batch"
+    dropout: float = Field(0.0, ge=0, lt=1, description="of whole channels, in the bottleneck")
+
+    def options(self) -> dict[str, Any]:
+        """What ``build_model`` takes beside the name."""
+        return self.model_dump(exclude={"name"})
+
+
+class OptimPart(_Part):
+    """AdamW and its schedule."""
+
+    lr: float = Field(1e-4, gt=0, lt=10, description="peak learning rate")
+    weight_decay: float = Field(1e-2, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: Literal["onecycle", "constant"] = "onecycle"
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps")
+    clip: float | None = Field(1.0, gt=0, description="norm that gradients are clipped to")
+
+
+class DataPart(_Part):
+    """Batches and what is done to them on the device."""
+
+    batch: int = Field(16, ge=1, description="photos a step, over all workers")
+    flip: bool = True
+    crop: float | None = Field(
+        None, gt=0, le=1, description="smallest share of a side that a random crop keeps"
+    )
+
+
+class TrainPart(_Part):
+    """How long, how exactly, and what is watched."""
+
+    epochs: int = Field(100, ge=1)
+    seed: int = Field(0, ge=0, lt=2**31)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    accumulate: int = Field(1, ge=1, description="backward passes a step, each on its share")
+    ema: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights a step")
+    eval_every: int = Field(1, ge=1, description="epochs between two validations")
+    metric: str = Field("auc_balanced", description="by which the best checkpoint is chosen")
+
+
+class Recipe(_Part):
+    """One training, described. ``loss`` maps terms of ``colorcore.losses.TERMS`` to weights."""
+
+    about: str = ""
+    model: ModelPart = ModelPart()
+    loss: dict[str, float]
+    loss_options: dict[str, dict[str, float]] = {}
+    optim: OptimPart = OptimPart()
+    data: DataPart = DataPart()
+    train: TrainPart = TrainPart()
+
+    def flat(self) -> dict[str, Any]:
+        """Every setting by its dotted path, as runs are compared by."""
+        return dict(_flatten(self.model_dump()))
+
+    def to_toml(self) -> str:
+        """The recipe as a file that :func:`load_recipe` reads; what is None is left out."""
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+
+def recipe_names() -> list[str]:
+    """The built-in recipes."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def about_recipes() -> list[tuple[str, str]]:
+    """The built-in recipes, each with its one line; unchecked, so nothing heavy is imported."""
+    return [
+        (name, tomllib.loads((RECIPES / f"{name}.toml").read_text(encoding="utf-8"))["about"])
+        for name in recipe_names()
+    ]
+
+
+def load_recipe(name_or_file: str, overrides: Iterable[str] = ()) -> Recipe:
+    """A built-in recipe by name, or one from a TOML file, with ``KEY=VALUE`` overrides.
+
+    Keys are dotted paths; values are TOML (``0.2``, ``true``, ``"group"``), bare words are
+    strings, and ``none`` turns an optional setting off.
+
+    Raises:
+        RecipeError: no such recipe, no valid TOML, an unknown key or a value out of range.
+    """
+    if name_or_file.endswith(".toml") or "/" in name_or_file:
+        path = Path(name_or_file)
+    else:
+        path = RECIPES / f"{name_or_file}.toml"
+        if not path.is_file():
+            raise RecipeError(
+                f"expected a recipe's name or a .toml file, got {name_or_file!r}"
+                f"{_nearest(name_or_file, recipe_names())}; see: cc recipes"
+            )
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error}") from error
+    for override in overrides:
+        _override(values, override)
+    return parse_recipe(values, str(path))
+
+
+def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
+    """A recipe from nested values, such as a checkpoint carries.
+
+    Raises:
+        RecipeError: an unknown key or a value out of range; ``where`` is named.
+    """
+    from colorcore.losses import build_terms
+    from colorcore.metrics import HIGHER_IS_BETTER
+    from colorcore.models import MODELS
+
+    try:
+        recipe = Recipe.model_validate(values)
+        build_terms(recipe.loss, recipe.loss_options)
+    except ValidationError as error:
+        raise RecipeError(f"{where}: {_explain(error)}") from error
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}") from error
+    for kind, name, known in (
+        ("model.name", recipe.model.name, MODELS),
+        ("train.metric", recipe.train.metric, HIGHER_IS_BETTER),
+    ):
+        if name not in known:
+            raise RecipeError(f"{where}: {kind} is {name!r}{_nearest(name, known)}")
+    if recipe.data.batch % recipe.train.accumulate:
+        raise RecipeError(
+            f"{where}: expected data.batch to be divisible by train.accumulate, "
+            f"got {recipe.data.batch} and {recipe.train.accumulate}"
+        )
+    return recipe
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        raise RecipeError(f"expected KEY=VALUE such as optim.lr=1e-4, got {override!r}")
+    inner = values
+    for part in parts[:-1]:
+        inner = inner.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise RecipeError(f"{key}: {part} is a value, not a table")
+    text = text.strip()
+    if text == "none":
+        inner[parts[-1]] = None
+        return
+    try:
+        inner[parts[-1]] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        inner[parts[-1]] = text
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        part: Any = Recipe
+        for name in path[:-1]:
+            part = part.model_fields[name].annotation
+        return f"unknown key {'.'.join(path)}{_nearest(path[-1], part.model_fields)}"
+    return f"{'.'.join(path)}: {first['msg'].lower()}, got {first['input']!r}"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if matches:
+        return f"; did you mean {matches[0]}?"
+    return f"; known: {', '.join(sorted(known))}"
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def lr_factor(optim: OptimPart, step: int, total: int) -> float:
+    """The learning rate of a step as a share of its peak; step counts from 0 to total - 1.
+
+    ``onecycle`` is that of Smith and Topin (2018), with cosine annealing as in
+    torch.optim.lr_scheduler.OneCycleLR: from 1/25 up to 1 over the warm-up, down to 1/250,000
+    at the end. A pure function of the step, so a run resumes anywhere without scheduler state.
+    """
+    if optim.schedule == "constant":
+        return 1.0
+    start, end = 1 / 25, 1 / 25e4
+    top = optim.warmup * total - 1
+    if step <= top:
+        return _cosine(start, 1.0, step / top if top > 0 else 1.0)
+    return _cosine(1.0, end, (step - top) / max(total - 1 - top, 1e-9))
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
