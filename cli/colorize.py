@@ -1,0 +1,48 @@
+"""`cc colorize`: photos in, colourized photos out, at their own resolution."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def colorize(
+    model: Annotated[Path, typer.Argument(help="A checkpoint folder, or the --out of cc train.")],
+    photos: Annotated[
+        list[str], typer.Argument(metavar="PHOTO|FOLDER...", help="What to colourize.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("colorized"),
+    format_: Annotated[
+        Literal["png", "jpg", "webp"],
+        typer.Option("--format", help="png keeps lightness exact; jpg and webp are smaller."),
+    ] = "png",
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda; default: the best there is.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> int:
+    """Colourize photos; their lightness stays untouched."""
+    from cli import show
+    from pipelines.colorize import colorize_photos
+
+    with show.progress("colorize") as advance:
+        report = colorize_photos(
+            model,
+            photos,
+            out,
+            suffix=f".{format_}",
+            device=device,
+            on_progress=lambda done, total: advance(done, total, ""),
+        )
+    for path, why in report.refused.items():
+        show.warn(f"refused {path}: {why}")
+    if json:
+        show.as_json({"out": report.out, "written": report.written, "refused": report.refused})
+    else:
+        print(f"{len(report.written)} pictures in {report.out}")
+    if report.refused:
+        show.warn(f"error: {len(report.refused)} photos could not be colourized")
+        return 1
+    return 0

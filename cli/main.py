@@ -1,0 +1,68 @@
+"""Where `cc` starts: a compiler's call goes to the compiler, all else to the Typer app."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cli.compiler import compiler_version, hand_over, is_compiler_call
+
+EXIT_FAILED = 1
+EXIT_WRONG_CALL = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0 done, 1 failed, 2 a wrong call."""
+    program, *arguments = list(argv) if argv is not None else sys.argv
+    name = Path(program).name
+    if name == "cc" and is_compiler_call(arguments):
+        return hand_over(program, arguments)
+    if arguments[:1] == ["--version"]:
+        from colorcore import __version__
+
+        print(f"colorcore {__version__}")
+        if name == "cc" and (version := compiler_version(program)):
+            print(version)
+        return 0
+    debug = "--debug" in arguments
+    return _run([argument for argument in arguments if argument != "--debug"], name, debug=debug)
+
+
+def _run(arguments: list[str], name: str, *, debug: bool) -> int:
+    import typer
+
+    from cli.app import app
+
+    try:
+        code = app(args=arguments, prog_name=name, standalone_mode=False)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except typer.Exit as leave:
+        return leave.exit_code
+    except Exception as error:
+        if debug:
+            raise
+        return _explain(error)
+    return code if isinstance(code, int) else 0
+
+
+def _explain(error: Exception) -> int:
+    """Print one line for the user and choose the exit code."""
+    show = getattr(error, "show", None)  # a usage error of the command line itself
+    if callable(show):
+        show()
+        return EXIT_WRONG_CALL
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    text = " ".join(str(error).split()) or type(error).__name__
+    if not kinds & {"JobError", "DatasetError", "CheckpointError", "RecipeError", "PhotoRefused"}:
+        text = f"{type(error).__name__}: {text}" if not kinds & {"FileNotFoundError"} else text
+        text += " (run again with --debug for the traceback)"
+    print(f"error: {text}", file=sys.stderr)
+    return EXIT_WRONG_CALL if kinds & {"WrongCallError", "RecipeError"} else EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""What commands show: results on stdout (a table or JSON), progress and warnings on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+PLAIN_LINE_EVERY_S = 5.0
+
+Advance = Callable[[int, int, str], None]
+"""Called with what is done, what there is to do, and a note."""
+
+
+def warn(message: str) -> None:
+    """A warning or piece of news, one line on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def as_json(result: Mapping[str, Any]) -> None:
+    """One JSON object on stdout."""
+    print(json.dumps(result, ensure_ascii=False, default=str))
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A short table on stdout; the first column is text, the others are right-aligned."""
+    cells = [list(headers), *([_cell(value) for value in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(headers))]
+    for row in cells:
+        first = row[0].ljust(widths[0])
+        rest = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        print("  ".join([first, *rest]).rstrip())
+
+
+def facts(pairs: Mapping[str, object]) -> None:
+    """Names and values on stdout, a line each."""
+    width = max(map(len, pairs), default=0)
+    for name, value in pairs.items():
+        print(f"{name.ljust(width)}  {_cell(value)}")
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Advance]:
+    """A progress bar on a terminal; elsewhere a plain line every few seconds, and a last one."""
+    if sys.stderr.isatty():
+        with _bar(label) as advance:
+            yield advance
+    else:
+        with _lines(label) as advance:
+            yield advance
+
+
+def duration(seconds: float) -> str:
+    """Seconds as h:mm:ss or m:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+@contextmanager
+def _bar(label: str) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as bars:
+        task = bars.add_task(label, total=None, note="starting")
+
+        def advance(done: int, total: int, note: str) -> None:
+            bars.update(task, completed=done, total=total or None, note=note)
+
+        yield advance
+
+
+@contextmanager
+def _lines(label: str) -> Iterator[Advance]:
+    last, printed, first = "", 0.0, None
+    warn(f"{label}: starting")
+
+    def advance(done: int, total: int, note: str) -> None:
+        nonlocal last, printed, first
+        now = time.monotonic()
+        if first is None and done < total:
+            first = (now, done)
+        left = ""
+        if first is not None and done > first[1] and done < total:
+            left = f", {duration((now - first[0]) / (done - first[1]) * (total - done))} left"
+        line = f"{label}: {done}/{total}{f', {note}' if note else ''}"
+        if line != last and (now - printed >= PLAIN_LINE_EVERY_S or done == total):
+            warn(line + left)
+            printed = now
+            last = line
+
+    yield advance
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "-" if value is None else str(value)

@@ -1,0 +1,84 @@
+"""`cc train`: a dataset and a recipe -> a trained model and a run in MLflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from cli.show import Advance
+    from pipelines.train import TrainProgress
+
+
+def train(
+    dataset: Annotated[
+        Path, typer.Argument(help="A dataset with a palette (cc shard, cc priors).")
+    ],
+    recipe: Annotated[str, typer.Option(help="A recipe's name or a .toml file.")] = "simple",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override: optim.lr=1e-4")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Data-parallel workers.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoints last and best.")] = Path(
+        "model"
+    ),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from --out/last.")] = False,
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="MLflow; default: $MLFLOW_TRACKING_URI or ./mlflow.db")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the run in MLflow.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster; default: this machine.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Train a recipe on a dataset."""
+    from cli import show
+    from colorcore.recipe import load_recipe
+    from pipelines.tracking import tracking_uri as choose
+    from pipelines.train import train as run
+
+    loaded = load_recipe(recipe, set_ or [])
+    with show.progress("train") as advance:
+        report = run(
+            dataset,
+            loaded,
+            out,
+            tracking_uri=choose(tracking_uri, Path.cwd()),
+            name=name or Path(recipe).stem,
+            workers=workers,
+            resume=resume,
+            address=address,
+            on_progress=lambda progress: _display(advance, progress),
+        )
+    if json:
+        show.as_json(
+            {
+                "out": report.out,
+                "steps": report.steps,
+                "best": report.scores,
+                "metric": report.metric,
+                "tracking_uri": report.tracking_uri,
+                "run_id": report.run_id,
+            }
+        )
+        return
+    show.table(["best checkpoint", "value"], list(report.scores.items()))
+    print(f"{report.steps} steps; best by {report.metric}: {report.out / 'best'}")
+    print(f"run {report.run_id} in {report.tracking_uri}; look at it with: cc ui")
+
+
+def _display(advance: Advance, progress: TrainProgress) -> None:
+    if not progress.total_steps:
+        return
+    notes = [f"epoch {min(progress.epoch + 1, progress.epochs)}/{progress.epochs}"]
+    if progress.loss is not None:
+        notes.append(f"loss {progress.loss:.4f}")
+    if progress.photos_per_s is not None:
+        notes.append(f"{progress.photos_per_s:.0f} photos/s")
+    if progress.scores:
+        notes.append(f"val PSNR {progress.scores['psnr']:.2f}")
+        notes.append(f"AuC {progress.scores['auc_balanced']:.4f}")
+    advance(progress.step, progress.total_steps, ", ".join(notes))

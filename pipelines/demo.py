@@ -1,0 +1,152 @@
+"""The job of `cc demo`: photographs that come with installed libraries, and what to do with them.
+
+scikit-learn and scikit-image install a few real photographs. Colour ones are cut into tiles of
+several zooms, so that there are a few hundred samples; grey ones go in whole, to be refused.
+Seven photographs are too few to learn colour from: the demo shows that everything works, and
+its scores flatter, because neighbouring tiles of one photograph are in both splits.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipelines.errors import WrongCallError
+from pipelines.sources import check_sources, list_photos
+
+COLOUR = (
+    "sklearn/china.jpg",
+    "sklearn/flower.jpg",
+    "skimage/astronaut.png",
+    "skimage/chelsea.png",
+    "skimage/coffee.png",
+    "skimage/motorcycle_left.png",
+    "skimage/rocket.jpg",
+)
+GREY = ("skimage/camera.png", "skimage/coins.png", "skimage/moon.png", "skimage/brick.png")
+ZOOMS = (1, 2, 3, 4)
+"""A photograph is cut into squares of its shorter side divided by these."""
+MAX_PHOTOS = 2000
+"""Of one's own photos, the demo takes at most this many."""
+PHOTO_STEPS = 16_000
+"""Photos that pass through the network: the length of the demo's training."""
+MARKER = ".cc-demo"
+
+
+def begin(out: Path) -> bool:
+    """Make the demo's folder; an earlier demo in it is removed (then True is returned).
+
+    Raises:
+        WrongCallError: the folder holds something else.
+    """
+    again = (out / MARKER).exists()
+    if again:
+        shutil.rmtree(out)
+    elif out.exists() and any(out.iterdir()):
+        raise WrongCallError(f"expected a new or empty folder, {out} holds other files")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARKER).write_text("cc demo made this folder and removes it when run again\n")
+    return again
+
+
+def own_photos(source: Path, folder: Path) -> int:
+    """Link the first photos of ``source`` into ``folder``; returns how many."""
+    roots = check_sources([str(source)])
+    folder.mkdir(parents=True)
+    count = 0
+    for photo in list_photos(roots, Counter()):
+        path = roots[0].absolute() / os.fsdecode(photo.path)
+        (folder / f"{count:04d}{path.suffix}").symlink_to(path)
+        count += 1
+        if count == MAX_PHOTOS:
+            break
+    if not count:
+        raise WrongCallError(f"found no photos in {source}")
+    return count
+
+
+def installed_photos(folder: Path) -> list[Path]:
+    """Cut the installed photographs into tiles below ``folder``; returns the whole ones.
+
+    Raises:
+        WrongCallError: scikit-image is not installed.
+    """
+    from PIL import Image
+
+    whole = [path for path in map(_installed, COLOUR) if path.exists()]
+    folder.mkdir(parents=True)
+    for path in whole:
+        with Image.open(path) as photo:
+            rgb = photo.convert("RGB")
+        for number, box in enumerate(_tiles(*rgb.size)):
+            rgb.crop(box).save(folder / f"{path.stem}-{number:02d}.png")
+    for path in map(_installed, GREY):
+        shutil.copy(path, folder / path.name)
+    return whole
+
+
+def epochs_for(train_samples: int) -> int:
+    """Epochs after which about :data:`PHOTO_STEPS` photos went through the network."""
+    return max(1, round(PHOTO_STEPS / max(1, train_samples)))
+
+
+def _installed(name: str) -> Path:
+    package, file = name.split("/")
+    if package == "sklearn":
+        import sklearn.datasets
+
+        return Path(sklearn.datasets.__file__).parent / "images" / file
+    try:
+        import skimage
+    except ImportError as error:
+        raise WrongCallError(
+            "the demo's photographs come with scikit-image: pip install 'colorcore[demo]', "
+            "or use your own with --photos"
+        ) from error
+    return Path(skimage.__file__).parent / "data" / file
+
+
+def _tiles(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
+    for zoom in ZOOMS:
+        side = min(width, height) // zoom
+        for top in range(0, height - side + 1, side):
+            for left in range(0, width - side + 1, side):
+                yield left, top, left + side, top + side
+
+
+def held_out_photos(dataset: Path, folder: Path, count: int = 8) -> list[Path]:
+    """The first photos of the validation split: the model has not seen them."""
+    from colorcore.dataset import iterate_index
+
+    found: list[Path] = []
+    for table in iterate_index(dataset, ["split", "source"]):
+        for split, source in zip(
+            table["split"].to_pylist(), table["source"].to_pylist(), strict=True
+        ):
+            if split == "val":
+                found.append(folder / source)
+    return found[:count]
+
+
+def before_and_after(photos: list[Path], pictures: Path, target: Path) -> Path:
+    """One picture: each photo's lightness, what became of it, and the photo."""
+    import numpy as np
+    import torch
+    from colorcore.pictures import save_picture, triptychs
+
+    from colorcore.lab import decode_lab
+    from colorcore.photo import PhotoLimits
+    from colorcore.sample import lab_of
+
+    limits = PhotoLimits(min_side=1, max_aspect=float("inf"))
+
+    def stack(paths: list[Path]) -> torch.Tensor:
+        labs = [lab_of(path.read_bytes(), 256, limits) for path in paths]
+        return decode_lab(torch.from_numpy(np.stack(labs)))
+
+    made = [pictures / f"{path.stem}.png" for path in photos]
+    save_picture(target, triptychs(stack(made), stack(photos)))
+    return target

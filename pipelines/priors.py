@@ -1,0 +1,66 @@
+"""The job of `cc priors`: a dataset's histograms -> its palette, and a picture of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from colorcore.pictures import draw_palette
+
+from colorcore.dataset import read_histogram, read_info
+from colorcore.palette import Palette, fit_palette, save_palette
+from pipelines.errors import WrongCallError
+
+
+@dataclass(frozen=True, slots=True)
+class PriorsReport:
+    """What `cc priors` made: the palette, the pixels it is from, and its picture."""
+
+    palette: Palette
+    pixels: int
+    cells: int
+    picture: Path
+
+
+def make_palette(
+    dataset: Path,
+    *,
+    bins: int = 313,
+    method: Literal["kmeans", "grid"] = "kmeans",
+    power: float = 1.0,
+    seed: int = 0,
+    centroids: Path | None = None,
+) -> PriorsReport:
+    """Fit, save and draw the palette of a dataset; the same call gives the same bytes.
+
+    Raises:
+        DatasetError: no finished dataset.
+        WrongCallError: the data has fewer colours than bins, or ``centroids`` is no (Q, 2) array.
+    """
+    info = read_info(dataset)
+    histogram = read_histogram(dataset)
+    try:
+        given = None if centroids is None else np.load(centroids, allow_pickle=False)
+        palette = fit_palette(
+            histogram,
+            bins=bins,
+            method=method,
+            power=power,
+            seed=seed,
+            centroids=given,
+            dataset=info.fingerprint or "",
+        )
+    except (ValueError, OSError) as error:
+        raise WrongCallError(str(error)) from error
+    folder = dataset / "palette"
+    save_palette(palette, folder)
+    picture = folder / "palette.png"
+    draw_palette(palette, histogram, picture)
+    return PriorsReport(
+        palette=palette,
+        pixels=int(histogram.sum()),
+        cells=int(np.count_nonzero(histogram)),
+        picture=picture,
+    )

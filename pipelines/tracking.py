@@ -1,0 +1,191 @@
+"""MLflow: where runs are written, and how a training's observer fills one.
+
+Default store: SQLite ``mlflow.db`` in the current folder, artifacts in ``mlartifacts`` beside
+it. A server is used with ``--tracking-uri`` or ``MLFLOW_TRACKING_URI``. No telemetry.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from colorcore.pictures import triptychs
+
+from colorcore.fit import Observer, StepEvent, ValidationEvent
+from pipelines.errors import JobError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "colorcore"
+PICTURE_KEY = "grey | predicted | truth"
+LOG_EVERY = 10
+"""Steps between two logged points of the loss."""
+_QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedRun:
+    """A run that exists in the tracking store; small enough to hand to a worker."""
+
+    uri: str
+    experiment_id: str
+    run_id: str
+
+
+def tracking_uri(asked: str | None, folder: Path) -> str:
+    """The tracking URI: asked for, from the environment, or SQLite in ``folder``."""
+    return asked or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(folder)
+
+
+def sqlite_uri(folder: Path) -> str:
+    """The URI of the SQLite store in a folder."""
+    return f"sqlite:///{folder.absolute() / 'mlflow.db'}"
+
+
+def without_secrets(uri: str) -> str:
+    """A URI as it may be shown or logged: user and password are left out."""
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
+def client_for(uri: str) -> MlflowClient:
+    """A client of the tracking store.
+
+    Raises:
+        JobError: the store does not answer.
+    """
+    os.environ.update(_QUIET)
+    import logging
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)
+    except (MlflowException, OSError, ValueError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise JobError(
+            f"cannot reach the tracking store {without_secrets(uri)}: {first}"
+        ) from error
+    return client
+
+
+def start_run(
+    uri: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str], run_id: str | None
+) -> TrackedRun:
+    """Begin a run, or go on in ``run_id`` where that exists; parameters are logged once."""
+    client = client_for(uri)
+    experiment_id = _experiment(client, uri)
+    if run_id is not None and _exists(client, run_id):
+        client.update_run(run_id, status="RUNNING")
+        return TrackedRun(uri, experiment_id, run_id)
+    run = client.create_run(experiment_id, run_name=name, tags=dict(tags))
+    for key, value in params.items():
+        client.log_param(run.info.run_id, key, value)
+    return TrackedRun(uri, experiment_id, run.info.run_id)
+
+
+def end_run(run: TrackedRun, *, failed: bool, artifacts: Mapping[str, Path]) -> None:
+    """Close a run, with files or folders as its artifacts by name."""
+    client = client_for(run.uri)
+    for name, path in artifacts.items():
+        if path.is_dir():
+            client.log_artifacts(run.run_id, str(path), artifact_path=name)
+        elif path.exists():
+            client.log_artifact(run.run_id, str(path), artifact_path=name)
+    client.set_terminated(run.run_id, status="FAILED" if failed else "FINISHED")
+
+
+def ui_command(
+    asked: str | None, folder: Path, host: str, port: int
+) -> tuple[list[str], dict[str, str]]:
+    """The command that serves the store's pages, and what its environment needs.
+
+    Raises:
+        JobError: there is no store yet, or it has a server of its own.
+    """
+    uri = tracking_uri(asked, folder)
+    if uri.startswith(("http://", "https://")):
+        raise JobError(f"{without_secrets(uri)} is a server already; open it in a browser")
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise JobError(
+            f"expected runs in {uri.removeprefix('sqlite:///')}, found no such file; "
+            "train first (cc train), or name another store with --tracking-uri"
+        )
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    return [*command, "--host", host, "--port", str(port), "--workers", "1"], dict(_QUIET)
+
+
+def ui_link(asked: str | None, folder: Path, host: str, port: int) -> str:
+    """The page on which the runs are compared."""
+    client = client_for(tracking_uri(asked, folder))
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    place = f"/#/experiments/{experiment.experiment_id}" if experiment is not None else ""
+    return f"http://{host}:{port}{place}"
+
+
+class RunObserver(Observer):
+    """Logs a training into its run: losses, validation scores and pictures, asynchronously."""
+
+    def __init__(self, run: TrackedRun) -> None:
+        self._run = run
+        self._client = client_for(run.uri)
+
+    def on_step(self, event: StepEvent) -> None:
+        """Loss, terms, learning rate, gradient norm and photos/s, every tenth step."""
+        if event.step % LOG_EVERY and event.step != event.total_steps:
+            return
+        values = {
+            "loss": event.loss,
+            **{f"loss.{name}": value for name, value in event.terms.items()},
+            "lr": event.lr,
+            "grad_norm": event.grad_norm,
+            "photos_per_s": event.photos_per_s,
+            "epoch": float(event.epoch),
+        }
+        self._log(values, event.step)
+
+    def on_validation(self, event: ValidationEvent) -> None:
+        """All scores, and the same validation photos each time."""
+        self._log({f"val.{name}": value for name, value in event.scores.items()}, event.step)
+        picture = triptychs(event.pairs[:, 0], event.pairs[:, 1])
+        self._client.log_image(
+            self._run.run_id, picture, key=PICTURE_KEY, step=event.step, synchronous=True
+        )
+
+    def _log(self, values: Mapping[str, float], step: int) -> None:
+        from mlflow.entities import Metric
+        from mlflow.utils.time import get_current_time_millis
+
+        now = get_current_time_millis()
+        metrics = [Metric(name, value, now, step) for name, value in values.items()]
+        self._client.log_batch(self._run.run_id, metrics=metrics, synchronous=False)
+
+
+def _experiment(client: MlflowClient, uri: str) -> str:
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        return str(found.experiment_id)
+    location = None
+    if uri.startswith("sqlite:///"):
+        # Without it, artifacts would land in whatever folder the next command runs in.
+        location = (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
+    return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+
+
+def _exists(client: MlflowClient, run_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_run(run_id)
+    except MlflowException:
+        return False
+    return True

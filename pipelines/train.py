@@ -1,0 +1,361 @@
+"""The job of `cc train`: a dataset and a recipe -> checkpoints and a tracked run, by Ray Train.
+
+The driver checks everything that can be wrong before Ray starts, begins the run in MLflow and
+shows progress; the workers build their loaders and call ``colorcore.fit``. ``out/last`` is the
+one place from which training goes on: after ``--resume``, and when Ray replaces a worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from colorcore.checkpoint import Checkpoint, CheckpointError, has_checkpoint, load_checkpoint
+from colorcore.dataset import DatasetError, DatasetInfo, read_histogram, read_info
+from colorcore.fit import FitData, Observer, StepEvent, TrainingDivergedError, ValidationEvent, fit
+from colorcore.loader import Samples, TrainLoader
+from colorcore.palette import Palette, load_palette, mean_ab
+from colorcore.recipe import Recipe
+from pipelines.cluster import ray_session
+from pipelines.errors import JobError, WrongCallError
+from pipelines.tracking import RunObserver, TrackedRun, end_run, start_run, without_secrets
+
+WORKER_RESTARTS = 3
+POLL_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class TrainProgress:
+    """Where a training stands, for a display."""
+
+    step: int = 0
+    total_steps: int = 0
+    first_step: int = 0
+    epoch: int = 0
+    epochs: int = 0
+    loss: float | None = None
+    photos_per_s: float | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainReport:
+    """What `cc train` did; scores are those of the best checkpoint."""
+
+    out: Path
+    steps: int
+    scores: dict[str, float]
+    metric: str
+    tracking_uri: str
+    experiment_id: str
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """All that a worker needs to know."""
+
+    dataset: Path
+    recipe: Recipe
+    out: Path
+    mean_ab: tuple[float, float]
+    run: TrackedRun
+    threads: int | None
+
+
+def train(
+    dataset: Path,
+    recipe: Recipe,
+    out: Path,
+    *,
+    tracking_uri: str,
+    name: str = "train",
+    workers: int = 1,
+    resume: bool = False,
+    address: str | None = None,
+    on_progress: Callable[[TrainProgress], None] = lambda _: None,
+) -> TrainReport:
+    """Train the recipe on the dataset with ``workers`` data-parallel workers.
+
+    Raises:
+        WrongCallError: ``out`` holds another training, or the batch cannot be divided.
+        DatasetError, FileNotFoundError: no finished dataset, or no palette in it.
+        JobError: Ray or MLflow cannot be reached, or the training failed.
+    """
+    info = read_info(dataset)
+    palette = load_palette(dataset / "palette")
+    previous = _previous(out, recipe, info, resume=resume)
+    mean = mean_ab(read_histogram(dataset))
+    _check_batches(dataset, recipe, workers)
+    run = start_run(
+        tracking_uri,
+        name,
+        _params(recipe, info, palette, workers),
+        {"colorcore.dataset": str(dataset)},
+        previous.run_id if previous is not None else None,
+    )
+    job = _Job(
+        dataset=dataset.absolute(),
+        recipe=recipe,
+        out=out.absolute(),
+        mean_ab=(float(mean[0]), float(mean[1])),
+        run=run,
+        threads=None,
+    )
+    failed = True
+    try:
+        with ray_session(address):
+            _run(job, workers, on_progress)
+        failed = False
+    finally:
+        artifacts = {"best": out / "best", "palette": dataset / "palette" / "palette.png"}
+        end_run(run, failed=failed, artifacts={} if failed else artifacts)
+    best = load_checkpoint(out / "best")
+    last = load_checkpoint(out / "last")
+    return TrainReport(
+        out=out,
+        steps=last.epoch * len(TrainLoader(Samples(dataset, "train"), recipe.data.batch)),
+        scores=best.scores,
+        metric=recipe.train.metric,
+        tracking_uri=without_secrets(tracking_uri),
+        experiment_id=run.experiment_id,
+        run_id=run.run_id,
+    )
+
+
+def _previous(out: Path, recipe: Recipe, info: DatasetInfo, *, resume: bool) -> Checkpoint | None:
+    """The checkpoint to go on from, if that was asked for and makes sense."""
+    exists = has_checkpoint(out / "last")
+    if exists and not resume:
+        raise WrongCallError(
+            f"{out} holds a training already; go on with --resume or choose another --out"
+        )
+    if resume and not exists:
+        raise WrongCallError(f"nothing to resume: found no checkpoint in {out / 'last'}")
+    if not exists:
+        return None
+    previous = load_checkpoint(out / "last")
+    if previous.dataset != info.fingerprint:
+        raise WrongCallError(
+            f"{out} was trained on the dataset {previous.dataset}, "
+            f"this one is {info.fingerprint}; resume on the same dataset"
+        )
+    there, asked = previous.recipe.flat(), recipe.flat()
+    differences = [
+        f"{key} is {there.get(key)} there, {asked.get(key)} asked"
+        for key in sorted(there.keys() | asked.keys())
+        if there.get(key) != asked.get(key)
+    ]
+    if differences:
+        raise WrongCallError(
+            f"{out} was trained with another recipe: {'; '.join(differences)}; "
+            "repeat it or choose another --out"
+        )
+    return previous
+
+
+def _check_batches(dataset: Path, recipe: Recipe, workers: int) -> None:
+    Samples(dataset, "val")
+    try:
+        TrainLoader(Samples(dataset, "train"), recipe.data.batch, world=workers)
+    except ValueError as error:
+        raise WrongCallError(f"{error}; set data.batch or --workers") from error
+
+
+def _params(recipe: Recipe, info: DatasetInfo, palette: Palette, workers: int) -> dict[str, Any]:
+    return {
+        **recipe.flat(),
+        "dataset.fingerprint": info.fingerprint,
+        "dataset.size": info.settings.size,
+        "dataset.train": (info.counts or {}).get("train"),
+        "palette.fingerprint": palette.fingerprint,
+        "workers": workers,
+    }
+
+
+# -- in the driver, while workers train --------------------------------------------------------
+
+
+class _Board:
+    """A tiny actor: the first worker pins up its progress, the driver reads it."""
+
+    def __init__(self) -> None:
+        self._progress = TrainProgress()
+        self._reason: str | None = None
+
+    def pin(self, progress: TrainProgress) -> None:
+        self._progress = progress
+
+    def read(self) -> TrainProgress:
+        return self._progress
+
+    def give_up(self, reason: str) -> None:
+        """Note an error that another try would only repeat."""
+        self._reason = reason
+
+    def reason(self) -> str | None:
+        return self._reason
+
+
+def _run(job: _Job, workers: int, on_progress: Callable[[TrainProgress], None]) -> None:
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    for name in ("ray.train", "ray.tune", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    resources = ray.cluster_resources()
+    gpus = resources.get("GPU", 0.0) >= workers
+    cpus = int(resources.get("CPU", 1))
+    if not gpus and workers > cpus:
+        raise WrongCallError(
+            f"expected at most {cpus} workers, one a CPU of this cluster, got {workers}"
+        )
+    job = replace(job, threads=None if gpus else max(1, cpus // workers))
+    board: Any = ray.remote(num_cpus=0)(_Board).remote()
+    with (
+        tempfile.TemporaryDirectory(prefix="colorcore-train-") as storage,
+        _watch(board, on_progress),
+    ):
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={"job": job, "board": board},
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus),
+            run_config=RunConfig(
+                name=job.run.run_id,
+                storage_path=storage,
+                failure_config=FailureConfig(max_failures=WORKER_RESTARTS),
+            ),
+        )
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise JobError(_why(error)) from error
+        if reason := ray.get(board.reason.remote()):
+            raise JobError(f"the training stopped: {reason}")
+
+
+@contextmanager
+def _watch(board: Any, on_progress: Callable[[TrainProgress], None]) -> Iterator[None]:
+    """Hand the board's progress on, four times a second, until the block ends."""
+    import ray
+
+    stop = threading.Event()
+
+    def poll() -> None:
+        while not stop.wait(POLL_S):
+            on_progress(ray.get(board.read.remote()))
+
+    thread = threading.Thread(target=poll, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+        on_progress(ray.get(board.read.remote()))
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _why(error: Exception) -> str:
+    """The one line of a failed training that its user needs."""
+    failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
+    for failure in failures.values():
+        cause = getattr(failure, "cause", None) or failure
+        if text := str(cause).strip():
+            return f"the training failed: {text.splitlines()[-1].strip()}"
+    return f"the training failed: {str(error).strip().splitlines()[-1]}"
+
+
+# -- in a worker -------------------------------------------------------------------------------
+
+
+class _BoardObserver(Observer):
+    """Pins the first worker's progress up, at most ten times a second."""
+
+    def __init__(self, board: Any, epochs: int) -> None:
+        self._board = board
+        self._progress = TrainProgress(epochs=epochs)
+        self._smooth: float | None = None
+
+    def on_start(self, total_steps: int, first_step: int) -> None:
+        self._pin(total_steps=total_steps, first_step=first_step, step=first_step)
+
+    def on_step(self, event: StepEvent) -> None:
+        speed = event.photos_per_s
+        self._smooth = speed if self._smooth is None else 0.95 * self._smooth + 0.05 * speed
+        self._pin(step=event.step, epoch=event.epoch, loss=event.loss, photos_per_s=self._smooth)
+
+    def on_validation(self, event: ValidationEvent) -> None:
+        self._pin(scores=event.scores)
+
+    def _pin(self, **changes: Any) -> None:
+        self._progress = replace(self._progress, **changes)
+        self._board.pin.remote(self._progress)
+
+
+class _ReportObserver(Observer):
+    """Reports every validation to Ray Train, on every rank as it demands."""
+
+    def on_saved(self, event: ValidationEvent) -> None:
+        from ray import train as ray_train
+
+        ray_train.report({"step": event.step, "epoch": event.epoch, **event.scores})
+
+
+_FINAL = (TrainingDivergedError, CheckpointError, DatasetError)
+"""Errors that another try would only repeat."""
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """One rank, as Ray Train starts it: train, and say when trying again makes no sense."""
+    import ray
+    from ray import train as ray_train
+
+    board: Any = config["board"]
+    if ray.get(board.reason.remote()) is not None:
+        return
+    try:
+        _train_rank(config["job"], board)
+    except _FINAL as error:
+        ray.get(board.give_up.remote(str(error)))
+        if ray_train.get_context().get_world_size() > 1:
+            raise  # the other ranks wait in a collective: only a failure frees them
+
+
+def _train_rank(job: _Job, board: Any) -> None:
+    """One rank: loaders, resume, fit."""
+    import torch
+    from ray import train as ray_train
+    from ray.train.torch import get_device
+
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    data = FitData(
+        train=Samples(job.dataset, "train"),
+        val=Samples(job.dataset, "val"),
+        palette=load_palette(job.dataset / "palette"),
+        mean_ab=job.mean_ab,
+        fingerprint=read_info(job.dataset).fingerprint or "",
+    )
+    observers: list[Observer] = [_ReportObserver()]
+    if ray_train.get_context().get_world_rank() == 0:
+        observers += [_BoardObserver(board, job.recipe.train.epochs), RunObserver(job.run)]
+    # There is a `last` of this very run when Ray replaces a worker, too.
+    resumes = has_checkpoint(job.out / "last")
+    fit(
+        job.recipe,
+        data,
+        job.out,
+        device=get_device(),
+        resume=load_checkpoint(job.out / "last", training=True) if resumes else None,
+        run_id=job.run.run_id,
+        observers=observers,
+    )
