@@ -18,10 +18,12 @@ from pathlib import Path
 OWN_FLAGS = frozenset(
     {"--help", "--version", "--debug", "--install-completion", "--show-completion"}
 )
-SOURCE_SUFFIXES = frozenset(
-    (".c", ".cc", ".cp", ".cpp", ".cxx", ".c++", ".h", ".hh", ".hpp", ".hxx", ".i", ".ii", ".m")
-    + (".mm", ".s", ".sx", ".o", ".obj", ".a", ".so", ".lo", ".la", ".f", ".f90", ".ld")  # noqa: RUF005
-)
+# fmt: off
+SOURCE_SUFFIXES = frozenset({
+    ".c", ".cc", ".cp", ".cpp", ".cxx", ".c++", ".h", ".hh", ".hpp", ".hxx", ".i", ".ii",
+    ".m", ".mm", ".s", ".sx", ".o", ".obj", ".a", ".so", ".lo", ".la", ".f", ".f90", ".ld",
+})
+# fmt: on
 TRIED = "COLORCORE_CC_TRIED"
 """Folders whose `cc` handed over already, so that two environments do not call each other."""
 
@@ -58,7 +60,8 @@ def hand_over(program: str, arguments: Sequence[str]) -> int:
     here = str(Path(shutil.which(program) or program).absolute().parent)
     os.environ[TRIED] = os.pathsep.join(filter(None, [os.environ.get(TRIED, ""), here]))
     sys.stdout.flush()
-    return os.execv(compiler, ["cc", *arguments])  # noqa: S606 (no shell is wanted)
+    # By its full path: gcc looks for its parts beside the `cc` that argv[0] names.
+    return os.execv(compiler, [compiler, *arguments])  # noqa: S606 (no shell is wanted)
 
 
 def compiler_version(program: str) -> str | None:

@@ -26,13 +26,12 @@ def as_json(result: Mapping[str, Any]) -> None:
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A short table on stdout; the first column is text, the others are right-aligned."""
+    """A short table on stdout; columns of numbers are right-aligned, text is left-aligned."""
     cells = [list(headers), *([_cell(value) for value in row] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(headers))]
-    for row in cells:
-        first = row[0].ljust(widths[0])
-        rest = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        print("  ".join([first, *rest]).rstrip())
+    columns = [list(column) for column in zip(*cells, strict=True)]
+    aligned = [_align(column, numbers=_all_numbers(column[1:])) for column in columns]
+    for row in zip(*aligned, strict=True):
+        print("  ".join(row).rstrip())
 
 
 def facts(pairs: Mapping[str, object]) -> None:
@@ -107,6 +106,15 @@ def _lines(label: str) -> Iterator[Advance]:
             last = line
 
     yield advance
+
+
+def _align(column: Sequence[str], *, numbers: bool) -> list[str]:
+    width = max(map(len, column))
+    return [cell.rjust(width) if numbers else cell.ljust(width) for cell in column]
+
+
+def _all_numbers(cells: Sequence[str]) -> bool:
+    return all(cell.rstrip("%").replace(",", "").lstrip("-")[:1].isdigit() for cell in cells)
 
 
 def _cell(value: object) -> str:

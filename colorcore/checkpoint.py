@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from colorcore.models import build_model
 from colorcore.palette import Palette
-from colorcore.recipe import Recipe, parse_recipe
+from colorcore.recipe import Recipe, RecipeError, parse_recipe
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -105,7 +106,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
         "format": FORMAT,
         **{name: getattr(checkpoint, name) for name in _FACTS},
         "palette": palette.about,
-        "recipe": checkpoint.recipe.model_dump(exclude_none=True),
+        "recipe": checkpoint.recipe.model_dump(),
     }
     (fresh / "checkpoint.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
     _swap(fresh, folder)
@@ -117,14 +118,21 @@ def load_checkpoint(folder: Path, *, training: bool = False) -> Checkpoint:
     A folder that holds ``best`` or ``last``, such as `cc train` writes, stands for its best.
 
     Raises:
-        CheckpointError: it is none, is damaged or of another format.
+        CheckpointError: it is none, is damaged or of another format; or it holds nothing to go
+            on training from.
     """
     folder = _resolve(folder)
+    if training and not (folder / "training.safetensors").is_file():
+        raise CheckpointError(
+            f"{folder} holds no training state (training.safetensors) to go on from; "
+            "resume from the last folder of the training's --out"
+        )
     try:
         record = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
             raise CheckpointError(
-                f"expected checkpoint format {FORMAT}, found {record['format']} in {folder}"
+                f"expected checkpoint format {FORMAT}, found {record['format']!r} in {folder}; "
+                "load it with the version of colorcore that wrote it"
             )
         arrays = {k: v.numpy() for k, v in load_file(folder / "palette.safetensors").items()}
         return Checkpoint(
@@ -134,12 +142,11 @@ def load_checkpoint(folder: Path, *, training: bool = False) -> Checkpoint:
             training=load_file(folder / "training.safetensors") if training else {},
             **{**{name: record[name] for name in _FACTS}, "mean_ab": tuple(record["mean_ab"])},
         )
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder} is no whole checkpoint: {error}") from error
-    except Exception as error:
-        if type(error).__module__.startswith("safetensors"):
-            raise CheckpointError(f"{folder} is damaged: {error}") from error
-        raise
+    except (OSError, KeyError, TypeError, ValueError, RecipeError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder} is damaged: {type(error).__name__}: {error}; "
+            "copy it again from where it came, or train again"
+        ) from error
 
 
 def has_checkpoint(folder: Path) -> bool:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 STRIP_PIXELS = 1 << 20
 """Pixels that are converted at a time (about 100 MB of intermediate results)."""
+MAX_ASPECT = 16
+"""A photo that is longer still gets a smaller copy: one of 1 x 20,000 pixels would fill memory."""
 
 
 def colorize(
@@ -33,7 +35,8 @@ def colorize(
     """The photo with predicted colours.
 
     rgb (H, W, 3) uint8 sRGB, grey or not: only its lightness is used. ``size`` is the shorter
-    side, in pixels, of the copy that the network sees (that of its training samples).
+    side, in pixels, of the copy that the network sees (that of its training samples); the copy of
+    a photo longer than 16:1 has no more pixels than one of 16:1.
     Returns (H, W, 3) uint8 sRGB whose L differs from the photo's by rounding to 8 bits alone.
     """
     height, width = rgb.shape[:2]
@@ -56,7 +59,7 @@ def _predict_ab(
     import cv2
 
     height, width = rgb.shape[:2]
-    scale = size / min(height, width)
+    scale = size * min(1.0 / min(height, width), (MAX_ASPECT / (height * width)) ** 0.5)
     small = (max(1, round(width * scale)), max(1, round(height * scale)))
     shrinking = scale < 1.0
     how = cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC

@@ -12,7 +12,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from colorcore.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from colorcore.evaluate import evaluate
+from colorcore.evaluate import evaluate, evaluation_for
 from colorcore.lab import decode_lab, normalize_L
 from colorcore.loader import Batch, Samples, TrainLoader, val_batches
 from colorcore.losses import build_terms
@@ -48,7 +48,7 @@ VAL_BATCH = 32
 
 
 class TrainingDivergedError(Exception):
-    """The loss is no finite number any more."""
+    """The loss or its gradient is no finite number any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +192,11 @@ class Training:
                     prediction: Prediction = self.network(inputs)
                 prediction["ab"] = prediction["ab"].float()
                 loss, values = self.loss(prediction, part)
-                (loss / len(parts)).backward()
-            total += loss.detach() / len(parts)
+                share = len(part) / len(lab)
+                (loss * share).backward()
+            total += loss.detach() * share
             for name, value in values.items():
-                terms[name] = terms.get(name, 0.0) + value / len(parts)
+                terms[name] = terms.get(name, 0.0) + value * share
         return total, terms
 
     @torch.no_grad()
@@ -211,6 +212,10 @@ class Training:
 
     def validate(self) -> ValidationEvent:
         """Score the averaged weights on the whole validation split, each rank its share."""
+        if self.world > 1:
+            # Batch norm's statistics differ by rank; rank 0's are those that will be saved.
+            for buffer in self.average.buffers():
+                distributed.broadcast(buffer, 0)
         evaluation, pairs = evaluate(
             self.average,
             val_batches(self.data.val, VAL_BATCH, rank=self.rank, world=self.world),
@@ -219,10 +224,10 @@ class Training:
             pictures=PICTURES,
         )
         if self.world > 1:
-            mine = evaluation.state()
-            total = mine.to(self.device)
+            total = evaluation.state().to(self.device)
             distributed.all_reduce(total)
-            evaluation.add_state(total.cpu() - mine)
+            evaluation = evaluation_for(self.data.palette)
+            evaluation.add_state(total)
         scores = evaluation.compute()
         score, metric = scores[self.recipe.train.metric], self.recipe.train.metric
         sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
@@ -262,9 +267,15 @@ class Training:
             for name, value in resume.training.items()
             if name.startswith("model.")
         }
-        self.model.load_state_dict(raw)
-        self.average.load_state_dict(resume.weights)
-        restore_optimizer(self.optimizer, resume)
+        try:
+            self.model.load_state_dict(raw)
+            self.average.load_state_dict(resume.weights)
+            restore_optimizer(self.optimizer, resume)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                "the checkpoint does not fit the recipe's model: "
+                f"{str(error).splitlines()[-1].strip()}; resume with the recipe it was trained with"
+            ) from error
         self.epoch, self.step_in_epoch = resume.epoch, resume.step
         self.best, self.run_id = resume.best, resume.run_id
 
@@ -282,7 +293,7 @@ def fit(
     """Train to the end; writes ``out/last`` and ``out/best`` and returns the last scores.
 
     Raises:
-        TrainingDivergedError: the loss became infinite or NaN.
+        TrainingDivergedError: the loss or its gradient became infinite or NaN.
         CheckpointError: ``resume`` belongs to another dataset or model.
     """
     device = torch.device(device)
@@ -311,10 +322,12 @@ def _epoch(training: Training) -> Iterator[StepEvent]:
     started = time.perf_counter()
     for batch in batches:
         loss, terms, norm = training.train_step(batch)
-        if not math.isfinite(value := loss.item()):
+        value, grad_norm = loss.item(), norm.item()
+        if not (math.isfinite(value) and math.isfinite(grad_norm)):
             keys = training.data.train.keys(batch.positions)
             raise TrainingDivergedError(
-                f"the loss is {value} at step {training.steps_done}; lower optim.lr "
+                f"the loss is {value} and the norm of its gradient {grad_norm} "
+                f"at step {training.steps_done}; lower optim.lr "
                 f"(now {training.recipe.optim.lr:g}) or set optim.clip; "
                 f"the batch held {', '.join(keys[:4])}{' …' if len(keys) > 4 else ''}"
             )
@@ -326,18 +339,18 @@ def _epoch(training: Training) -> Iterator[StepEvent]:
             loss=value,
             terms={name: float(term) for name, term in terms.items()},
             lr=training.optimizer.param_groups[0]["lr"],
-            grad_norm=float(norm),
+            grad_norm=grad_norm,
             photos_per_s=training.recipe.data.batch / max(now - started, 1e-9),
         )
         started = time.perf_counter()
 
 
 def _save(training: Training, validation: ValidationEvent, out: Path) -> None:
+    """Write ``best`` before ``last``: a run killed in between repeats the epoch, and ``best``."""
     checkpoint = training.checkpoint(validation.scores)
-    save_checkpoint(checkpoint, out / "last")
     if validation.is_best:
-        checkpoint.training = {}
-        save_checkpoint(checkpoint, out / "best")
+        save_checkpoint(replace(checkpoint, training={}), out / "best")
+    save_checkpoint(checkpoint, out / "last")
 
 
 def autocast(device: torch.device, precision: str) -> Any:

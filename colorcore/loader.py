@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
@@ -63,8 +64,8 @@ class Samples:
     """Random access to the samples of one split.
 
     Raises:
-        DatasetError: no finished dataset, no samples in the split, or a tar that does not
-            match its index.
+        DatasetError: no finished dataset, no samples in the split, an index that is missing or
+            damaged, or a tar that does not match its index.
     """
 
     def __init__(self, dataset: Path, split: str) -> None:
@@ -76,12 +77,12 @@ class Samples:
         self._header = npy_header((3, self.size, self.size))
 
     def _read_index(self) -> None:
-        skip = pq.read_table(self._dataset / "duplicates.parquet", columns=["key"])["key"]
+        skip = _read_table(self._dataset / "duplicates.parquet", ["key"])["key"]
         shards: list[str] = []
         shard_of, offsets, positions, counts = [], [], [], []
         for unit in planned_units(self._dataset):
-            table = pq.read_table(
-                index_path(self._dataset, unit), columns=["key", "split", "shard", "offset"]
+            table = _read_table(
+                index_path(self._dataset, unit), ["key", "split", "shard", "offset"]
             )
             keep = pc.and_(
                 pc.equal(table["split"], self._split),
@@ -126,11 +127,7 @@ class Samples:
         data = self._map(shard)
         start = offset + len(self._header)
         if data[offset:start] != self._header or start + out.size > len(data):
-            raise DatasetError(
-                f"{self._dataset / self.shards[shard]} does not match its index at byte {offset}; "
-                f"remove it and {index_path(self._dataset, int(self.shards[shard][-14:-8]))}, "
-                "then run the same cc shard command again"
-            )
+            raise self._damaged(shard, f"does not match its index at byte {offset}")
         out.reshape(-1)[:] = np.frombuffer(data, np.uint8, out.size, start)
 
     def _map(self, shard: int) -> mmap.mmap:
@@ -140,8 +137,31 @@ class Samples:
                 with path.open("rb") as file:
                     self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             except (OSError, ValueError) as error:
-                raise DatasetError(f"the index names the shard {path}: {error}") from error
+                raise self._damaged(shard, f"cannot be read ({error})") from error
         return self._maps[shard]
+
+    def _damaged(self, shard: int, what: str) -> DatasetError:
+        """The error of a shard; without its index, `cc shard` does the unit again."""
+        name = self.shards[shard]
+        return DatasetError(
+            f"the shard {self._dataset / name} {what}; "
+            f"remove {index_path(self._dataset, int(name[-14:-8]))}, "
+            "then run the same cc shard command again"
+        )
+
+
+def _read_table(path: Path, columns: list[str]) -> pa.Table:
+    try:
+        return pq.read_table(path, columns=columns)
+    except FileNotFoundError as error:
+        raise DatasetError(
+            f"expected {path}, found no such file; run the same cc shard command again"
+        ) from error
+    except (OSError, pa.ArrowException) as error:
+        detail = str(error).splitlines()[0]
+        raise DatasetError(
+            f"{path} is damaged: {detail}; remove it, then run the same cc shard command again"
+        ) from error
 
 
 def epoch_order(shard_counts: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:

@@ -12,12 +12,15 @@ import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 RECIPES = Path(__file__).with_name("recipes")
+OFF = "none"
+"""What None is called in a recipe's file and in an override: TOML has no null."""
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class RecipeError(Exception):
@@ -25,7 +28,11 @@ class RecipeError(Exception):
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _off(value: Any) -> Any:
+    return None if isinstance(value, str) and value == OFF else value
 
 
 class ModelPart(_Part):
@@ -47,10 +54,12 @@ class OptimPart(_Part):
 
     lr: float = Field(1e-4, gt=0, lt=10, description="peak learning rate")
     weight_decay: float = Field(1e-2, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     schedule: Literal["onecycle", "constant"] = "onecycle"
     warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps")
     clip: float | None = Field(1.0, gt=0, description="norm that gradients are clipped to")
+
+    _off = field_validator("clip", mode="before")(_off)
 
 
 class DataPart(_Part):
@@ -62,6 +71,8 @@ class DataPart(_Part):
         None, gt=0, le=1, description="smallest share of a side that a random crop keeps"
     )
 
+    _off = field_validator("crop", mode="before")(_off)
+
 
 class TrainPart(_Part):
     """How long, how exactly, and what is watched."""
@@ -70,7 +81,7 @@ class TrainPart(_Part):
     seed: int = Field(0, ge=0, lt=2**31)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     accumulate: int = Field(1, ge=1, description="backward passes a step, each on its share")
-    ema: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights a step")
+    ema: Decay = Field(0.999, description="decay of the averaged weights a step")
     eval_every: int = Field(1, ge=1, description="epochs between two validations")
     metric: str = Field("auc_balanced", description="by which the best checkpoint is chosen")
 
@@ -91,8 +102,8 @@ class Recipe(_Part):
         return dict(_flatten(self.model_dump()))
 
     def to_toml(self) -> str:
-        """The recipe as a file that :func:`load_recipe` reads; what is None is left out."""
-        return tomli_w.dumps(self.model_dump(exclude_none=True))
+        """The recipe as a file from which :func:`load_recipe` reads an equal one."""
+        return tomli_w.dumps(_spelled_out(self.model_dump()))
 
 
 def recipe_names() -> list[str]:
@@ -177,9 +188,6 @@ def _override(values: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise RecipeError(f"{key}: {part} is a value, not a table")
     text = text.strip()
-    if text == "none":
-        inner[parts[-1]] = None
-        return
     try:
         inner[parts[-1]] = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -194,6 +202,8 @@ def _explain(error: ValidationError) -> str:
         for name in path[:-1]:
             part = part.model_fields[name].annotation
         return f"unknown key {'.'.join(path)}{_nearest(path[-1], part.model_fields)}"
+    if first["type"] in ("model_type", "dict_type"):
+        return f"{'.'.join(path)}: expected a table of settings, got {first['input']!r}"
     return f"{'.'.join(path)}: {first['msg'].lower()}, got {first['input']!r}"
 
 
@@ -202,6 +212,14 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     if matches:
         return f"; did you mean {matches[0]}?"
     return f"; known: {', '.join(sorted(known))}"
+
+
+def _spelled_out(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same nested values with :data:`OFF` for None."""
+    return {
+        name: _spelled_out(value) if isinstance(value, Mapping) else OFF if value is None else value
+        for name, value in values.items()
+    }
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -131,7 +131,7 @@ def shard(
                     _count(progress, outcome.result)
                     on_progress(progress)
         ordered = [results[unit] for unit in sorted(results)]
-        finished = _finish(target, info, ordered) if not failed else info
+        finished = finish(target, info, ordered) if not failed else info
         duplicates = (finished.counts or {}).get("duplicates", 0)
         _sweep(target)
     return ShardReport(
@@ -305,10 +305,10 @@ def shard_unit(
 # -- after -------------------------------------------------------------------------------------
 
 
-def _finish(dataset: Path, info: DatasetInfo, results: Sequence[UnitResult]) -> DatasetInfo:
+def finish(dataset: Path, info: DatasetInfo, results: Sequence[UnitResult]) -> DatasetInfo:
     """Find copies across units and write the finished ``dataset.json``."""
     identity = fingerprint(info.settings, results)
-    if info.fingerprint == identity:
+    if info.fingerprint == identity and (dataset / "duplicates.parquet").exists():
         return info
     duplicates = find_duplicates(dataset)
     write_table(dataset / "duplicates.parquet", duplicates)

@@ -7,9 +7,11 @@ are walked sorted by name, and each directory once, however many links lead to i
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 from colorcore.dataset import PlannedPhoto
 from colorcore.photo import PHOTO_SUFFIXES, PhotoRefused, Reason
@@ -24,7 +26,7 @@ def local_path(location: str, what: str) -> Path:
     """
     scheme, separator, rest = location.partition("://")
     if separator and scheme == "file":
-        return Path(rest)
+        return Path(unquote(rest))
     if separator:
         raise WrongCallError(
             f"expected a local path for {what}, got {location}; copy it here first: "
@@ -59,7 +61,7 @@ def list_photos(
     for root, source in enumerate(sources):
         if source.is_dir():
             visited = {_identity(skip)} if skip is not None else set()
-            for path in _walk(os.fsencode(source), b"", visited, ignored):
+            for path in _walk(os.fsencode(source), visited, ignored):
                 yield PlannedPhoto(root, path)
         else:
             yield PlannedPhoto(root, b"")
@@ -70,40 +72,48 @@ def read_source(sources: Sequence[Path], photo: PlannedPhoto, max_bytes: int) ->
 
     Raises:
         OSError: it is gone or may not be read.
-        PhotoRefused: it is larger than ``max_bytes``.
+        PhotoRefused: it is larger than ``max_bytes``, or a pipe or device.
     """
     path = os.path.join(os.fsencode(sources[photo.root]), photo.path)  # noqa: PTH118 (bytes)
-    with open(path.rstrip(b"/"), "rb") as file:  # noqa: PTH123 (bytes)
+    path = path.rstrip(b"/")
+    mode = os.stat(path).st_mode  # noqa: PTH116 (bytes)
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a pipe would wait for ever
+        raise PhotoRefused(Reason.UNREADABLE, "expected a file, got a pipe, socket or device")
+    with open(path, "rb") as file:  # noqa: PTH123 (bytes)
         size = os.fstat(file.fileno()).st_size
         if size > max_bytes:
             raise PhotoRefused(Reason.TOO_LARGE, f"{size:,} bytes, expected at most {max_bytes:,}")
         return file.read()
 
 
-def _walk(
-    top: bytes, below: bytes, visited: set[tuple[int, int]], ignored: Counter[str]
-) -> Iterator[bytes]:
-    folder = os.path.join(top, below)  # noqa: PTH118 (bytes)
-    try:
-        identity = _identity(folder)
-        if identity in visited:
-            return
-        visited.add(identity)
-        with os.scandir(folder) as entries:
-            found = sorted((entry.name, _is_dir(entry)) for entry in entries)
-    except OSError:
-        yield below
-        return
-    for name, is_dir in found:
-        path = os.path.join(below, name)  # noqa: PTH118 (bytes)
+def _walk(top: bytes, visited: set[tuple[int, int]], ignored: Counter[str]) -> Iterator[bytes]:
+    waiting = [(b"", True)]
+    while waiting:
+        path, is_dir = waiting.pop()
         if is_dir:
-            yield from _walk(top, path, visited, ignored)
+            try:
+                found = _entries(os.path.join(top, path), visited)  # noqa: PTH118 (bytes)
+            except OSError:
+                yield path
+                continue
+            for name, is_folder in reversed(found):
+                waiting.append((os.path.join(path, name), is_folder))  # noqa: PTH118 (bytes)
             continue
-        suffix = os.fsdecode(os.path.splitext(name)[1]).lower()  # noqa: PTH122 (bytes)
+        suffix = os.fsdecode(os.path.splitext(path)[1]).lower()  # noqa: PTH122 (bytes)
         if suffix in PHOTO_SUFFIXES:
             yield path
         else:
             ignored[suffix or "(none)"] += 1
+
+
+def _entries(folder: bytes, visited: set[tuple[int, int]]) -> list[tuple[bytes, bool]]:
+    """(name, is a directory) sorted by name; none when the folder has been visited before."""
+    identity = _identity(folder)
+    if identity in visited:
+        return []
+    visited.add(identity)
+    with os.scandir(folder) as entries:
+        return sorted((entry.name, _is_dir(entry)) for entry in entries)
 
 
 def _identity(folder: bytes | Path) -> tuple[int, int]:

@@ -14,19 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colorcore.pictures import triptychs
-
 from colorcore.fit import Observer, StepEvent, ValidationEvent
+from colorcore.pictures import triptychs
 from pipelines.errors import JobError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "colorcore"
-PICTURE_KEY = "grey | predicted | truth"
+PICTURE_KEY = "grey - predicted - truth"
 LOG_EVERY = 10
 """Steps between two logged points of the loss."""
-_QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +63,6 @@ def client_for(uri: str) -> MlflowClient:
         JobError: the store does not answer.
     """
     os.environ.update(_QUIET)
-    import logging
-
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    logging.getLogger("alembic").setLevel(logging.ERROR)
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 

@@ -310,10 +310,6 @@ class _ReportObserver(Observer):
         ray_train.report({"step": event.step, "epoch": event.epoch, **event.scores})
 
 
-_FINAL = (TrainingDivergedError, CheckpointError, DatasetError)
-"""Errors that another try would only repeat."""
-
-
 def _worker(config: dict[str, Any]) -> None:
     """One rank, as Ray Train starts it: train, and say when trying again makes no sense."""
     import ray
@@ -322,11 +318,17 @@ def _worker(config: dict[str, Any]) -> None:
     board: Any = config["board"]
     if ray.get(board.reason.remote()) is not None:
         return
+    alone = ray_train.get_context().get_world_size() == 1
     try:
         _train_rank(config["job"], board)
-    except _FINAL as error:
-        ray.get(board.give_up.remote(str(error)))
-        if ray_train.get_context().get_world_size() > 1:
+    except Exception as error:
+        # A killed worker breaks the others' collectives (RuntimeError): that is worth another
+        # try. Whatever else the code raises, it would raise again.
+        if alone or not isinstance(error, RuntimeError) or isinstance(error, TrainingDivergedError):
+            own = isinstance(error, (TrainingDivergedError, CheckpointError, DatasetError))
+            kind = "" if own else f"{type(error).__name__}: "
+            ray.get(board.give_up.remote(f"{kind}{error}"))
+        if not alone:
             raise  # the other ranks wait in a collective: only a failure frees them
 
 

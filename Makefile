@@ -1,0 +1,47 @@
+# The two commands to know: `make demo` and `make test`. Both install what is missing.
+PYTHON ?= python3
+VENV   ?= .venv
+PHOTOS ?=
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.installed
+
+.PHONY: help setup demo test lint format bench clean
+
+help:
+	@echo "make demo [PHOTOS=~/Pictures]   photos in, colourized photos out, in a few minutes"
+	@echo "make test                       the whole test suite"
+	@echo "make lint                       ruff and mypy"
+	@echo "make bench [PHOTOS=DIR]         the figures of the README, as ratios"
+	@echo "make setup                      only install, into $(VENV)"
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "expected Python 3.11 or newer, got $$($(PYTHON) --version); set PYTHON=python3.x"; exit 2; }
+	@echo "installing into $(VENV): about 2 GB, a few minutes"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+demo: $(READY)
+	@$(BIN)/cc demo $(if $(PHOTOS),--photos "$(PHOTOS)")
+
+test: $(READY)
+	@$(BIN)/python -m pytest
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(READY)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(READY)
+	@$(BIN)/python -m tests.benchmarks $(if $(PHOTOS),"$(PHOTOS)")
+
+clean:
+	rm -rf demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,108 @@
+"""The command line from outside: what a user types, sees, and gets as an exit code."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = {"torch", "ray", "mlflow", "numpy", "pyarrow", "sklearn", "kornia", "cv2", "PIL", "pydantic"}
+COMMANDS = ["shard", "priors", "train", "eval", "colorize", "inspect", "recipes", "ui", "demo"]
+
+
+def cc(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cli.main", *map(str, arguments)],
+        capture_output=True, text=True, check=False, cwd=cwd, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_answers_without_importing_anything_heavy(command: str) -> None:
+    code = (
+        "import sys\nfrom cli.main import main\n"
+        f"main(['cc', *{[command] if command else []!r}, '--help'])\n"
+        f"loaded = {HEAVY!r} & set(sys.modules)\nsys.exit(f'imported {{loaded}}' if loaded else 0)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert "Usage" in answer.stdout
+
+
+def test_help_takes_under_three_tenths_of_a_second_of_cpu() -> None:
+    """CPU time, not wall time, and the best of five: the machine may be busy."""
+
+    def cpu_s() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert cc("--help").returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(cpu_s() for _ in range(5)) < 0.3
+
+
+def test_help_names_every_command() -> None:
+    answer = cc("--help")
+    assert all(f"\n  {command}" in answer.stdout for command in COMMANDS)
+
+
+def test_recipes_lists_and_prints_a_file_that_loads(tmp_path: Path) -> None:
+    listing = cc("recipes").stdout
+    assert "simple" in listing
+    assert "unet-l1" in listing
+    printed = cc("recipes", "simple")
+    assert printed.returncode == 0
+    (tmp_path / "mine.toml").write_text(printed.stdout)
+    from colorcore.recipe import load_recipe
+
+    assert load_recipe(str(tmp_path / "mine.toml")) == load_recipe("simple")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "expected"),
+    [
+        (["shrad"], 2, "Did you mean 'shard'"),
+        (["shard"], 2, "Missing argument"),
+        (["shard", "only-one"], 2, "expected SOURCE... DATASET"),
+        (["shard", "nowhere", "out"], 2, "found nothing at nowhere"),
+        (["shard", "s3://bucket/photos", "out"], 2, "expected a local path for SOURCE"),
+        (["shard", ".", "out", "--size", "1"], 2, "--size"),
+        (["priors", "nowhere"], 1, "make one with: cc shard"),
+        (["train", "nowhere"], 1, "make one with: cc shard"),
+        (["train", "nowhere", "--recipe", "smiple"], 2, "did you mean simple?"),
+        (["train", "nowhere", "--set", "optim.lrr=1"], 2, "did you mean lr?"),
+        (["train", "nowhere", "--set", "optim.lr"], 2, "expected KEY=VALUE"),
+        (["recipes", "nothing-like-it"], 2, "expected a recipe's name"),
+        (["eval", "nowhere", "."], 1, "expected a checkpoint folder"),
+        (["colorize", "nowhere", "a.jpg"], 1, "expected a checkpoint folder"),
+        (["inspect", "nowhere"], 1, "expected a checkpoint folder"),
+        (["ui"], 1, "train first"),
+    ],
+)
+def test_a_wrong_call_is_one_line_that_says_what_to_do(
+    arguments: list[str], code: int, expected: str, tmp_path: Path
+) -> None:
+    answer = cc(*arguments, cwd=tmp_path)
+    assert answer.returncode == code, answer.stderr
+    assert expected in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert answer.stdout == ""
+    errors = [line for line in answer.stderr.splitlines() if line.lower().startswith("error")]
+    assert len(errors) == 1
+
+
+def test_debug_shows_the_traceback() -> None:
+    answer = cc("priors", "nowhere", "--debug")
+    assert answer.returncode == 1
+    assert "Traceback" in answer.stderr
+    assert "DatasetError" in answer.stderr
+
+
+def test_json_is_one_object(dataset: Path) -> None:
+    answer = cc("inspect", dataset, "--json")
+    assert answer.returncode == 0, answer.stderr
+    assert json.loads(answer.stdout)["train"] > 0
