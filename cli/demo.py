@@ -16,6 +16,9 @@ def demo(
         Path | None, typer.Option(help="A folder of your own photos; default: installed ones.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for all that it makes.")] = Path("demo"),
+    photo_steps: Annotated[
+        int, typer.Option(min=1, help="Photos that pass through the network in training.")
+    ] = 18_000,
 ) -> None:
     """Shard, priors, train, eval, colorize: in one go, in a few minutes, with pictures."""
     import json
@@ -28,7 +31,7 @@ def demo(
     source, dataset, model = out / "photos", out / "dataset", out / "model"
     pictures, uri = out / "pictures", f"sqlite:///{(out / 'mlflow.db').absolute()}"
     if photos is None:
-        whole = job.installed_photos(source)
+        whole = job.installed_photos(source, out / "photographs")
         show.warn(f"cut {len(whole)} installed photographs into tiles in {source}")
     else:
         whole = []
@@ -36,13 +39,14 @@ def demo(
     _step("shard", source, dataset, "--size", 96, "--val-percent", 10, "--photos-per-unit", 50)
     _step("priors", dataset)
     train_samples = json.loads((dataset / "dataset.json").read_text())["counts"]["train"]
+    epochs = max(1, round(photo_steps / max(1, train_samples)))
     settings = {
         "model.channels": 16,
+        "data.batch": 8,
         "optim.lr": 2e-3,
-        "data.crop": 0.6,
-        "train.epochs": job.epochs_for(train_samples),
-        "train.eval_every": max(1, job.epochs_for(train_samples) // 10),
-        "train.ema": 0.99,
+        "train.epochs": epochs,
+        "train.eval_every": max(1, epochs // 10),
+        "train.ema": 0.995,
     }
     overrides = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     _step(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from pipelines.shard import ShardProgress
+    from cli.show import Advance
+    from pipelines.shard import ShardProgress, ShardReport
 
 
 def shard(
@@ -100,11 +101,9 @@ def shard(
     return _exit_code(report, max_damaged_percent)
 
 
-def _exit_code(report: object, max_damaged_percent: float) -> int:
+def _exit_code(report: ShardReport, max_damaged_percent: float) -> int:
     from cli import show
-    from pipelines.shard import ShardReport
 
-    assert isinstance(report, ShardReport)  # noqa: S101
     if report.failed:
         show.warn(
             f"error: {len(report.failed)} of {report.units} units failed; run the command again"
@@ -126,17 +125,21 @@ def _exit_code(report: object, max_damaged_percent: float) -> int:
 class _Display:
     """Turns the job's progress into photos/s and the share of refused photos."""
 
-    def __init__(self, advance: object) -> None:
+    def __init__(self, advance: Advance) -> None:
         self._advance = advance
-        self._start: tuple[float, int] | None = None
+        self._done_before = 0
+        self._first: tuple[float, int] | None = None
 
     def __call__(self, progress: ShardProgress) -> None:
-        note = ""
+        """Show where the job stands; speed counts from the first unit that was done here."""
         now = time.monotonic()
-        if self._start is None or not progress.done:
-            self._start = (now, progress.done)
-        elif progress.done > self._start[1]:
-            speed = (progress.done - self._start[1]) / max(now - self._start[0], 1e-9)
-            refused = sum(progress.refused.values()) / progress.done
-            note = f"{speed:.0f} photos/s, {refused:.0%} refused"
-        self._advance(progress.done, progress.photos, note)  # type: ignore[operator]
+        notes = []
+        if self._first is None and 0 < self._done_before < progress.done:
+            self._first = (now, progress.done)
+        self._done_before = progress.done
+        if self._first is not None and progress.done > self._first[1]:
+            speed = (progress.done - self._first[1]) / max(now - self._first[0], 1e-9)
+            notes.append(f"{speed:.0f} photos/s")
+        if progress.done:
+            notes.append(f"{sum(progress.refused.values()) / progress.done:.0%} refused")
+        self._advance(progress.done, progress.photos, ", ".join(notes))

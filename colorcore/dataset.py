@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from colorcore.files import replace_bytes
 from colorcore.photo import PhotoRefused, Reason
@@ -177,15 +177,20 @@ def read_info(dataset: Path, *, finished: bool = True) -> DatasetInfo:
         )
     try:
         record = json.loads(path.read_bytes())
+        if not isinstance(record, dict):
+            raise ValueError(f"expected a JSON object, found {type(record).__name__}")
         if record.get("format") != FORMAT:
             raise DatasetError(
                 f"expected dataset format {FORMAT}, found {record.get('format')!r} in {path}; "
                 "shard the photos again with this version"
             )
         info = DatasetInfo.model_validate(record)
-    except (ValidationError, ValueError, AttributeError) as error:
+    except ValueError as error:  # of JSON, Unicode and pydantic too
         detail = str(error).splitlines()[0]
-        raise DatasetError(f"{path} is damaged: {detail}") from error
+        raise DatasetError(
+            f"{path} is damaged: {detail}; "
+            "restore it, or remove the whole folder and run cc shard again"
+        ) from error
     if finished and info.fingerprint is None:
         raise DatasetError(
             f"the dataset {dataset} is unfinished; run the same cc shard command again"

@@ -31,8 +31,6 @@ ZOOMS = (1, 2, 3, 4)
 """A photograph is cut into squares of its shorter side divided by these."""
 MAX_PHOTOS = 2000
 """Of one's own photos, the demo takes at most this many."""
-PHOTO_STEPS = 16_000
-"""Photos that pass through the network: the length of the demo's training."""
 MARKER = ".cc-demo"
 
 
@@ -68,16 +66,17 @@ def own_photos(source: Path, folder: Path) -> int:
     return count
 
 
-def installed_photos(folder: Path) -> list[Path]:
-    """Cut the installed photographs into tiles below ``folder``; returns the whole ones.
+def installed_photos(folder: Path, whole_folder: Path) -> list[Path]:
+    """Cut the installed photographs into tiles below ``folder``; returns copies of the whole ones.
 
     Raises:
         WrongCallError: scikit-image is not installed.
     """
     from PIL import Image
 
-    whole = [path for path in map(_installed, COLOUR) if path.exists()]
     folder.mkdir(parents=True)
+    whole_folder.mkdir(parents=True)
+    whole = [Path(shutil.copy(_installed(name), whole_folder)) for name in COLOUR]
     for path in whole:
         with Image.open(path) as photo:
             rgb = photo.convert("RGB")
@@ -86,11 +85,6 @@ def installed_photos(folder: Path) -> list[Path]:
     for path in map(_installed, GREY):
         shutil.copy(path, folder / path.name)
     return whole
-
-
-def epochs_for(train_samples: int) -> int:
-    """Epochs after which about :data:`PHOTO_STEPS` photos went through the network."""
-    return max(1, round(PHOTO_STEPS / max(1, train_samples)))
 
 
 def _installed(name: str) -> Path:
@@ -135,10 +129,10 @@ def before_and_after(photos: list[Path], pictures: Path, target: Path) -> Path:
     """One picture: each photo's lightness, what became of it, and the photo."""
     import numpy as np
     import torch
-    from colorcore.pictures import save_picture, triptychs
 
     from colorcore.lab import decode_lab
     from colorcore.photo import PhotoLimits
+    from colorcore.pictures import save_picture, triptychs
     from colorcore.sample import lab_of
 
     limits = PhotoLimits(min_side=1, max_aspect=float("inf"))

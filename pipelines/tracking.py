@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "colorcore"
-PICTURE_KEY = "grey - predicted - truth"
+PICTURE_KEY = "val/grey - predicted - truth"
 LOG_EVERY = 10
 """Steps between two logged points of the loss."""
 _QUIET = {
@@ -127,8 +127,10 @@ def ui_link(asked: str | None, folder: Path, host: str, port: int) -> str:
     """The page on which the runs are compared."""
     client = client_for(tracking_uri(asked, folder))
     experiment = client.get_experiment_by_name(EXPERIMENT)
-    place = f"/#/experiments/{experiment.experiment_id}" if experiment is not None else ""
-    return f"http://{host}:{port}{place}"
+    place = f"http://{host}:{port}"
+    if experiment is None:
+        return place
+    return f"{place}/#/experiments/{experiment.experiment_id}/runs?compareRunsMode=CHART"
 
 
 class RunObserver(Observer):
@@ -143,18 +145,17 @@ class RunObserver(Observer):
         if event.step % LOG_EVERY and event.step != event.total_steps:
             return
         values = {
-            "loss": event.loss,
-            **{f"loss.{name}": value for name, value in event.terms.items()},
-            "lr": event.lr,
-            "grad_norm": event.grad_norm,
-            "photos_per_s": event.photos_per_s,
-            "epoch": float(event.epoch),
+            "train/loss": event.loss,
+            **{f"train/{name}": value for name, value in event.terms.items()},
+            "train/lr": event.lr,
+            "train/grad_norm": event.grad_norm,
+            "train/photos_per_s": event.photos_per_s,
         }
         self._log(values, event.step)
 
     def on_validation(self, event: ValidationEvent) -> None:
         """All scores, and the same validation photos each time."""
-        self._log({f"val.{name}": value for name, value in event.scores.items()}, event.step)
+        self._log({f"val/{name}": value for name, value in event.scores.items()}, event.step)
         picture = triptychs(event.pairs[:, 0], event.pairs[:, 1])
         self._client.log_image(
             self._run.run_id, picture, key=PICTURE_KEY, step=event.step, synchronous=True

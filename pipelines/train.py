@@ -98,7 +98,7 @@ def train(
         tracking_uri,
         name,
         _params(recipe, info, palette, workers),
-        {"colorcore.dataset": str(dataset)},
+        {"colorcore.dataset": str(dataset), "mlflow.note.content": recipe.about},
         previous.run_id if previous is not None else None,
     )
     job = _Job(
@@ -171,7 +171,7 @@ def _check_batches(dataset: Path, recipe: Recipe, workers: int) -> None:
 
 def _params(recipe: Recipe, info: DatasetInfo, palette: Palette, workers: int) -> dict[str, Any]:
     return {
-        **recipe.flat(),
+        **{key: value for key, value in recipe.flat().items() if key != "about"},
         "dataset.fingerprint": info.fingerprint,
         "dataset.size": info.settings.size,
         "dataset.train": (info.counts or {}).get("train"),

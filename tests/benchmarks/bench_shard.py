@@ -17,7 +17,7 @@ def installed(folder: Path) -> Path:
     """Photos for those who have none at hand: the demo's tiles."""
     from pipelines.demo import installed_photos
 
-    installed_photos(folder)
+    installed_photos(folder, folder.with_name("whole"))
     return folder
 
 

@@ -53,7 +53,9 @@ def fake_env(folder: Path) -> Path:
 def test_a_program_compiles_in_the_activated_environment(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    (tmp_path / "hello.c").write_text('#include <stdio.h>\nint main(void){puts("hello");return 0;}\n')
+    (tmp_path / "hello.c").write_text(
+        '#include <stdio.h>\nint main(void){puts("hello");return 0;}\n'
+    )
     subprocess.run(
         ["cc", "hello.c", "-o", "hello"], cwd=tmp_path, env=environment, check=True, timeout=60
     )
@@ -68,9 +70,12 @@ def test_version_is_ours_and_the_compilers(environment: dict[str, str]) -> None:
     )
     ours, _, theirs = answer.stdout.partition("\n")
     assert ours.startswith("colorcore ")
-    assert theirs.strip() == subprocess.run(
-        [COMPILER, "--version"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    assert (
+        theirs.strip()
+        == subprocess.run(
+            [COMPILER, "--version"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    )
 
 
 def test_two_environments_do_not_call_each_other_for_ever(tmp_path: Path) -> None:

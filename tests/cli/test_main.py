@@ -10,7 +10,18 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = {"torch", "ray", "mlflow", "numpy", "pyarrow", "sklearn", "kornia", "cv2", "PIL", "pydantic"}
+HEAVY = {
+    "torch",
+    "ray",
+    "mlflow",
+    "numpy",
+    "pyarrow",
+    "sklearn",
+    "kornia",
+    "cv2",
+    "PIL",
+    "pydantic",
+}
 COMMANDS = ["shard", "priors", "train", "eval", "colorize", "inspect", "recipes", "ui", "demo"]
 
 
@@ -28,7 +39,9 @@ def test_help_answers_without_importing_anything_heavy(command: str) -> None:
         f"main(['cc', *{[command] if command else []!r}, '--help'])\n"
         f"loaded = {HEAVY!r} & set(sys.modules)\nsys.exit(f'imported {{loaded}}' if loaded else 0)"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
     assert answer.returncode == 0, answer.stderr
     assert "Usage" in answer.stdout
 

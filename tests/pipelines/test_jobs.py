@@ -1,0 +1,160 @@
+"""The shorter jobs: priors, evaluate, colorize, inspect, and the demo's photographs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.color import rgb2lab
+
+from colorcore.checkpoint import CheckpointError
+from colorcore.palette import load_palette
+from pipelines import demo
+from pipelines.colorize import colorize_photos
+from pipelines.errors import JobError, WrongCallError
+from pipelines.evaluate import evaluate_model
+from pipelines.inspect import inspect_dataset, inspect_model
+from pipelines.priors import make_palette
+from pipelines.train import TrainReport
+
+
+@pytest.fixture
+def photos(scene, jpeg, tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    (folder / "trip").mkdir(parents=True)
+    (folder / "a.jpg").write_bytes(jpeg(scene(1)))
+    Image.fromarray(scene(2, 101, 67)).save(folder / "a.png")
+    Image.fromarray(scene(3)).convert("L").save(folder / "trip" / "grey.bmp")
+    return folder
+
+
+def test_priors_are_the_same_bytes_every_time(dataset: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(dataset, tmp_path / "dataset")
+    report = make_palette(copy, bins=24)
+    first = {path.name: path.read_bytes() for path in (copy / "palette").iterdir()}
+    make_palette(copy, bins=24)
+    assert {path.name: path.read_bytes() for path in (copy / "palette").iterdir()} == first
+    assert set(first) == {
+        "palette.json",
+        "centroids.npy",
+        "priors.npy",
+        "weights.npy",
+        "palette.png",
+    }
+    assert len(load_palette(copy / "palette")) == 24
+    assert report.pixels == sum(inspect_dataset(copy).summary[s] for s in ["train"]) * 64 * 64
+
+
+def test_priors_take_anyones_centroids(dataset: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(dataset, tmp_path / "dataset")
+    theirs = np.array([[0.0, 0.0], [40.0, 30.0], [-30.0, 10.0]])
+    np.save(tmp_path / "points.npy", theirs)
+    palette = make_palette(copy, centroids=tmp_path / "points.npy").palette
+    np.testing.assert_allclose(palette.centroids, theirs)
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object))
+    with pytest.raises(WrongCallError, match="pickle"):
+        make_palette(copy, centroids=tmp_path / "objects.npy")
+
+
+def test_too_many_bins_is_a_wrong_call(dataset: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(dataset, tmp_path / "dataset")
+    with pytest.raises(WrongCallError):
+        make_palette(copy, bins=65_000)
+
+
+def test_eval_of_a_folder_counts_what_it_cannot_read(
+    trained: TrainReport, photo_folder, tmp_path: Path
+) -> None:
+    report = evaluate_model(trained.out, photo_folder.path, picture=tmp_path / "p.png")
+    unreadable = {"greyscale", "single_hue", "not_colorful"}  # colours do not matter here
+    refused = [r for r in photo_folder.refused.values() if r not in unreadable]
+    assert sum(report.refused.values()) == len(refused)
+    scored = len(photo_folder.kept) + len(photo_folder.refused) - len(refused)
+    assert report.scores["model"]["photos"] == scored
+    assert report.scores["grey"]["cf"] == pytest.approx(0.0, abs=0.1)
+    with Image.open(tmp_path / "p.png") as picture:
+        assert picture.size == (3 * 64 + 2 * 4, 16 * 64 + 15 * 4)
+
+
+def test_eval_refuses_samples_of_another_size(
+    trained: TrainReport, build_dataset, photo_folder, tmp_path: Path
+) -> None:
+    build_dataset([photo_folder.path], tmp_path / "other", size=32)
+    with pytest.raises(WrongCallError, match="trained on 64 px samples"):
+        evaluate_model(trained.out, tmp_path / "other")
+
+
+def test_eval_of_an_empty_folder(trained: TrainReport, tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="found no readable photos"):
+        evaluate_model(trained.out, tmp_path)
+
+
+def test_colorize_keeps_tree_size_and_lightness(
+    trained: TrainReport, photos: Path, tmp_path: Path
+) -> None:
+    report = colorize_photos(trained.out, [str(photos)], tmp_path / "out")
+    names = sorted(str(path.relative_to(tmp_path / "out")) for path in report.written)
+    assert names == ["a.jpg.png", "a.png.png", "trip/grey.png"]
+    for source, made in [("a.png", "a.png.png"), ("trip/grey.bmp", "trip/grey.png")]:
+        before = np.asarray(Image.open(photos / source).convert("RGB"))
+        after = np.asarray(Image.open(tmp_path / "out" / made))
+        assert after.shape == before.shape
+        assert np.abs(rgb2lab(after)[..., 0] - rgb2lab(before)[..., 0]).max() < 0.8
+
+
+def test_colorize_goes_on_after_a_bad_file(
+    trained: TrainReport, photos: Path, tmp_path: Path
+) -> None:
+    (photos / "bad.jpg").write_bytes(b"no photo")
+    report = colorize_photos(trained.out, [str(photos), str(photos / "a.jpg")], tmp_path / "out")
+    assert len(report.written) == 4
+    assert list(report.refused) == [str(photos / "bad.jpg")]
+
+
+def test_colorize_says_what_is_missing(trained: TrainReport, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="expected a checkpoint folder"):
+        colorize_photos(tmp_path / "none", [str(photos)], tmp_path / "out")
+    with pytest.raises(WrongCallError, match="found nothing at"):
+        colorize_photos(trained.out, [str(photos / "gone.jpg")], tmp_path / "out")
+
+
+def test_inspect_a_dataset(dataset: Path, photo_folder, tmp_path: Path) -> None:
+    facts = inspect_dataset(dataset, picture=tmp_path / "sheet.png")
+    assert facts.summary["train"] + facts.summary["val"] == sum(facts.colorfulness.values())
+    assert sum(facts.refused.values()) >= len(photo_folder.refused)
+    assert Image.open(tmp_path / "sheet.png").size[0] == 8 * 64 + 7 * 4
+
+
+def test_inspect_a_model(trained: TrainReport) -> None:
+    facts = inspect_model(trained.out)
+    assert sum(facts.layers.values()) == facts.summary["parameters"]
+    assert facts.scores == pytest.approx(trained.scores)
+
+
+def test_the_demos_photographs_fill_a_dataset(tmp_path: Path) -> None:
+    whole = demo.installed_photos(tmp_path / "tiles", tmp_path / "whole")
+    tiles = list((tmp_path / "tiles").iterdir())
+    assert len(whole) == len(demo.COLOUR)
+    assert len(tiles) > 250
+    for tile in tiles:
+        with Image.open(tile) as picture:
+            assert min(picture.size) >= 64
+
+
+def test_the_demo_only_clears_its_own_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(WrongCallError, match="holds other files"):
+        demo.begin(tmp_path)
+    assert not demo.begin(tmp_path / "demo")
+    (tmp_path / "demo" / "old").write_text("x")
+    assert demo.begin(tmp_path / "demo")
+    assert not (tmp_path / "demo" / "old").exists()
+
+
+def test_the_demo_links_ones_own_photos(photos: Path, tmp_path: Path) -> None:
+    assert demo.own_photos(photos, tmp_path / "links") == 3
+    assert {path.suffix for path in (tmp_path / "links").iterdir()} == {".jpg", ".png", ".bmp"}
+    assert all(path.read_bytes() for path in (tmp_path / "links").iterdir())

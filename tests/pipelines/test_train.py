@@ -1,0 +1,174 @@
+"""The job of `cc train` on a real Ray with a real MLflow store."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from colorcore.checkpoint import load_checkpoint
+from colorcore.dataset import DatasetError, read_histogram, read_info
+from colorcore.fit import FitData, Observer, fit
+from colorcore.loader import Samples
+from colorcore.palette import load_palette, mean_ab
+from colorcore.recipe import Recipe, load_recipe
+from pipelines.errors import JobError, WrongCallError
+from pipelines.evaluate import evaluate_model
+from pipelines.train import TrainProgress, TrainReport, train
+from tests.pipelines.conftest import TINY
+
+
+def final_weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(out / "last", training=True).training
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    mine, theirs = final_weights(one), final_weights(other)
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_checkpoints_scores_and_steps(trained: TrainReport, dataset_with_palette: Path) -> None:
+    steps_an_epoch = len(Samples(dataset_with_palette, "train")) // 4
+    assert trained.steps == 2 * steps_an_epoch
+    assert load_checkpoint(trained.out / "last").epoch == 2
+    report = evaluate_model(trained.out, dataset_with_palette)
+    assert report.scores["model"] == pytest.approx(trained.scores, rel=1e-4)
+
+
+def test_the_run_in_mlflow_holds_parameters_curves_and_pictures(
+    trained: TrainReport, tracking: str, tiny: Recipe, dataset_with_palette: Path
+) -> None:
+    client = MlflowClient(tracking_uri=tracking)
+    run = client.get_run(trained.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["optim.lr"] == str(tiny.optim.lr)
+    assert run.data.params["dataset.fingerprint"] == read_info(dataset_with_palette).fingerprint
+    palette = load_palette(dataset_with_palette / "palette")
+    assert run.data.params["palette.fingerprint"] == palette.fingerprint
+    history = client.get_metric_history(trained.run_id, "val/psnr")
+    assert [point.step for point in history] == [trained.steps // 2, trained.steps]
+    assert client.get_metric_history(trained.run_id, "train/loss")[-1].step == trained.steps
+    pictures = [item.path for item in client.list_artifacts(trained.run_id, "images")]
+    assert len([path for path in pictures if path.endswith(".png")]) == 2
+    best = {item.path for item in client.list_artifacts(trained.run_id, "best")}
+    assert "best/model.safetensors" in best
+    assert "best/training.safetensors" not in best
+
+
+def test_it_goes_on_from_last_as_if_never_stopped(
+    trained: TrainReport, tiny: Recipe, dataset_with_palette: Path, tracking: str, tmp_path: Path
+) -> None:
+    """Interrupted after its first epoch, resumed by the job: the same weights, bit for bit."""
+
+    class Stop(Observer):
+        def on_saved(self, event: object) -> None:
+            raise KeyboardInterrupt
+
+    data = FitData(
+        train=Samples(dataset_with_palette, "train"),
+        val=Samples(dataset_with_palette, "val"),
+        palette=load_palette(dataset_with_palette / "palette"),
+        mean_ab=tuple(map(float, mean_ab(read_histogram(dataset_with_palette)))),
+        fingerprint=read_info(dataset_with_palette).fingerprint or "",
+    )
+    out = tmp_path / "model"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # what the job gives one worker here
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny, data, out, observers=[Stop()])
+    torch.set_num_threads(threads)
+    assert load_checkpoint(out / "last").epoch == 1
+    report = train(dataset_with_palette, tiny, out, tracking_uri=tracking, resume=True)
+    assert report.steps == trained.steps
+    assert_same_weights(out, trained.out)
+
+
+def test_two_workers_train_together(
+    trained: TrainReport, tiny: Recipe, dataset_with_palette: Path, tracking: str, tmp_path: Path
+) -> None:
+    seen: list[TrainProgress] = []
+    report = train(
+        dataset_with_palette, tiny, tmp_path / "model", tracking_uri=tracking, workers=2,
+        on_progress=seen.append,
+    )  # fmt: skip
+    assert report.steps == trained.steps
+    assert report.scores["photos"] == trained.scores["photos"]
+    assert seen[-1].step == seen[-1].total_steps == report.steps
+    # GroupNorm knows nothing of batches, so halves of a batch give the whole's gradients.
+    mine, theirs = final_weights(tmp_path / "model"), final_weights(trained.out)
+    for name in mine:
+        if name.startswith("model."):
+            torch.testing.assert_close(mine[name], theirs[name], rtol=2e-2, atol=2e-3)
+
+
+def test_a_killed_worker_is_replaced_and_the_result_is_the_same(
+    dataset_with_palette: Path, tracking: str, local_ray: None, tmp_path: Path
+) -> None:
+    longer = load_recipe("unet-l1", [*TINY, "train.epochs=40"])
+    out, whole = tmp_path / "killed", tmp_path / "whole"
+    killed = threading.Event()
+
+    def kill_once() -> None:
+        while not (out / "last" / "checkpoint.json").exists():
+            time.sleep(0.01)
+        for process in psutil.Process().children(recursive=True):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                os.kill(process.pid, signal.SIGKILL)
+                killed.set()
+
+    thread = threading.Thread(target=kill_once, daemon=True)
+    thread.start()
+    report = train(dataset_with_palette, longer, out, tracking_uri=tracking)
+    thread.join(timeout=5)
+    assert killed.is_set()
+    assert train(dataset_with_palette, longer, whole, tracking_uri=tracking).steps == report.steps
+    assert_same_weights(out, whole)
+
+
+def test_an_error_that_would_repeat_is_not_tried_again(
+    dataset_with_palette: Path, tracking: str, local_ray: None, tmp_path: Path
+) -> None:
+    wild = load_recipe("unet-l1", [*TINY, "optim.lr=9", "optim.clip=none", "optim.schedule=constant",
+                                   "loss.ab_l1=1e38"])  # fmt: skip
+    with pytest.raises(JobError, match=r"the loss is (nan|inf).*lower optim\.lr"):
+        train(dataset_with_palette, wild, tmp_path / "m", tracking_uri=tracking, name="diverged")
+    client = MlflowClient(tracking_uri=tracking)
+    runs = client.search_runs(["1"], "attributes.run_name = 'diverged'")
+    assert [run.info.status for run in runs] == ["FAILED"]
+
+
+def test_wrong_calls_are_told_before_anything_starts(
+    trained: TrainReport, tiny: Recipe, dataset_with_palette: Path, tracking: str, tmp_path: Path
+) -> None:
+    def call(recipe: Recipe = tiny, out: Path = tmp_path / "m", **options: object) -> None:
+        train(dataset_with_palette, recipe, out, tracking_uri=tracking, **options)
+
+    with pytest.raises(WrongCallError, match="go on with --resume"):
+        call(out=trained.out)
+    with pytest.raises(WrongCallError, match="nothing to resume"):
+        call(resume=True)
+    other = load_recipe("unet-l1", [*TINY, "optim.lr=2e-3"])
+    with pytest.raises(WrongCallError, match=r"optim.lr is 0.001 there, 0.002 asked"):
+        call(other, out=trained.out, resume=True)
+    with pytest.raises(WrongCallError, match="divisible by the 3 workers"):
+        call(workers=3)
+    with pytest.raises(WrongCallError, match="at most 2 workers"):
+        call(workers=4)
+    with pytest.raises(DatasetError, match=r"set data\.batch lower"):
+        call(load_recipe("unet-l1", [*TINY, "data.batch=1024"]))
+
+
+def test_a_dataset_without_palette_says_what_to_do(
+    dataset: Path, tiny: Recipe, tracking: str, tmp_path: Path, build_dataset, photo_folder
+) -> None:
+    build_dataset([photo_folder.path], tmp_path / "fresh")
+    with pytest.raises(FileNotFoundError, match="cc priors"):
+        train(tmp_path / "fresh", tiny, tmp_path / "m", tracking_uri=tracking)
