@@ -10,18 +10,7 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = {
-    "torch",
-    "ray",
-    "mlflow",
-    "numpy",
-    "pyarrow",
-    "sklearn",
-    "kornia",
-    "cv2",
-    "PIL",
-    "pydantic",
-}
+HEAVY = {"torch", "ray", "mlflow", "numpy", "pyarrow", "sklearn", "kornia", "cv2", "PIL"}
 COMMANDS = ["shard", "priors", "train", "eval", "colorize", "inspect", "recipes", "ui", "demo"]
 
 

@@ -18,6 +18,7 @@ TINY = [
     "model.depth=2",
     "model.norm=group",
     "data.batch=4",
+    "data.flip=false",
     "train.epochs=2",
     "optim.lr=1e-3",
 ]

@@ -125,7 +125,8 @@ def test_inspect_a_dataset(dataset: Path, photo_folder, tmp_path: Path) -> None:
     facts = inspect_dataset(dataset, picture=tmp_path / "sheet.png")
     assert facts.summary["train"] + facts.summary["val"] == sum(facts.colorfulness.values())
     assert sum(facts.refused.values()) >= len(photo_folder.refused)
-    assert Image.open(tmp_path / "sheet.png").size[0] == 8 * 64 + 7 * 4
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size[0] == 8 * 64 + 7 * 4
 
 
 def test_inspect_a_model(trained: TrainReport) -> None:

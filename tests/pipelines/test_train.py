@@ -102,7 +102,8 @@ def test_two_workers_train_together(
     assert report.steps == trained.steps
     assert report.scores["photos"] == trained.scores["photos"]
     assert seen[-1].step == seen[-1].total_steps == report.steps
-    # GroupNorm knows nothing of batches, so halves of a batch give the whole's gradients.
+    # GroupNorm knows nothing of batches, and nothing is flipped: half a batch each gives the
+    # whole's gradients, but for rounding, which AdamW amplifies where gradients are near zero.
     mine, theirs = final_weights(tmp_path / "model"), final_weights(trained.out)
     for name in mine:
         if name.startswith("model."):
@@ -112,7 +113,7 @@ def test_two_workers_train_together(
 def test_a_killed_worker_is_replaced_and_the_result_is_the_same(
     dataset_with_palette: Path, tracking: str, local_ray: None, tmp_path: Path
 ) -> None:
-    longer = load_recipe("unet-l1", [*TINY, "train.epochs=40"])
+    longer = load_recipe("unet-l1", [*TINY, "train.epochs=12"])
     out, whole = tmp_path / "killed", tmp_path / "whole"
     killed = threading.Event()
 
@@ -136,9 +137,11 @@ def test_a_killed_worker_is_replaced_and_the_result_is_the_same(
 def test_an_error_that_would_repeat_is_not_tried_again(
     dataset_with_palette: Path, tracking: str, local_ray: None, tmp_path: Path
 ) -> None:
-    wild = load_recipe("unet-l1", [*TINY, "optim.lr=9", "optim.clip=none", "optim.schedule=constant",
-                                   "loss.ab_l1=1e38"])  # fmt: skip
-    with pytest.raises(JobError, match=r"the loss is (nan|inf).*lower optim\.lr"):
+    wild = load_recipe(
+        "unet-l1",
+        [*TINY, "optim.lr=9", "optim.clip=none", "optim.schedule=constant", "loss.ab_l1=1e38"],
+    )
+    with pytest.raises(JobError, match=r"the loss is .*; lower optim\.lr"):
         train(dataset_with_palette, wild, tmp_path / "m", tracking_uri=tracking, name="diverged")
     client = MlflowClient(tracking_uri=tracking)
     runs = client.search_runs(["1"], "attributes.run_name = 'diverged'")
