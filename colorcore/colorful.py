@@ -111,7 +111,8 @@ def hue_spread(lab_u8: NDArray[np.uint8]) -> HueSpread:
     """
     import cv2
 
-    ab = lab_u8[1:].astype(np.float32).reshape(2, -1) - AB_OFFSET
+    step = max(1, min(lab_u8.shape[1:]) // _MOMENTS_SIDE)
+    ab = lab_u8[1:, ::step, ::step].astype(np.float32).reshape(2, -1) - AB_OFFSET
     pixels = ab.shape[1]
     chroma = cv2.magnitude(ab[0], ab[1])
     moments = (ab @ ab.T).astype(np.float64) / pixels
@@ -126,6 +127,8 @@ def hue_spread(lab_u8: NDArray[np.uint8]) -> HueSpread:
     )
 
 
+_MOMENTS_SIDE = 128
+"""Moments are taken on a grid of about this many pixels a side: more would not move them."""
 _CELLS = 32
 """The residual is measured on this many cells a side, whatever the sample's size."""
 _NEAR_WHITE = 232

@@ -46,6 +46,7 @@ SPLITS = ("train", "val")
 SHARD_SAMPLES = 1000
 """A shard is closed after this many samples (197 MB at 256 x 256)."""
 _TAR_BLOCK = 512
+_COPY = 1 << 20
 
 PLAN_SCHEMA = pa.schema([("root", pa.int32()), ("path", pa.binary())])
 INDEX_SCHEMA = pa.schema(
@@ -333,7 +334,9 @@ class ShardWriter:
         self._open_files.close()
         self._file = self._open_files.enter_context(path.open("wb"))
         self._tar = self._open_files.enter_context(
-            tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
+            tarfile.TarFile(
+                fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT, copybufsize=_COPY
+            )
         )
 
     def _add_file(self, name: str, data: bytes) -> int:

@@ -35,16 +35,19 @@ def run(photos: Path, work: Path, *, size: int, rounds: int) -> Path:
     per = report.photos
     print(f"sharding {per} photos of {photos.name} at {size} px", flush=True)
 
-    def ours() -> None:
-        for folder in ("train", "val", "index"):
+    def clear() -> None:
+        for folder in ("train", "val", "index", "rejected", "histogram"):
             shutil.rmtree(scratch / folder, ignore_errors=True)
+        (work / "naive.tar").unlink(missing_ok=True)
+
+    def ours() -> None:
         for unit in units:
             shard_unit(scratch, [photos], settings, unit)
 
     def naive() -> None:
         naive_shard(readable, work / "naive.tar", size)
 
-    compare("shard, CPU-ms a photo", ours, naive, per=per, unit="ms", rounds=rounds)
+    compare("shard, CPU-ms a photo", ours, naive, per=per, unit="ms", rounds=rounds, before=clear)
     return dataset
 
 

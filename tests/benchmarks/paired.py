@@ -22,13 +22,20 @@ def compare(
     per: int,
     unit: str,
     rounds: int = 5,
+    before: Callable[[], object] = lambda: None,
 ) -> float:
     """Run both once to warm up, then in turn; print medians and the median ratio, return it.
 
-    per  what a call's time is divided by: the photos, samples or pixels it handles
+    per     what a call's time is divided by: the photos, samples or pixels it handles
+    before  run untimed before each call, to clear away the last one's files
     """
-    ours(), other()
-    pairs = [(cpu_ms(ours) / per, cpu_ms(other) / per) for _ in range(rounds)]
+
+    def timed(work: Callable[[], object]) -> float:
+        before()
+        return cpu_ms(work) / per
+
+    timed(ours), timed(other)
+    pairs = [(timed(ours), timed(other)) for _ in range(rounds)]
     ratios = sorted(theirs / mine for mine, theirs in pairs)
     mine, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
     print(
