@@ -11,38 +11,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
 from colorcore.colorful import GREY_CHROMA, colorfulness, hue_spread
+from colorcore.dataset import SampleSettings
 from colorcore.lab import encode_lab
-from colorcore.photo import PhotoLimits, PhotoRefused, Reason, read_photo, square
+from colorcore.photo import read_photo, square
+from colorcore.refusal import PhotoLimits, PhotoRefused, Reason
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-
-class SampleSettings(BaseModel):
-    """What decides whether a photo is kept, and how it is stored; part of ``dataset.json``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    size: int = Field(256, ge=16, le=4096, description="samples are size x size pixels")
-    min_colorfulness: float = Field(15.0, ge=0, le=200, description="Hasler-Süsstrunk CF")
-    val_percent: float = Field(5.0, ge=0, lt=100, description="share of photos held out")
-    min_side: int = Field(64, ge=1, description="pixels of a photo's shorter side")
-    max_aspect: float = Field(5.0, ge=1, description="longer side / shorter side")
-    max_pixels: int = Field(100_000_000, ge=1, description="beyond: a decompression bomb")
-    max_bytes: int = Field(268_435_456, ge=1, description="of a photo's file")
-
-    @property
-    def limits(self) -> PhotoLimits:
-        """The limits that are checked before a photo is decoded."""
-        return PhotoLimits(
-            max_pixels=self.max_pixels,
-            max_bytes=self.max_bytes,
-            min_side=self.min_side,
-            max_aspect=self.max_aspect,
-        )
 
 
 @dataclass(frozen=True, slots=True)

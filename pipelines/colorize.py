@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from colorcore.pictures import save_picture
-
 from colorcore.checkpoint import load_checkpoint
 from colorcore.colorize import colorize
-from colorcore.photo import PhotoLimits, PhotoRefused, read_photo
+from colorcore.photo import read_photo
+from colorcore.pictures import save_picture
+from colorcore.refusal import PhotoLimits, PhotoRefused
 from pipelines.device import best_device
 from pipelines.errors import JobError
 from pipelines.sources import check_sources, list_photos, read_source

@@ -131,8 +131,8 @@ def before_and_after(photos: list[Path], pictures: Path, target: Path) -> Path:
     import torch
 
     from colorcore.lab import decode_lab
-    from colorcore.photo import PhotoLimits
     from colorcore.pictures import save_picture, triptychs
+    from colorcore.refusal import PhotoLimits
     from colorcore.sample import lab_of
 
     limits = PhotoLimits(min_side=1, max_aspect=float("inf"))

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from colorcore.pictures import save_picture, triptychs
 
 from colorcore.checkpoint import load_checkpoint
 from colorcore.dataset import read_info
 from colorcore.evaluate import predict_lab, score_with_baselines
 from colorcore.lab import decode_lab
 from colorcore.loader import Samples, val_batches
-from colorcore.photo import PhotoLimits, PhotoRefused
+from colorcore.pictures import save_picture, triptychs
+from colorcore.refusal import PhotoLimits, PhotoRefused
 from colorcore.sample import lab_of
 from pipelines.device import best_device
 from pipelines.errors import JobError, WrongCallError

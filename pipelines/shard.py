@@ -31,7 +31,6 @@ from colorcore.dataset import (
     index_path,
     plan_path,
     planned_units,
-    publish_unit,
     read_info,
     read_plan,
     read_result,
@@ -39,9 +38,9 @@ from colorcore.dataset import (
     write_info,
     write_plan,
     write_table,
-    write_unit,
 )
-from colorcore.photo import DAMAGED, Reason
+from colorcore.refusal import DAMAGED, Reason
+from colorcore.unit import publish_unit, write_unit
 from pipelines.cluster import ray_session
 from pipelines.errors import JobError, WrongCallError
 from pipelines.sources import check_sources, list_photos, local_path, read_source

@@ -14,7 +14,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from colorcore.dataset import PlannedPhoto
-from colorcore.photo import PHOTO_SUFFIXES, PhotoRefused, Reason
+from colorcore.photo import PHOTO_SUFFIXES
+from colorcore.refusal import PhotoRefused, Reason
 from pipelines.errors import WrongCallError
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +53,27 @@ def test_the_check_sees_imports_inside_functions(tmp_path: Path) -> None:
     module = tmp_path / "module.py"
     module.write_text("def f():\n    from ray.train import report\n    import mlflow.entities\n")
     assert set(imported(module)) == {"ray", "mlflow"}
+
+
+@pytest.mark.parametrize(
+    ("module", "unneeded"),
+    [
+        ("colorcore.fit", {"cv2", "PIL", "sklearn", "matplotlib", "webdataset"}),
+        ("colorcore.unit", {"torch", "kornia", "sklearn", "matplotlib"}),
+        ("colorcore.palette", {"torch", "cv2", "sklearn", "matplotlib"}),
+    ],
+)
+def test_training_needs_no_image_decoder_and_sharding_no_torch(
+    module: str, unneeded: set[str]
+) -> None:
+    code = (
+        f"import sys, {module}\nloaded = {unneeded!r} & set(sys.modules)\n"
+        "sys.exit(f'imported {loaded}' if loaded else 0)"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert answer.returncode == 0, answer.stderr
 
 
 def test_every_package_is_typed_and_shipped() -> None:

@@ -28,7 +28,8 @@ def test_the_demo_goes_from_photos_to_colourized_photos(tmp_path: Path) -> None:
     assert info.refused["greyscale"] >= len(GREY)
     for name in COLOUR:
         original = demo / "photographs" / Path(name).name
-        with Image.open(original) as before, Image.open(demo / "pictures" / f"{original.stem}.png") as after:
+        made = demo / "pictures" / f"{original.stem}.png"
+        with Image.open(original) as before, Image.open(made) as after:
             assert after.size == before.size
     for step in ("shard", "priors", "train", "eval", "colorize"):
         assert f"$ cc {step}" in answer.stderr

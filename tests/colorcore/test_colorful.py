@@ -14,9 +14,11 @@ from skimage import data
 from sklearn.datasets import load_sample_images
 
 from colorcore.colorful import GREY_CHROMA, TONED_RESIDUAL, HueSpread, colorfulness, hue_spread
+from colorcore.dataset import SampleSettings
 from colorcore.lab import encode_lab
-from colorcore.photo import PhotoRefused, Reason, square
-from colorcore.sample import SampleSettings, make_sample
+from colorcore.photo import square
+from colorcore.refusal import PhotoRefused, Reason
+from colorcore.sample import make_sample
 
 # Hasler and Süsstrunk's formula
 

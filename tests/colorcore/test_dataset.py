@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 
-from colorcore import dataset as module
+from colorcore import unit as module
 from colorcore.dataset import (
     INDEX_SCHEMA,
     DatasetError,
@@ -27,7 +27,6 @@ from colorcore.dataset import (
     npy_header,
     plan_path,
     planned_units,
-    publish_unit,
     read_histogram,
     read_info,
     read_plan,
@@ -36,10 +35,10 @@ from colorcore.dataset import (
     unit_name,
     write_info,
     write_plan,
-    write_unit,
 )
-from colorcore.photo import PhotoRefused, Reason
+from colorcore.refusal import PhotoRefused, Reason
 from colorcore.sample import make_sample, split_of
+from colorcore.unit import publish_unit, write_unit
 
 SETTINGS = ShardSettings(size=32, val_percent=30)
 

@@ -124,7 +124,7 @@ def test_copies_across_units_are_left_out(dataset, photo_folder):
 
 
 def test_several_shards_a_unit(photo_folder, build_dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("colorcore.dataset.SHARD_SAMPLES", 3)
+    monkeypatch.setattr("colorcore.unit.SHARD_SAMPLES", 3)
     build_dataset([photo_folder.path], tmp_path / "d", size=16, photos_per_unit=20)
     samples = Samples(tmp_path / "d", "train")
     assert len(samples.shards) > len(planned_units(tmp_path / "d"))

@@ -22,7 +22,8 @@ from PIL import Image, ImageCms, ImageOps, features
 
 from colorcore import icc as icc_module
 from colorcore import photo
-from colorcore.photo import DAMAGED, Photo, PhotoLimits, PhotoRefused, Reason, read_photo, square
+from colorcore.photo import Photo, read_photo, square
+from colorcore.refusal import DAMAGED, PhotoLimits, PhotoRefused, Reason
 
 HEIGHT, WIDTH = 96, 128
 NO_LIMITS = PhotoLimits(min_side=1, max_aspect=1e9)

@@ -8,9 +8,11 @@ import pytest
 from pydantic import ValidationError
 
 from colorcore.colorful import colorfulness
+from colorcore.dataset import SampleSettings
 from colorcore.lab import encode_lab
-from colorcore.photo import PhotoRefused, Reason, read_photo, square
-from colorcore.sample import SampleSettings, lab_of, make_sample, split_of
+from colorcore.photo import read_photo, square
+from colorcore.refusal import PhotoRefused, Reason
+from colorcore.sample import lab_of, make_sample, split_of
 
 SIZE = 64
 SETTINGS = SampleSettings(size=SIZE)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from colorcore.dataset import PlannedPhoto, read_plan, write_plan
-from colorcore.photo import PHOTO_SUFFIXES, PhotoRefused, Reason
+from colorcore.photo import PHOTO_SUFFIXES
+from colorcore.refusal import PhotoRefused, Reason
 from pipelines import sources as module
 from pipelines.errors import JobError, WrongCallError
 from pipelines.sources import check_sources, list_photos, local_path, read_source
