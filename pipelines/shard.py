@@ -284,14 +284,15 @@ def shard_unit(
     import cv2
 
     cv2.setNumThreads(1)
-    started = time.process_time()
+    photos = read_plan(dataset, unit)
+    started = time.process_time()  # from here on, nothing is imported any more
     scratch = dataset / f".unit-{unit_name(unit)}"
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         result = write_unit(
             scratch,
             unit,
-            read_plan(dataset, unit),
+            photos,
             lambda photo: read_source(roots, photo, settings.max_bytes),
             settings,
         )
