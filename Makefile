@@ -32,8 +32,8 @@ test: $(READY)
 	@$(BIN)/python -m pytest
 
 lint: $(READY)
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check --no-cache .
+	@$(BIN)/ruff format --no-cache --check .
 	@$(BIN)/mypy
 
 format: $(READY)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from colorcore.pictures import contact_sheet, save_picture
 
 from colorcore.checkpoint import load_checkpoint
 from colorcore.dataset import SPLITS, iterate_index, read_info
 from colorcore.lab import decode_lab, lab_to_rgb
 from colorcore.loader import Samples
 from colorcore.palette import load_palette
+from colorcore.pictures import contact_sheet, save_picture
 
 CF_EDGES = (0, 15, 33, 45, 59, 82, 109)
 """Colourfulness classes: the means of Hasler and Süsstrunk's ratings (2003, table 2)."""

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from colorcore.pictures import draw_palette
 
 from colorcore.dataset import read_histogram, read_info
 from colorcore.palette import Palette, fit_palette, save_palette
+from colorcore.pictures import draw_palette
 from pipelines.errors import WrongCallError
 
 
