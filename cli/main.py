@@ -37,16 +37,25 @@ def _run(arguments: list[str], name: str, *, debug: bool) -> int:
 
     try:
         code = app(args=arguments, prog_name=name, standalone_mode=False)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except (KeyboardInterrupt, typer.Abort):
+        return _interrupted()
     except typer.Exit as leave:
-        return leave.exit_code
+        return _interrupted() if leave.exit_code == EXIT_INTERRUPTED else leave.exit_code
     except Exception as error:
         if debug:
             raise
         return _explain(error)
+    if code == EXIT_INTERRUPTED:
+        return _interrupted()
     return code if isinstance(code, int) else 0
+
+
+def _interrupted() -> int:
+    print(
+        "interrupted; the same command goes on where it stopped (cc train: with --resume)",
+        file=sys.stderr,
+    )
+    return EXIT_INTERRUPTED
 
 
 def _explain(error: Exception) -> int:

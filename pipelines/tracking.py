@@ -92,15 +92,15 @@ def start_run(
     return TrackedRun(uri, experiment_id, run.info.run_id)
 
 
-def end_run(run: TrackedRun, *, failed: bool, artifacts: Mapping[str, Path]) -> None:
-    """Close a run, with files or folders as its artifacts by name."""
+def end_run(run: TrackedRun, status: str, artifacts: Mapping[str, Path]) -> None:
+    """Close a run as FINISHED, FAILED or KILLED, with files or folders as artifacts by name."""
     client = client_for(run.uri)
     for name, path in artifacts.items():
         if path.is_dir():
             client.log_artifacts(run.run_id, str(path), artifact_path=name)
         elif path.exists():
             client.log_artifact(run.run_id, str(path), artifact_path=name)
-    client.set_terminated(run.run_id, status="FAILED" if failed else "FINISHED")
+    client.set_terminated(run.run_id, status=status)
 
 
 def ui_command(

@@ -109,14 +109,17 @@ def train(
         run=run,
         threads=None,
     )
-    failed = True
+    status = "FAILED"
     try:
         with ray_session(address):
             _run(job, workers, on_progress)
-        failed = False
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
     finally:
         artifacts = {"best": out / "best", "palette": dataset / "palette" / "palette.png"}
-        end_run(run, failed=failed, artifacts={} if failed else artifacts)
+        end_run(run, status, artifacts if status == "FINISHED" else {})
     best = load_checkpoint(out / "best")
     last = load_checkpoint(out / "last")
     return TrainReport(
@@ -237,6 +240,8 @@ def _run(job: _Job, workers: int, on_progress: Callable[[TrainProgress], None]) 
         )
         try:
             trainer.fit()
+        except SystemExit as stop:  # what Ray Train makes of Ctrl-C once its workers are stopped
+            raise KeyboardInterrupt from stop
         except ray.train.TrainingFailedError as error:
             raise JobError(_why(error)) from error
         if reason := ray.get(board.reason.remote()):
@@ -286,7 +291,8 @@ class _BoardObserver(Observer):
         self._smooth: float | None = None
 
     def on_start(self, total_steps: int, first_step: int) -> None:
-        self._pin(total_steps=total_steps, first_step=first_step, step=first_step)
+        epoch = first_step * self._progress.epochs // total_steps
+        self._pin(total_steps=total_steps, first_step=first_step, step=first_step, epoch=epoch)
 
     def on_step(self, event: StepEvent) -> None:
         speed = event.photos_per_s
