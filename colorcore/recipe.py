@@ -7,7 +7,6 @@ checkpoint and run carries its own recipe, and a search changes it by dotted pat
 
 from __future__ import annotations
 
-import difflib
 import math
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,8 @@ from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from colorcore.names import nearest
 
 RECIPES = Path(__file__).with_name("recipes")
 OFF = "none"
@@ -135,7 +136,7 @@ def load_recipe(name_or_file: str, overrides: Iterable[str] = ()) -> Recipe:
         if not path.is_file():
             raise RecipeError(
                 f"expected a recipe's name or a .toml file, got {name_or_file!r}"
-                f"{_nearest(name_or_file, recipe_names())}; see: cc recipes"
+                f"{nearest(name_or_file, recipe_names())}; see: cc recipes"
             )
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -168,7 +169,7 @@ def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
         ("train.metric", recipe.train.metric, HIGHER_IS_BETTER),
     ):
         if name not in known:
-            raise RecipeError(f"{where}: {kind} is {name!r}{_nearest(name, known)}")
+            raise RecipeError(f"{where}: {kind} is {name!r}{nearest(name, known)}")
     if recipe.data.batch % recipe.train.accumulate:
         raise RecipeError(
             f"{where}: expected data.batch to be divisible by train.accumulate, "
@@ -201,17 +202,10 @@ def _explain(error: ValidationError) -> str:
         part: Any = Recipe
         for name in path[:-1]:
             part = part.model_fields[name].annotation
-        return f"unknown key {'.'.join(path)}{_nearest(path[-1], part.model_fields)}"
+        return f"unknown key {'.'.join(path)}{nearest(path[-1], part.model_fields)}"
     if first["type"] in ("model_type", "dict_type"):
         return f"{'.'.join(path)}: expected a table of settings, got {first['input']!r}"
     return f"{'.'.join(path)}: {first['msg'].lower()}, got {first['input']!r}"
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if matches:
-        return f"; did you mean {matches[0]}?"
-    return f"; known: {', '.join(sorted(known))}"
 
 
 def _spelled_out(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from typing import TypeAlias
 from torch import Tensor
 
 from colorcore.losses import ab_l1, weighted_mse
-from colorcore.models import options_of, require_known
 from colorcore.models.prediction import Prediction
+from colorcore.names import options_of, require_known
 
 Term: TypeAlias = Callable[[Prediction, Tensor], Tensor]
 """Prediction and the true lab (B, 3, H, W) CIELAB float -> a scalar, smaller is better."""

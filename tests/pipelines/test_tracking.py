@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 import time
 import urllib.request
@@ -45,13 +47,13 @@ def test_artifacts_stay_beside_the_store(trained: TrainReport, tracking: str) ->
 
 
 def test_the_ui_serves_the_runs_on_loopback(trained: TrainReport, tracking: str) -> None:
-    port = 5317
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     command, environment = ui_command(tracking, Path.cwd(), "127.0.0.1", port)
     assert environment["MLFLOW_DISABLE_TELEMETRY"] == "true"
     link = ui_link(tracking, Path.cwd(), "127.0.0.1", port)
     assert link.startswith(f"http://127.0.0.1:{port}/#/experiments/{trained.experiment_id}/")
-    import os
-
     server = subprocess.Popen(
         command, env={**os.environ, **environment},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

@@ -90,15 +90,15 @@ def test_a_weight_that_is_none_is_refused(weight: float):
 @pytest.mark.parametrize(
     ("weights", "options", "message"),
     [
-        ({"weigthed_mse": 1.0}, {}, "'weigthed_mse'; did you mean 'weighted_mse'"),
-        ({"ab_l1": 1.0}, {"ab_l": {}}, "unknown loss term: 'ab_l'; did you mean 'ab_l1'"),
+        ({"weigthed_mse": 1.0}, {}, "'weigthed_mse'; did you mean weighted_mse"),
+        ({"ab_l1": 1.0}, {"ab_l": {}}, "unknown loss term: 'ab_l'; did you mean ab_l1"),
         (
             {"weighted_mse": 1.0},
             {"weighted_mse": {"saturation": 2.0}},
-            "option of loss term 'weighted_mse': 'saturation'; did you mean 'saturated'",
+            "option of loss term 'weighted_mse': 'saturation'; did you mean saturated",
         ),
-        ({"ab_l1": 1.0}, {"ab_l1": {"beta": 1.0}}, "'beta' Known: none"),
-        ({"ab_l1": 1.0}, {"weighted_mse": {"gray": 1.0}}, "did you mean 'grey'"),
+        ({"ab_l1": 1.0}, {"ab_l1": {"beta": 1.0}}, "'beta'; known: none"),
+        ({"ab_l1": 1.0}, {"weighted_mse": {"gray": 1.0}}, "did you mean grey"),
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest(weights, options, message):

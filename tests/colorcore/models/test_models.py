@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from colorcore.models import MODELS, build_model, options_of, require_known
+from colorcore.models import MODELS, build_model
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -21,25 +21,15 @@ def test_options_reach_the_model():
 
 
 def test_an_unknown_model_is_refused_with_the_nearest():
-    with pytest.raises(ValueError, match="unknown model: 'unett'; did you mean 'unet'"):
+    with pytest.raises(ValueError, match="unknown model: 'unett'; did you mean unet"):
         build_model("unett")
 
 
 def test_an_unknown_option_is_refused_with_the_nearest():
-    with pytest.raises(ValueError, match="'chanels'; did you mean 'channels'"):
+    with pytest.raises(ValueError, match="'chanels'; did you mean channels"):
         build_model("unet", chanels=8)
 
 
 def test_what_resembles_nothing_gets_the_list():
-    with pytest.raises(ValueError, match=r"'xyzzy' Known: channels, depth, norm, dropout\."):
+    with pytest.raises(ValueError, match=r"'xyzzy'; known: channels, depth, dropout, norm$"):
         build_model("unet", xyzzy=1)
-
-
-def test_require_known_says_so_when_there_is_nothing_to_choose():
-    require_known("option", [], [])
-    with pytest.raises(ValueError, match="Known: none"):
-        require_known("option", ["a"], [])
-
-
-def test_options_are_read_off_the_constructor():
-    assert options_of(MODELS["unet"]) == ["channels", "depth", "norm", "dropout"]
