@@ -2,7 +2,7 @@
 
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from tests.servers.flaky_proxy import FlakyS3, flaky_proxy
+from tests.servers.s3 import CREDENTIALS, S3, UNSET, serve_s3
 
 torch.set_num_threads(1)
 cv2.setNumThreads(1)
@@ -98,20 +101,19 @@ def photo_folder(tmp_path_factory) -> PhotoFolder:
 
 def build_dataset(sources: Sequence[Path], dataset: Path, **settings):
     """What the job of `cc shard` does, in this process. Returns the finished DatasetInfo."""
-    from colorcore.dataset import DatasetInfo, ShardSettings, write_info, write_plan
+    from colorcore.dataset import DatasetInfo, ShardSettings, write_info
+    from colorcore.storage import open_store
+    from pipelines.plan import plan_units
     from pipelines.shard import finish, shard_unit
-    from pipelines.sources import list_photos
+    from pipelines.sources import open_sources
 
     chosen = ShardSettings(**{"size": SIZE, "photos_per_unit": 10, "val_percent": 30, **settings})
     info = DatasetInfo(settings=chosen, sources=tuple(map(str, sources)))
     write_info(dataset, info)
-    photos = list(list_photos(sources, Counter(), skip=dataset))
-    step = chosen.photos_per_unit
-    starts = range(0, len(photos), step)
-    for unit, start in enumerate(starts):
-        write_plan(dataset, unit, photos[start : start + step])
-    results = [shard_unit(dataset, sources, chosen, unit)[0] for unit in range(len(starts))]
-    return finish(dataset, info, results)
+    store, opened = open_store(dataset), open_sources(sources)
+    for planned in plan_units(store, opened, chosen.photos_per_unit, Counter()):
+        shard_unit((store, opened, chosen), planned.unit, planned.plan)
+    return finish(store, info)
 
 
 @pytest.fixture(scope="session", name="build_dataset")
@@ -141,3 +143,41 @@ def _jpeg():
 
 
 # -- end of photos and datasets -----------------------------------------------------------------
+
+
+# -- storage: an S3 server, and one that fails on purpose (tests/servers) -------------------------
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _made_up_credentials() -> Iterator[None]:
+    """First of all, so that Ray's workers, whenever they start, have them too."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in UNSET:
+            patch.delenv(name, raising=False)
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3]:
+    """An S3 server for the whole run: make a bucket of your own."""
+    with serve_s3() as s3:
+        yield s3
+
+
+@pytest.fixture(scope="session")
+def _proxied_s3(s3_server: S3) -> Iterator[FlakyS3]:
+    with flaky_proxy(s3_server.endpoint) as flaky:
+        yield flaky
+
+
+@pytest.fixture
+def flaky_s3(_proxied_s3: FlakyS3) -> Iterator[FlakyS3]:
+    """The same server through a proxy that fails as `.set(rule)` tells it; first by no rule."""
+    _proxied_s3.set("none")
+    yield _proxied_s3
+    _proxied_s3.set("none")
+
+
+# -- end of storage -----------------------------------------------------------------------------
