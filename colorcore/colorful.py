@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -71,6 +72,27 @@ def colorfulness(rgb: _Array) -> _Array:
     return result
 
 
+def colorfulness_u8(rgb: NDArray[np.uint8]) -> float:
+    """:func:`colorfulness` of one photo, exact and a fifth of the time. rgb (H, W, 3) uint8.
+
+    Means and mean squares of rg and yb follow from the channels' sums and from the sums of their
+    squared differences, which are whole numbers: with x = R − B and y = G − B,
+    4 yb² = (x + y)² = 2x² + 2y² − (x − y)², and x − y = rg.
+    """
+    import cv2
+
+    red, green, blue = cv2.split(rgb)
+    pixels = red.size
+    xx, yy, rg2 = (
+        cv2.norm(one, other, cv2.NORM_L2SQR) / pixels
+        for one, other in ((red, blue), (green, blue), (red, green))
+    )
+    mean_red, mean_green, mean_blue, _ = cv2.mean(rgb)
+    rg, yb = mean_red - mean_green, (mean_red + mean_green) / 2 - mean_blue
+    variance = rg2 - rg**2 + (2 * xx + 2 * yy - rg2) / 4 - yb**2
+    return math.sqrt(max(variance, 0.0)) + 0.3 * math.hypot(rg, yb)
+
+
 @dataclass(frozen=True, slots=True)
 class HueSpread:
     """How a photo's chroma lies in the ab plane.
@@ -112,17 +134,16 @@ def hue_spread(lab_u8: NDArray[np.uint8]) -> HueSpread:
     import cv2
 
     step = max(1, min(lab_u8.shape[1:]) // _MOMENTS_SIDE)
-    ab = lab_u8[1:, ::step, ::step].astype(np.float32).reshape(2, -1) - AB_OFFSET
-    pixels = ab.shape[1]
-    chroma = cv2.magnitude(ab[0], ab[1])
-    moments = (ab @ ab.T).astype(np.float64) / pixels
-    smaller = float(np.linalg.eigvalsh(moments)[0])
-    mean_chroma = float(chroma.mean())
-    mean = ab.mean(axis=1)
+    a, b = lab_u8[1:, ::step, ::step].reshape(2, -1).astype(np.float32) - AB_OFFSET
+    pixels = a.size
+    chroma = cv2.magnitude(a, b)
+    aa, ab, bb = (float(one @ other) / pixels for one, other in ((a, a), (a, b), (b, b)))
+    smaller = (aa + bb) / 2 - math.hypot((aa - bb) / 2, ab)
+    mean_a, mean_b, mean_chroma = (cv2.mean(values)[0] for values in (a, b, chroma))
     return HueSpread(
-        coloured=cv2.countNonZero((chroma > GREY_CHROMA).view(np.uint8)) / pixels,
+        coloured=np.count_nonzero(chroma > GREY_CHROMA) / pixels,
         spread=max(smaller, 0.0) ** 0.5,
-        one_sided=float(np.hypot(mean[0], mean[1])) / mean_chroma if mean_chroma > 0 else 0.0,
+        one_sided=math.hypot(mean_a, mean_b) / mean_chroma if mean_chroma > 0 else 0.0,
         residual=_residual_given_L(lab_u8),
     )
 
@@ -145,26 +166,48 @@ def _residual_given_L(lab_u8: NDArray[np.uint8]) -> float:
     """
     import cv2
 
-    def cells(plane: NDArray[np.float32]) -> NDArray[np.float64]:
-        if min(plane.shape) > _CELLS:
-            plane = np.asarray(
-                cv2.resize(plane, (_CELLS, _CELLS), interpolation=cv2.INTER_AREA), np.float32
-            )
-        return plane.ravel().astype(np.float64)
-
-    mask = (lab_u8[0] < _NEAR_WHITE).astype(np.float32)
-    share = cells(mask)
-    used = share > 0.25
-    if used.mean() < 0.25:
-        mask, share = np.ones_like(mask), np.ones_like(share)
-        used = share > 0
-    share = share[used]
-    L, a, b = (cells(plane * mask)[used] / share for plane in lab_u8)
+    dark = cv2.threshold(lab_u8[0], _NEAR_WHITE - 1, 255, cv2.THRESH_BINARY_INV)[1]
+    pixels = _cell_sums(dark)[0] // 255
+    area = _cell_grid(*dark.shape).area
+    used = pixels > area / 4
+    if np.count_nonzero(used) < used.size / 4:
+        dark[:] = 255
+        pixels, used = area, area > 0
+    sums = _cell_sums(*(cv2.bitwise_and(plane, dark) for plane in lab_u8))
+    L, a, b = sums.compress(used, axis=1) / pixels[used]
     group = np.rint(L / 2).astype(np.int64)
     count = np.bincount(group)
     within = 0.0
     for plane in (a - AB_OFFSET, b - AB_OFFSET):
-        sums = np.bincount(group, plane)
-        within += float((plane**2).sum() - (sums**2 / np.maximum(count, 1)).sum())
+        total = np.bincount(group, plane)
+        within += float(plane @ plane - (total * total / np.maximum(count, 1)).sum())
     freedom = L.size - int(np.count_nonzero(count))
     return math.sqrt(max(within, 0.0) / max(freedom, 1))
+
+
+class _CellGrid(NamedTuple):
+    """Where cells begin and end, (cells + 1,) each way, and how many pixels each has, (cells,)."""
+
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    area: NDArray[np.int64]
+
+
+@cache
+def _cell_grid(height: int, width: int) -> _CellGrid:
+    """``_CELLS`` cells a side, of whole pixels; the pixels themselves where there are fewer."""
+    rows, columns = (
+        np.linspace(0, side, min(side, _CELLS) + 1).astype(np.int64) for side in (height, width)
+    )
+    return _CellGrid(rows, columns, np.multiply.outer(np.diff(rows), np.diff(columns)).ravel())
+
+
+def _cell_sums(*planes: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """The sums of the cells' pixels. P planes (H, W) uint8 -> (P, cells), row by row."""
+    import cv2
+
+    rows, columns, _ = _cell_grid(*planes[0].shape)
+    corners = np.stack([cv2.integral(plane).take(rows, 0).take(columns, 1) for plane in planes])
+    bands = corners[:, 1:] - corners[:, :-1]
+    sums = bands[:, :, 1:] - bands[:, :, :-1]
+    return np.asarray(sums, np.int32).reshape(len(planes), -1)

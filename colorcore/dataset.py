@@ -1,19 +1,25 @@
-"""The dataset on disk: the one place that knows its layout, schemas and how a unit is written.
+"""The dataset on disk: the one place that knows its layout and schemas.
 
 ::
 
     dataset.json            format, settings, sources; once finished: counts and fingerprint
-    units/000017.parquet    the unit's slice of source photos: (root, path), in order
+    units/000000.parquet    the slices of source photos of up to 1,000 units, one row group each
     train/000017-000.tar    WebDataset: <key>.lab.npy (3, H, W) uint8, <key>.json
-    val/000017-000.tar
+    val/000017-000.tar      (--compress zstd: <key>.lab.npy.zst)
     index/000017.parquet    a row a kept sample; written last: a unit with an index is done
-    rejected/000017.parquet a row a refused photo: source, reason, detail
+    rejected/000017.parquet a row a refused photo: source, reason, detail, a few thumbnails
     histogram/000017.npy    (256, 256) int64 counts of the (a, b) cells of its train samples
+    shards.parquet          a row a shard: how many samples the loader finds in it
     duplicates.parquet      samples whose photo is in an earlier unit too: the loader skips them
+    histogram.npy           the sum of all units' histograms
     palette/                by `cc priors`
 
 A unit is a pure function of its slice, the bytes of those photos and the settings: it can be
-done again anywhere, byte for byte. No clock, host name or random number gets into a dataset.
+done again anywhere, byte for byte. ``shards.parquet``, ``duplicates.parquet`` and
+``histogram.npy`` are made of the units' files when all are done (``colorcore.finish``), then
+``dataset.json`` is completed. No clock, host name or random number gets into a dataset.
+
+A dataset lies in a local folder or in an object store; all functions here take either.
 """
 
 from __future__ import annotations
@@ -21,25 +27,32 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from colorcore.files import replace_bytes
 from colorcore.refusal import PhotoLimits
+from colorcore.storage import Store, open_store
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = 1
 SPLITS = ("train", "val")
+CF_STEP = 5
+"""Width of a class of ``DatasetInfo.colorfulness``."""
+CF_CLASSES = 31
+"""Classes: 0 to 5, …, 145 to 150, and above."""
+PLAN_UNITS = 1000
+"""Units of a plan file: few files, and each unit still reads its own slice alone."""
 
 PLAN_SCHEMA = pa.schema([("root", pa.int32()), ("path", pa.binary())])
 INDEX_SCHEMA = pa.schema(
@@ -63,11 +76,19 @@ REJECTED_SCHEMA = pa.schema(
         ("source", pa.string()),
         ("reason", pa.string()),
         ("detail", pa.string()),
+        ("thumbnail", pa.binary()),
     ]
 )
-DUPLICATES_SCHEMA = pa.schema(
-    [("key", pa.string()), ("sha256", pa.string()), ("first_key", pa.string())]
+SHARDS_SCHEMA = pa.schema(
+    [
+        ("shard", pa.string()),
+        ("split", pa.string()),
+        ("unit", pa.int32()),
+        ("samples", pa.int32()),
+        ("bytes", pa.int64()),
+    ]
 )
+DUPLICATES_SCHEMA = pa.schema([("key", pa.string()), ("first_key", pa.string())])
 
 
 class DatasetError(Exception):
@@ -102,10 +123,18 @@ class ShardSettings(SampleSettings):
     """The settings of `cc shard`: with the photos, they decide every byte of a dataset."""
 
     photos_per_unit: int = Field(250, ge=1, le=100_000, description="source photos a unit")
+    compress: Literal["none", "zstd"] = Field("none", description="how samples are stored")
 
 
 class DatasetInfo(BaseModel):
-    """``dataset.json``. ``counts`` and ``fingerprint`` are there once sharding has finished."""
+    """``dataset.json``; what follows ``sources`` is there once sharding has finished.
+
+    counts        photos, train, val, duplicates, units; duplicates are among train and val
+    refused       photos by reason
+    colorfulness  kept photos by colourfulness, in steps of ``CF_STEP``; the last is open
+    disk          bytes of the shards by split
+    fingerprint   16 hex digits over the settings and every unit's index
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -114,6 +143,8 @@ class DatasetInfo(BaseModel):
     sources: tuple[str, ...]
     counts: dict[str, int] | None = None
     refused: dict[str, int] | None = None
+    colorfulness: tuple[int, ...] | None = None
+    disk: dict[str, int] | None = None
     fingerprint: str | None = None
 
 
@@ -137,7 +168,6 @@ class UnitResult:
     unit: int
     kept: dict[str, int]
     refused: dict[str, int]
-    index_sha256: str
 
     @property
     def photos(self) -> int:
@@ -149,52 +179,61 @@ class UnitResult:
 
 
 def unit_name(unit: int) -> str:
-    """Six digits, so that names sort as units do."""
+    """Six digits or more, so that the names of the first million sort as units do."""
     return f"{unit:06d}"
 
 
-def plan_path(dataset: Path, unit: int) -> Path:
-    """The unit's slice of source photos."""
-    return dataset / "units" / f"{unit_name(unit)}.parquet"
+def plan_name(first: int) -> str:
+    """The slices of the units from ``first`` on."""
+    return f"units/{unit_name(first)}.parquet"
 
 
-def index_path(dataset: Path, unit: int) -> Path:
+def index_name(unit: int) -> str:
     """The unit's index; its presence says that the unit is done."""
-    return dataset / "index" / f"{unit_name(unit)}.parquet"
+    return f"index/{unit_name(unit)}.parquet"
 
 
-def rejected_path(dataset: Path, unit: int) -> Path:
+def rejected_name(unit: int) -> str:
     """The unit's refused photos."""
-    return dataset / "rejected" / f"{unit_name(unit)}.parquet"
+    return f"rejected/{unit_name(unit)}.parquet"
 
 
-def histogram_path(dataset: Path, unit: int) -> Path:
+def histogram_name(unit: int) -> str:
     """The unit's (a, b) histogram."""
-    return dataset / "histogram" / f"{unit_name(unit)}.npy"
+    return f"histogram/{unit_name(unit)}.npy"
 
 
-def planned_units(dataset: Path) -> list[int]:
-    """The units of a dataset, in order. Holds one int a unit: fine up to 10⁷ units."""
-    return sorted(int(path.stem) for path in (dataset / "units").glob("[0-9]*.parquet"))
+def done_units(dataset: str | Path | Store) -> list[int]:
+    """The units that have an index, in order. Holds one int a unit: fine up to 10⁷ units."""
+    return _numbers(open_store(dataset), "index")
+
+
+def _numbers(store: Store, folder: str) -> list[int]:
+    stems = (name.partition(".")[0] for name in store.names(folder))
+    return sorted(int(stem) for stem in stems if stem.isdigit())
 
 
 # -- dataset.json ------------------------------------------------------------------------------
 
 
-def read_info(dataset: Path, *, finished: bool = True) -> DatasetInfo:
+def read_info(dataset: str | Path | Store, *, finished: bool = True) -> DatasetInfo:
     """The dataset's ``dataset.json``, checked.
 
     Raises:
         DatasetError: there is no dataset, it is unfinished, or of another format.
+        StorageError: the store does not answer.
     """
-    path = dataset / "dataset.json"
-    if not path.is_file():
-        raise DatasetError(
-            f"expected a dataset in {dataset}, found no dataset.json there; "
-            f"make one with: cc shard PHOTOS {dataset}"
-        )
+    store = open_store(dataset)
+    path = store.show("dataset.json")
     try:
-        record = json.loads(path.read_bytes())
+        data = store.read("dataset.json")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DatasetError(
+            f"expected a dataset in {store.show()}, found no dataset.json there; "
+            f"make one with: cc shard PHOTOS {store.show()}"
+        ) from error
+    try:
+        record = json.loads(data)
         if not isinstance(record, dict):
             raise ValueError(f"expected a JSON object, found {type(record).__name__}")
         if record.get("format") != FORMAT:
@@ -211,47 +250,90 @@ def read_info(dataset: Path, *, finished: bool = True) -> DatasetInfo:
         ) from error
     if finished and info.fingerprint is None:
         raise DatasetError(
-            f"the dataset {dataset} is unfinished; run the same cc shard command again"
+            f"the dataset {store.show()} is unfinished; run the same cc shard command again"
         )
     return info
 
 
-def write_info(dataset: Path, info: DatasetInfo) -> None:
-    """Write ``dataset.json`` atomically."""
+def write_info(dataset: str | Path | Store, info: DatasetInfo) -> None:
+    """Write ``dataset.json`` in one step."""
     text = json.dumps(info.model_dump(exclude_none=True), indent=2, ensure_ascii=False)
-    replace_bytes(dataset / "dataset.json", text.encode() + b"\n")
+    open_store(dataset).write("dataset.json", text.encode() + b"\n")
+
+
+# -- the plan ----------------------------------------------------------------------------------
+
+
+def write_plan(
+    dataset: str | Path | Store, first: int, slices: Sequence[Sequence[PlannedPhoto]]
+) -> None:
+    """Write the slices of the units ``first``, ``first + 1``, …: one row group each."""
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, PLAN_SCHEMA, compression="zstd") as writer:
+        for photos in slices:
+            columns = {
+                "root": [photo.root for photo in photos],
+                "path": [photo.path for photo in photos],
+            }
+            writer.write_table(pa.table(columns, schema=PLAN_SCHEMA))
+    open_store(dataset).write(plan_name(first), buffer.getvalue())
+
+
+def plans(dataset: str | Path | Store) -> list[int]:
+    """The first units of the plan's files, in order."""
+    return _numbers(open_store(dataset), "units")
+
+
+class PlanFile:
+    """One file of the plan: the slices of the units from ``first`` on."""
+
+    def __init__(self, dataset: str | Path | Store, first: int) -> None:
+        """Read the file's footer.
+
+        Raises:
+            DatasetError: the file is missing or damaged.
+        """
+        self.first = first
+        self._store = open_store(dataset)
+        with self._reader() as parquet:
+            groups = range(parquet.metadata.num_row_groups)
+            self.photos = [parquet.metadata.row_group(group).num_rows for group in groups]
+
+    def slice(self, unit: int) -> list[PlannedPhoto]:
+        """The unit's slice of source photos; reads no other."""
+        with self._reader() as parquet:
+            table = parquet.read_row_group(unit - self.first)
+        roots, paths = table["root"].to_pylist(), table["path"].to_pylist()
+        return [PlannedPhoto(root, path) for root, path in zip(roots, paths, strict=True)]
+
+    @contextmanager
+    def _reader(self) -> Iterator[pq.ParquetFile]:
+        name = plan_name(self.first)
+        try:
+            with self._store.open(name) as file:
+                yield pq.ParquetFile(file)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            detail = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DatasetError(
+                f"{self._store.show(name)}, which says what is in each unit, is damaged: {detail}; "
+                "restore it, or shard into a new folder"
+            ) from error
+
+
+def read_plan(dataset: str | Path | Store, unit: int) -> list[PlannedPhoto]:
+    """The unit's slice of source photos.
+
+    Raises:
+        DatasetError: no plan has that unit.
+    """
+    store = open_store(dataset)
+    firsts = plans(store)
+    if not firsts or unit < firsts[0]:
+        raise DatasetError(f"expected a plan of unit {unit} in {store.show('units')}, found none")
+    return PlanFile(store, firsts[bisect_right(firsts, unit) - 1]).slice(unit)
 
 
 # -- a unit ------------------------------------------------------------------------------------
-
-
-def write_plan(dataset: Path, unit: int, photos: list[PlannedPhoto]) -> None:
-    """Write the unit's slice of source photos."""
-    table = pa.table(
-        {"root": [photo.root for photo in photos], "path": [photo.path for photo in photos]},
-        schema=PLAN_SCHEMA,
-    )
-    write_table(plan_path(dataset, unit), table)
-
-
-def read_plan(dataset: Path, unit: int) -> list[PlannedPhoto]:
-    """The unit's slice of source photos."""
-    table = pq.read_table(plan_path(dataset, unit), schema=PLAN_SCHEMA)
-    roots, paths = table["root"].to_pylist(), table["path"].to_pylist()
-    return [PlannedPhoto(root, path) for root, path in zip(roots, paths, strict=True)]
-
-
-def read_result(dataset: Path, unit: int) -> UnitResult:
-    """The result of a unit that is done already, from its index and rejections."""
-    index = index_path(dataset, unit)
-    splits = Counter(pq.read_table(index, columns=["split"])["split"].to_pylist())
-    reasons = pq.read_table(rejected_path(dataset, unit), columns=["reason"])["reason"]
-    return UnitResult(
-        unit=unit,
-        kept={split: splits[split] for split in SPLITS},
-        refused=dict(sorted(Counter(reasons.to_pylist()).items())),
-        index_sha256=hashlib.sha256(index.read_bytes()).hexdigest(),
-    )
 
 
 def npy_header(shape: tuple[int, ...]) -> bytes:
@@ -263,53 +345,79 @@ def npy_header(shape: tuple[int, ...]) -> bytes:
     return buffer.getvalue()
 
 
+def read_table(
+    dataset: str | Path | Store, name: str, columns: list[str], *, unit: int | None = None
+) -> pa.Table:
+    """Columns of one of the dataset's Parquet files; errors as :func:`reading`."""
+    store = open_store(dataset)
+    with reading(store, name, unit=unit):
+        return pq.read_table(pa.BufferReader(store.read(name)), columns=columns)
+
+
+@contextmanager
+def reading(store: Store, name: str, *, unit: int | None = None) -> Iterator[None]:
+    """Turn what goes wrong while a dataset's file is read into an error that says the cure.
+
+    ``unit`` is whose file it is: without the unit's index, `cc shard` does the unit again.
+
+    Raises:
+        DatasetError: the file is missing or damaged.
+    """
+    cure = store.show(name if unit is None else index_name(unit))
+    try:
+        yield
+    except FileNotFoundError as error:
+        first = "" if unit is None or cure == store.show(name) else f"remove {cure}, then "
+        raise DatasetError(
+            f"expected {store.show(name)}, found no such file; "
+            f"{first}run the same cc shard command again"
+        ) from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        detail = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DatasetError(
+            f"{store.show(name)} is damaged: {detail}; "
+            f"remove {'it' if cure == store.show(name) else cure}, "
+            "then run the same cc shard command again"
+        ) from error
+
+
 # -- the whole dataset -------------------------------------------------------------------------
 
 
-def read_histogram(dataset: Path, units: Iterable[int] | None = None) -> NDArray[np.int64]:
-    """The (256, 256) histogram of stored (a, b) cells over all train samples."""
-    total = np.zeros((256, 256), np.int64)
-    for unit in planned_units(dataset) if units is None else units:
-        total += np.load(histogram_path(dataset, unit), allow_pickle=False)
-    return total
+def read_histogram(dataset: str | Path | Store) -> NDArray[np.int64]:
+    """The (256, 256) histogram of stored (a, b) cells over all train samples, copies included.
 
-
-def iterate_index(dataset: Path, columns: list[str]) -> Iterator[pa.Table]:
-    """The index, unit by unit."""
-    for unit in planned_units(dataset):
-        yield pq.read_table(index_path(dataset, unit), columns=columns)
-
-
-def find_duplicates(dataset: Path, *, passes: int = 1) -> pa.Table:
-    """Samples whose photo is, byte for byte, in an earlier unit too (DUPLICATES_SCHEMA).
-
-    The indexes are read once a pass; a pass holds the hashes of one 1/passes of the samples
-    (about 150 bytes each: one pass is fine up to 10⁷ samples).
+    Raises:
+        DatasetError: the dataset is not finished.
     """
-    rows: list[dict[str, str]] = []
-    for current in range(passes):
-        first: dict[str, str] = {}
-        for table in iterate_index(dataset, ["key", "sha256"]):
-            keys, hashes = table["key"].to_pylist(), table["sha256"].to_pylist()
-            for key, sha256 in zip(keys, hashes, strict=True):
-                if int(sha256[:8], 16) % passes != current:
-                    continue
-                if first.setdefault(sha256, key) != key:
-                    rows.append({"key": key, "sha256": sha256, "first_key": first[sha256]})
-    rows.sort(key=lambda row: row["key"])
-    return pa.Table.from_pylist(rows, DUPLICATES_SCHEMA)
+    store = open_store(dataset)
+    with reading(store, "histogram.npy"):
+        histogram: NDArray[np.int64] = np.load(
+            io.BytesIO(store.read("histogram.npy")), allow_pickle=False
+        )
+    return histogram
 
 
-def fingerprint(settings: ShardSettings, results: Iterable[UnitResult]) -> str:
-    """16 hex digits over the settings and every unit's index: the dataset's identity."""
+def iterate_index(dataset: str | Path | Store, columns: list[str]) -> Iterator[pa.Table]:
+    """The index, unit by unit."""
+    store = open_store(dataset)
+    for unit in done_units(store):
+        yield read_table(store, index_name(unit), columns, unit=unit)
+
+
+def fingerprint(settings: ShardSettings, indexes: Iterable[tuple[int, str]]) -> str:
+    """16 hex digits over the settings and each unit's index: the dataset's identity.
+
+    indexes  (unit, hex SHA-256 of its index file), in order of units
+    """
     digest = hashlib.sha256(settings.model_dump_json().encode())
-    for result in results:
-        digest.update(f"{result.unit}:{result.index_sha256}\n".encode())
+    for unit, index_sha256 in indexes:
+        digest.update(f"{unit}:{index_sha256}\n".encode())
     return digest.hexdigest()[:16]
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file atomically, with the same bytes for the same table."""
+def write_table(dataset: str | Path | Store, name: str, table: pa.Table) -> None:
+    """Write a Parquet file in one step, with the same bytes for the same table."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
-    replace_bytes(path, buffer.getvalue())
+    open_store(dataset).write(name, buffer.getvalue())

@@ -17,6 +17,8 @@ import numpy as np
 from PIL import Image, ImageCms
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 
@@ -44,6 +46,8 @@ class Conversion(NamedTuple):
     shaper: Shaper | None
 
 
+BAND_PIXELS = 1 << 20
+"""Pixels of a large picture that are converted at a time."""
 _ICC_MODES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
 _ICC_TOLERANCE = 2
 """Levels of 255 by which two conversions may differ and still pass for the same."""
@@ -54,9 +58,7 @@ def convert(rgb: NDArray[np.uint8], icc: bytes | None) -> NDArray[np.uint8]:
     way = conversion(icc) if icc else None
     if way is None or way.mode != "RGB":
         return rgb
-    if way.shaper:
-        return way.shaper(rgb)
-    return _apply(Image.fromarray(rgb), way.transform)
+    return _in_bands(rgb.shape[0], rgb.shape[1], lambda rows: _srgb(rgb[rows], way))
 
 
 def convert_image(image: Image.Image, icc: bytes | None) -> NDArray[np.uint8]:
@@ -65,9 +67,33 @@ def convert_image(image: Image.Image, icc: bytes | None) -> NDArray[np.uint8]:
     CMYK without a profile gets Pillow's plain complement.
     """
     way = conversion(icc) if icc else None
-    if way is not None and way.mode == image.mode != "RGB":
-        return _apply(image, way.transform)
-    return convert(np.array(image.convert("RGB")), icc if image.mode != "CMYK" else None)
+
+    def band(rows: slice) -> NDArray[np.uint8]:
+        part = image.crop((0, rows.start, image.width, rows.stop))
+        if way is not None and way.mode == image.mode != "RGB":
+            return _apply(part, way.transform)
+        rgb = np.array(part.convert("RGB"))
+        return rgb if way is None or way.mode != "RGB" or image.mode == "CMYK" else _srgb(rgb, way)
+
+    return _in_bands(image.height, image.width, band)
+
+
+def _in_bands(
+    height: int, width: int, band: Callable[[slice], NDArray[np.uint8]]
+) -> NDArray[np.uint8]:
+    """A picture made some rows at a time: what is made on the way is as large as they are."""
+    rows = max(1, BAND_PIXELS // max(1, width))
+    if rows >= height:
+        return band(slice(0, height))
+    out = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        part = slice(top, min(height, top + rows))
+        out[part] = band(part)
+    return out
+
+
+def _srgb(rgb: NDArray[np.uint8], way: Conversion) -> NDArray[np.uint8]:
+    return way.shaper(rgb) if way.shaper else _apply(Image.fromarray(rgb), way.transform)
 
 
 def _apply(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> NDArray[np.uint8]:

@@ -83,8 +83,10 @@ def encode_lab(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
         raise ValueError(f"expected an RGB array (H, W, 3) uint8, got {rgb.shape} {rgb.dtype}")
     linear, f, stored = _stored_tables()
     xyz = cv2.transform(cv2.LUT(rgb, linear), (_XYZ_FROM_RGB / _WHITE[:, None]).astype(np.float32))
-    lab = cv2.transform(cv2.LUT(xyz, f), stored)
-    return np.stack(cv2.split(cv2.convertScaleAbs(lab)))
+    lab = cv2.convertScaleAbs(cv2.transform(cv2.LUT(xyz, f), stored))
+    lab_u8 = np.empty((3, *rgb.shape[:2]), np.uint8)
+    cv2.split(lab, list(lab_u8))
+    return lab_u8
 
 
 def decode_lab(lab_u8: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -27,6 +27,38 @@ def require_known(what: str, names: Collection[str], known: Collection[str]) -> 
             raise ValueError(f"unknown {what}: '{name}'{nearest(name, known)}")
 
 
+GIVEN = frozenset({"palette"})
+"""What builders are given by the program and no recipe may set."""
+
+
 def options_of(builder: Callable[..., object]) -> list[str]:
-    """The keyword arguments that a model's or loss term's builder takes."""
-    return list(inspect.signature(builder).parameters)
+    """The keyword arguments of a model's or loss term's builder that a recipe may set."""
+    return [name for name in inspect.signature(builder).parameters if name not in GIVEN]
+
+
+def takes(builder: Callable[..., object], given: str) -> bool:
+    """Whether a builder wants something of :data:`GIVEN`."""
+    return given in inspect.signature(builder).parameters
+
+
+def require_kinds(where: str, values: Mapping[str, object], builder: Callable[..., object]) -> None:
+    """Pass if each value is of the kind of its option's default: a number, a string, a bool.
+
+    Options without a default, or whose default is of another kind, are the builder's to check;
+    and so are unknown ones.
+
+    Raises:
+        ValueError: naming the option as ``where``.option.
+    """
+    parameters = inspect.signature(builder).parameters
+    for name, value in values.items():
+        default = parameters[name].default if name in parameters else None
+        for kinds, what in (
+            ((bool,), "true or false"),
+            ((int, float), "a number"),
+            ((str,), "text"),
+        ):
+            if isinstance(default, kinds):
+                if not isinstance(value, kinds) or isinstance(value, bool) != (kinds == (bool,)):
+                    raise ValueError(f"{where}.{name}: expected {what}, got {value!r}")
+                break

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from colorcore.colorful import GREY_CHROMA
-from colorcore.files import replace_bytes
+from colorcore.files import npy_bytes
 from colorcore.lab import AB_OFFSET, lab_to_rgb
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import ArrayLike, NDArray
     from torch import Tensor
+
+    from colorcore.storage import Store
 
 CELLS = 256
 """Stored values of a, and of b: a histogram is (CELLS, CELLS), first a, then b."""
@@ -398,21 +400,22 @@ def gamut_lightness(ab: NDArray[Any], *, near: float = 65.0) -> NDArray[np.float
     return found.numpy()
 
 
-def save_palette(palette: Palette, folder: Path) -> None:
+def save_palette(palette: Palette, folder: str | Path | Store) -> None:
     """Write centroids.npy, priors.npy, weights.npy and, last, palette.json into a folder.
 
-    Each is written beside and renamed; the same palette gives the same bytes.
+    Each is written in one step; the same palette gives the same bytes.
     """
+    from colorcore.storage import open_store
+
+    store = open_store(folder)
     for name in _ARRAYS:
-        buffer = io.BytesIO()
-        np.save(buffer, getattr(palette, name), allow_pickle=False)
-        replace_bytes(folder / f"{name}.npy", buffer.getvalue())
+        store.write(f"{name}.npy", npy_bytes(getattr(palette, name)))
     record = {"format": _FORMAT, "fingerprint": palette.fingerprint, "about": palette.about}
     text = json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    replace_bytes(folder / "palette.json", text.encode())
+    store.write("palette.json", text.encode())
 
 
-def load_palette(folder: Path) -> Palette:
+def load_palette(folder: str | Path | Store) -> Palette:
     """Read what :func:`save_palette` wrote.
 
     Raises:
@@ -420,11 +423,14 @@ def load_palette(folder: Path) -> Palette:
         ValueError: it is damaged, of another format, or its files are not of one palette.
     """
     advice = "make one with `cc priors DATASET`"
+    from colorcore.storage import open_store
+
+    store = open_store(folder)
     try:
-        text = (folder / "palette.json").read_bytes()
-        files = {name: (folder / f"{name}.npy").read_bytes() for name in _ARRAYS}
+        text = store.read("palette.json")
+        files = {name: store.read(f"{name}.npy") for name in _ARRAYS}
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"no palette in {folder}; {advice}") from error
+        raise FileNotFoundError(f"no palette in {store.show()}; {advice}") from error
     try:
         record = json.loads(text)
         if record["format"] != _FORMAT:
@@ -434,7 +440,7 @@ def load_palette(folder: Path) -> Palette:
         if palette.fingerprint != record["fingerprint"]:
             raise ValueError("its files are not of one palette")
     except (ValueError, KeyError, TypeError, EOFError) as error:
-        raise ValueError(f"the palette in {folder} is damaged: {error}; {advice}") from error
+        raise ValueError(f"the palette in {store.show()} is damaged: {error}; {advice}") from error
     return palette
 
 

@@ -55,8 +55,8 @@ _STYLE = {
 _AXIS = np.arange(256) - AB_OFFSET
 
 
-def draw_palette(palette: Palette, histogram: NDArray[np.integer[Any]], path: Path) -> None:
-    """Draw a palette and the colours it was fitted to as a PNG, 1600 px wide.
+def draw_palette(palette: Palette, histogram: NDArray[np.integer[Any]]) -> bytes:
+    """Draw a palette and the colours it was fitted to: the bytes of a PNG, 1600 px wide.
 
     Above, on the ab plane: the bins in their own colours, area by prior; the photos' histogram
     (256, 256); the loss weight of every colour. Below: each bin's prior, hue by hue, its weight
@@ -73,7 +73,7 @@ def draw_palette(palette: Palette, histogram: NDArray[np.integer[Any]], path: Pa
         _draw(figure, palette, histogram)
         buffer = io.BytesIO()
         canvas.print_figure(buffer, format="png", metadata={"Software": None})
-    replace_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def triptychs(
@@ -122,15 +122,6 @@ def triptychs(
         row = _joined(photos, axis=1)
         rows.append(row if labels is None else _captioned(row, labels[index]))
     return _joined(rows, axis=0)
-
-
-def contact_sheet(rgb: Tensor, *, columns: int) -> NDArray[np.uint8]:
-    """Photos in rows. rgb (B, 3, H, W) sRGB in 0..1, B at least 1 -> (H', W', 3) uint8."""
-    photos = list(_rgb_to_uint8(rgb))
-    blank = np.full_like(photos[0], 255)
-    photos += [blank] * (-len(photos) % columns)
-    rows = [photos[start : start + columns] for start in range(0, len(photos), columns)]
-    return _joined([_joined(row, axis=1) for row in rows], axis=0)
 
 
 _FORMATS: dict[str, tuple[str, dict[str, Any]]] = {

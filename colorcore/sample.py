@@ -10,15 +10,14 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from colorcore.colorful import GREY_CHROMA, colorfulness, hue_spread
+from colorcore.colorful import GREY_CHROMA, colorfulness_u8, hue_spread
 from colorcore.dataset import SampleSettings
 from colorcore.lab import encode_lab
 from colorcore.photo import read_photo, square
 from colorcore.refusal import PhotoLimits, PhotoRefused, Reason
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -89,7 +88,7 @@ def make_sample(data: bytes, settings: SampleSettings) -> Sample:
             f"hues stay within {hue.spread:.1f} ab units of one ray, "
             f"{hue.residual:.1f} of the mean colour of their lightness",
         )
-    cf = float(colorfulness(rgb.transpose(2, 0, 1).astype(np.float32)))
+    cf = colorfulness_u8(rgb)
     if cf < settings.min_colorfulness:
         raise PhotoRefused(
             Reason.NOT_COLORFUL,

@@ -1,6 +1,7 @@
 """Colourfulness by the paper's formula; toned prints made from real photos in full colour."""
 
 import io
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -13,7 +14,14 @@ from PIL import Image
 from skimage import data
 from sklearn.datasets import load_sample_images
 
-from colorcore.colorful import GREY_CHROMA, TONED_RESIDUAL, HueSpread, colorfulness, hue_spread
+from colorcore.colorful import (
+    GREY_CHROMA,
+    TONED_RESIDUAL,
+    HueSpread,
+    colorfulness,
+    colorfulness_u8,
+    hue_spread,
+)
 from colorcore.dataset import SampleSettings
 from colorcore.lab import encode_lab
 from colorcore.photo import square
@@ -62,6 +70,13 @@ def test_colorfulness_agrees_with_the_paper(picture):
     assert float(colorfulness(torch.from_numpy(planar(picture)))) == pytest.approx(
         expected, abs=2e-3
     )
+    assert colorfulness_u8(picture) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["astronaut", "coffee", "chelsea"])
+def test_colorfulness_of_bytes_is_exact(name: str):
+    photo = getattr(data, name)()
+    assert colorfulness_u8(photo) == pytest.approx(paper_colorfulness(photo), rel=1e-12)
 
 
 def test_colorfulness_of_a_batch_is_that_of_each_photo():
@@ -142,6 +157,27 @@ def test_residual_of_independent_colours_does_not_depend_on_the_size():
             *rng.normal(128, 12, (2, side, side)).clip(0, 255),
         ]).astype(np.uint8)  # fmt: skip
         assert hue_spread(lab_u8).residual == pytest.approx(12 * np.sqrt(2), rel=0.12), side
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(20, 20), (64, 96), (75, 33), (256, 256)]))
+def test_residual_agrees_with_a_loop_over_cells(seed: int, shape: tuple[int, int]):
+    """Cells of whole pixels, 32 a side or each pixel one; pixels near white left out."""
+    rng = np.random.default_rng(seed)
+    lab_u8 = rng.integers(rng.integers(0, 200), 256, (3, *shape)).astype(np.uint8)
+    rows, columns = (np.linspace(0, n, min(n, 32) + 1).astype(int) for n in shape)
+    cells = [
+        lab_u8[:, top:bottom, left:right].reshape(3, -1).astype(float)
+        for top, bottom in pairwise(rows)
+        for left, right in pairwise(columns)
+    ]
+    dark = [cell[:, cell[0] < 232] for cell in cells]
+    enough = [few for few, cell in zip(dark, cells, strict=True) if few.size > cell.size / 4]
+    means = np.array([c.mean(1) for c in (enough if len(enough) >= len(cells) / 4 else cells)])
+    group = np.rint(means[:, 0] / 2)
+    within = sum(((m - m.mean(0)) ** 2).sum() for g in set(group) for m in [means[group == g, 1:]])
+    expected = np.sqrt(within / max(len(means) - len(set(group)), 1))
+    assert hue_spread(lab_u8).residual == pytest.approx(expected, rel=1e-9, abs=1e-6)
 
 
 def test_a_white_picture_has_a_residual_too():

@@ -462,7 +462,7 @@ def test_soft_table_options(change):
 
 @pytest.mark.gpu
 def test_encode_and_decode_on_the_gpu_agree_with_the_cpu():
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available():  # there is no emulating one: it needs the machine
         pytest.skip("needs an NVIDIA GPU")
     encoder = SoftEncoder(np.array(ZHANG_LIKE))
     generator = torch.Generator().manual_seed(0)

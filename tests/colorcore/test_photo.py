@@ -615,6 +615,22 @@ def test_square_shrinks_by_the_mean_of_the_pixels():
     assert np.abs(square(noise, 32) - means).max() <= 1.0
 
 
+@pytest.mark.parametrize(("side", "size"), [(257, 256), (375, 256), (512, 256), (1000, 64)])
+def test_square_is_the_exact_mean_of_the_area_rounded(side: int, size: int):
+    noise = np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8)
+    edges = np.arange(size + 1)[:, None] * side / size
+    covered = np.clip(edges - np.arange(side), 0, 1)  # of each pixel, left of each edge
+    share = np.diff(covered, axis=0) * size / side
+    exact = np.einsum("ij,jkc,lk->ilc", share, noise, share, optimize=True)
+    assert np.abs(square(noise, size) - exact).max() <= 0.5 + 1e-3
+
+
+def test_square_leaves_opencv_as_it_was():
+    assert not cv2.ipp.useIPP_NotExact()
+    square(SCENE, 32)
+    assert not cv2.ipp.useIPP_NotExact()
+
+
 def test_square_is_antialiased_at_any_ratio():
     checkers = three(255 * (np.indices((200, 200)).sum(0) % 2))
     assert np.abs(square(checkers, 77).astype(int) - 127.5).max() < 45
