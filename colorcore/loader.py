@@ -1,13 +1,12 @@
-"""Batches from a dataset's shards: memory-mapped, in an order that (seed, epoch) alone decides.
+"""Batches from a dataset's shards, in an order that (seed, epoch) alone decides.
 
-The global order of an epoch is a shuffle of shards, cut into blocks of about
-``BLOCK_SAMPLES`` samples, each shuffled within: random enough for training, and near enough
-to disk order to stay fast. Global batch k is the slice [k·B, (k+1)·B) of that order and rank r
+Global batch k is the slice [k·B, (k+1)·B) of the epoch's order (``colorcore.order``), and rank r
 of W takes the r-th W-th of it. So every rank has the same number of steps, and any step of any
 epoch can be resumed on any number of ranks with the very same global batches.
 
-Batches stay uint8 until they are on the device. The index is held in memory, 20 bytes a
-sample: fine up to 10⁸ samples a process.
+Local shards are memory-mapped; remote ones are fetched ahead into a bounded folder
+(``colorcore.cache``) and mapped there. Batches stay uint8 until they are on the device. What is
+held in memory is a row a shard; the index of a unit is read when one of its samples is.
 """
 
 from __future__ import annotations
@@ -16,33 +15,46 @@ import contextlib
 import mmap
 import queue
 import threading
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 
+from colorcore.cache import ShardCache, gigabytes
 from colorcore.dataset import (
     DatasetError,
-    index_path,
+    index_name,
     npy_header,
-    planned_units,
     read_info,
+    read_table,
+    reading,
 )
+from colorcore.order import BLOCK_SAMPLES, BLOCK_SHARDS, EpochOrder
+from colorcore.storage import Store, open_store
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-BLOCK_SAMPLES = 65_536
-"""Samples that are shuffled among each other; a smaller dataset is shuffled as a whole."""
 PREFETCH = 3
 """Batches that are read ahead."""
+FETCHES = 4
+"""Remote shards that are fetched at a time."""
+OPEN_SHARDS = 2 * BLOCK_SHARDS
+"""Shards that are kept mapped, and units whose index is kept."""
+_TAR_BLOCK = 512
+_SHARD_NAME = r"\A(train|val)/[0-9]{6,}-[0-9]{3,}\.tar\z"
+"""A name from a dataset becomes a path: nothing else may."""
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,125 +72,214 @@ class Batch:
     step: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The samples of one shard: where they are, how long, and what they are called."""
+
+    offsets: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    keys: list[str]
+    members: list[bytes]
+
+
 class Samples:
     """Random access to the samples of one split.
+
+    ``cache`` holds the shards of a remote dataset; the default is :class:`ShardCache`'s own.
 
     Raises:
         DatasetError: no finished dataset, no samples in the split, an index that is missing or
             damaged, or a tar that does not match its index.
+        StorageError: a remote dataset's store does not answer.
     """
 
-    def __init__(self, dataset: Path, split: str) -> None:
-        info = read_info(dataset)
+    def __init__(
+        self, dataset: str | Path | Store, split: str, *, cache: ShardCache | None = None
+    ) -> None:
+        self._dataset, self._split = open_store(dataset), split
+        info = read_info(self._dataset)
         self.size = info.settings.size
-        self._dataset, self._split = dataset, split
-        self._read_index()
-        self._maps: dict[int, mmap.mmap] = {}
+        self._codec = pa.Codec("zstd") if info.settings.compress == "zstd" else None
+        self._suffix = ".lab.npy.zst" if self._codec else ".lab.npy"
+        self.cache = cache
+        if self._dataset.local is None and cache is None:
+            self.cache = ShardCache(self._dataset, info.fingerprint or "")
         self._header = npy_header((3, self.size, self.size))
+        self._read_shards()
+        self._read_copies()
+        self._maps = _Recent[int, mmap.mmap](OPEN_SHARDS, self._map)
+        self._rows = _Recent[int, dict[str, _Rows]](OPEN_SHARDS, self._read_unit)
 
-    def _read_index(self) -> None:
-        skip = _read_table(self._dataset / "duplicates.parquet", ["key"])["key"]
-        shards: list[str] = []
-        shard_of, offsets, positions, counts = [], [], [], []
-        for unit in planned_units(self._dataset):
-            table = _read_table(
-                index_path(self._dataset, unit), ["key", "split", "shard", "offset"]
-            )
-            keep = pc.and_(
-                pc.equal(table["split"], self._split),
-                pc.invert(pc.is_in(table["key"], value_set=skip.combine_chunks())),
-            )
-            table = table.filter(keep)
-            names = table["shard"].to_numpy(zero_copy_only=False)
-            for name in sorted(set(names)):
-                mine = names == name
-                shard_of.append(np.full(int(mine.sum()), len(shards), np.int32))
-                offsets.append(table["offset"].to_numpy()[mine])
-                positions.append(table["key"].to_numpy(zero_copy_only=False)[mine])
-                counts.append(int(mine.sum()))
-                shards.append(str(name))
-        if not shards:
+    def _read_shards(self) -> None:
+        table = read_table(
+            self._dataset, "shards.parquet", ["shard", "split", "unit", "samples", "bytes"]
+        )
+        table = table.filter(
+            pc.and_(pc.equal(table["split"], self._split), pc.greater(table["samples"], 0))
+        )
+        if not table.num_rows:
             raise DatasetError(
-                f"expected samples in the split {self._split!r} of {self._dataset}, found none; "
-                f"shard more photos{' or a higher --val-percent' if self._split == 'val' else ''}"
+                f"expected samples in the split {self._split!r} of {self._dataset.show()}, "
+                "found none; shard more photos"
+                f"{' or a higher --val-percent' if self._split == 'val' else ''}"
             )
-        self.shards = shards
-        self.shard_counts = np.array(counts, np.int64)
-        self._shard_of = np.concatenate(shard_of)
-        self._offsets = np.concatenate(offsets)
-        self._keys = np.concatenate(positions)
+        self.shards = table["shard"].combine_chunks()
+        if not pc.all(pc.match_substring_regex(self.shards, _SHARD_NAME)).as_py():
+            raise DatasetError(
+                f"{self._dataset.show('shards.parquet')} is damaged: a shard has a strange name; "
+                "remove it, then run the same cc shard command again"
+            )
+        self.shard_counts = table["samples"].to_numpy().astype(np.int64)
+        self.shard_bytes = table["bytes"].to_numpy()
+        self._units = table["unit"].to_numpy()
+        self._starts = np.concatenate([[0], np.cumsum(self.shard_counts)])
+
+    def _read_copies(self) -> None:
+        """(unit, position) of the samples that are left out; 12 bytes each."""
+        keys = read_table(self._dataset, "duplicates.parquet", ["key"])["key"].combine_chunks()
+        with reading(self._dataset, "duplicates.parquet"):
+            parts = pc.split_pattern(keys, "-")
+            self._copy_units = pc.list_element(parts, 0).cast(pa.int32()).to_numpy()
+            self._copy_positions = pc.list_element(parts, 1).cast(pa.int64()).to_numpy()
 
     def __len__(self) -> int:
-        return len(self._offsets)
+        return int(self._starts[-1])
 
     def keys(self, positions: NDArray[np.int64]) -> list[str]:
         """The keys of samples, by which `cc inspect` and the index know them."""
-        return [str(key) for key in self._keys[positions]]
+        shards = self.shards_of(positions)
+        return [
+            self._rows_of(int(shard)).keys[int(position - self._starts[shard])]
+            for shard, position in zip(shards, positions, strict=True)
+        ]
 
     def read(self, positions: NDArray[np.int64]) -> Tensor:
         """Stored LAB of some samples. positions (B,) -> (B, 3, H, W) uint8."""
         batch = np.empty((len(positions), 3, self.size, self.size), np.uint8)
-        for row, position in zip(batch, positions, strict=True):
-            self._copy(int(position), row)
+        shards = self.shards_of(positions)
+        rows = positions - self._starts[shards]
+        for out, shard, row in zip(batch, shards.tolist(), rows.tolist(), strict=True):
+            self._copy(shard, row, out)
         return torch.from_numpy(batch)
 
-    def _copy(self, position: int, out: NDArray[np.uint8]) -> None:
-        shard, offset = int(self._shard_of[position]), int(self._offsets[position])
-        data = self._map(shard)
-        start = offset + len(self._header)
-        if data[offset:start] != self._header or start + out.size > len(data):
+    def shards_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The shards that samples are in: (B,) places in ``shards``."""
+        return np.searchsorted(self._starts, positions, side="right") - 1
+
+    def fetch(self, shard: int) -> None:
+        """Bring a remote shard into the cache, and its rows into memory."""
+        if self.cache is not None:
+            self._rows_of(shard)
+            self.cache.path(self.shards[shard].as_py(), int(self.shard_bytes[shard]))
+
+    def _copy(self, shard: int, row: int, out: NDArray[np.uint8]) -> None:
+        rows = self._rows_of(shard)
+        offset, length = int(rows.offsets[row]), int(rows.lengths[row])
+        data, header = self._maps.get(shard), len(self._header)
+        member = rows.members[row]
+        if data[offset - _TAR_BLOCK : offset - _TAR_BLOCK + len(member)] != member:
             raise self._damaged(shard, f"does not match its index at byte {offset}")
-        out.reshape(-1)[:] = np.frombuffer(data, np.uint8, out.size, start)
+        if self._codec is None:
+            if length != header + out.size or data[offset : offset + header] != self._header:
+                raise self._damaged(shard, f"does not match its index at byte {offset}")
+            if offset + length > len(data):
+                raise self._damaged(shard, f"ends before its index does, at byte {len(data)}")
+            out.reshape(-1)[:] = np.frombuffer(data, np.uint8, out.size, offset + header)
+            return
+        try:
+            array = self._codec.decompress(
+                data[offset : offset + length], decompressed_size=header + out.size
+            )
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise self._damaged(shard, f"cannot be decompressed at byte {offset}") from error
+        if array.slice(0, header).to_pybytes() != self._header:
+            raise self._damaged(shard, f"does not match its index at byte {offset}")
+        out.reshape(-1)[:] = np.frombuffer(array, np.uint8, out.size, header)
+
+    def _rows_of(self, shard: int) -> _Rows:
+        rows = self._rows.get(int(self._units[shard])).get(self.shards[shard].as_py())
+        if rows is None or len(rows.keys) != self.shard_counts[shard]:
+            found = 0 if rows is None else len(rows.keys)
+            raise self._damaged(
+                shard, f"has {found} samples in its index, expected {self.shard_counts[shard]}"
+            )
+        return rows
+
+    def _read_unit(self, unit: int) -> dict[str, _Rows]:
+        """The rows of a unit's shards in this split, copies left out."""
+        columns = ["key", "split", "shard", "offset", "length"]
+        table = read_table(self._dataset, index_name(unit), columns, unit=unit)
+        table = table.filter(pc.equal(table["split"], self._split))
+        keys = table["key"].to_pylist()
+        names = table["shard"].to_numpy(zero_copy_only=False)
+        offsets, lengths = table["offset"].to_numpy(), table["length"].to_numpy()
+        start, stop = np.searchsorted(self._copy_units, [unit, unit + 1])
+        copies = set(self._copy_positions[start:stop].tolist())
+        keep = np.array([int(key.rpartition("-")[2]) not in copies for key in keys], bool)
+        found = {}
+        for name in sorted(set(names)):
+            mine = np.flatnonzero((names == name) & keep)
+            chosen = [keys[i] for i in mine]
+            members = [f"{key}{self._suffix}\0".encode() for key in chosen]
+            found[str(name)] = _Rows(offsets[mine], lengths[mine], chosen, members)
+        return found
 
     def _map(self, shard: int) -> mmap.mmap:
-        if shard not in self._maps:
-            path = self._dataset / self.shards[shard]
-            try:
-                with path.open("rb") as file:
-                    self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            except (OSError, ValueError) as error:
-                raise self._damaged(shard, f"cannot be read ({error})") from error
-        return self._maps[shard]
+        name = self.shards[shard].as_py()
+        if self.cache is not None:
+            path = self.cache.path(name, int(self.shard_bytes[shard]))
+            self._let_go(self.cache)
+        elif self._dataset.local is not None:
+            path = self._dataset.local / name
+        try:
+            with path.open("rb") as file:
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except FileNotFoundError as error:
+            if self.cache is not None:  # evicted between the two lines: fetch it again
+                return self._map(shard)
+            raise self._damaged(shard, f"cannot be read ({error})") from error
+        except (OSError, ValueError) as error:
+            raise self._damaged(shard, f"cannot be read ({error})") from error
+
+    def _let_go(self, cache: ShardCache) -> None:
+        """Unmap what the cache has dropped: until then its place on the disk is not free."""
+        self._maps.drop(lambda shard: not cache.holds(self.shards[shard].as_py()))
 
     def _damaged(self, shard: int, what: str) -> DatasetError:
         """The error of a shard; without its index, `cc shard` does the unit again."""
-        name = self.shards[shard]
         return DatasetError(
-            f"the shard {self._dataset / name} {what}; "
-            f"remove {index_path(self._dataset, int(name[-14:-8]))}, "
+            f"the shard {self._dataset.show(self.shards[shard].as_py())} {what}; "
+            f"remove {self._dataset.show(index_name(int(self._units[shard])))}, "
             "then run the same cc shard command again"
         )
 
 
-def _read_table(path: Path, columns: list[str]) -> pa.Table:
-    try:
-        return pq.read_table(path, columns=columns)
-    except FileNotFoundError as error:
-        raise DatasetError(
-            f"expected {path}, found no such file; run the same cc shard command again"
-        ) from error
-    except (OSError, pa.ArrowException) as error:
-        detail = str(error).splitlines()[0]
-        raise DatasetError(
-            f"{path} is damaged: {detail}; remove it, then run the same cc shard command again"
-        ) from error
+class _Recent(Generic[_K, _V]):
+    """The values used last, made when they are missing; safe to use from several threads."""
 
+    def __init__(self, limit: int, make: Callable[[_K], _V]) -> None:
+        self._limit, self._make = limit, make
+        self._values: OrderedDict[_K, _V] = OrderedDict()
+        self._lock = threading.Lock()
 
-def epoch_order(shard_counts: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
-    """The global order of an epoch: a permutation of all positions, from (seed, epoch) alone.
+    def get(self, key: _K) -> _V:
+        with self._lock:
+            value = self._values.get(key)
+            if value is not None:
+                self._values.move_to_end(key)
+                return value
+        value = self._make(key)
+        with self._lock:
+            self._values[key] = value
+            if len(self._values) > self._limit:
+                self._values.popitem(last=False)
+        return value
 
-    shard_counts (S,) samples of each shard, in index order -> (sum(shard_counts),) positions.
-    """
-    starts = np.concatenate([[0], np.cumsum(shard_counts)])
-    shards = np.random.default_rng([seed, epoch]).permutation(len(shard_counts))
-    block_of = np.cumsum(shard_counts[shards]) // BLOCK_SAMPLES
-    blocks = []
-    for block in np.unique(block_of):
-        members = shards[block_of == block]
-        positions = np.concatenate([np.arange(starts[s], starts[s + 1]) for s in members])
-        rng = np.random.default_rng([seed, epoch, int(block)])
-        blocks.append(rng.permutation(positions))
-    return np.concatenate(blocks)
+    def drop(self, unwanted: Callable[[_K], bool]) -> None:
+        """Forget the values of some keys."""
+        with self._lock:
+            for key in [key for key in self._values if unwanted(key)]:
+                del self._values[key]
 
 
 class TrainLoader:
@@ -187,7 +288,8 @@ class TrainLoader:
     batch_size is that of the global batch; it must be divisible by ``world``.
 
     Raises:
-        DatasetError: see :class:`Samples`; or fewer samples than one global batch.
+        DatasetError: see :class:`Samples`; or fewer samples than one global batch, or a cache
+            that cannot hold two blocks of the order.
         ValueError: the batch cannot be divided among the ranks.
     """
 
@@ -205,34 +307,122 @@ class TrainLoader:
             )
         self._samples, self._batch_size, self._seed = samples, batch_size, seed
         self._rank, self._world = rank, world
+        if samples.cache is not None:
+            total = int(samples.shard_bytes.sum())
+            needed = min(total, round(2.1 * BLOCK_SAMPLES * total / len(samples)))
+            if samples.cache.limit < needed:
+                raise DatasetError(
+                    f"expected a cache of at least {gigabytes(needed)} for this dataset, got "
+                    f"{gigabytes(samples.cache.limit)}; set COLORCORE_CACHE_GB higher, "
+                    "or copy the dataset here"
+                )
 
     def __len__(self) -> int:
         """Steps an epoch, the same on every rank; what does not fill a batch waits an epoch."""
         return len(self._samples) // self._batch_size
 
-    def positions(self, epoch: int) -> NDArray[np.int64]:
-        """This rank's positions of an epoch: (steps, batch_size // world)."""
-        order = epoch_order(self._samples.shard_counts, self._seed, epoch)
-        share = self._batch_size // self._world
-        batches = order[: len(self) * self._batch_size].reshape(len(self), self._world, share)
-        return batches[:, self._rank]
+    def positions(self, epoch: int, step: int) -> NDArray[np.int64]:
+        """This rank's positions of one step: (batch_size // world,)."""
+        return self._share(EpochOrder(self._samples.shard_counts, self._seed, epoch), step)
 
     def epoch(self, epoch: int, *, start_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from ``start_step`` on, read ahead by a thread."""
-        plan = self.positions(epoch)
-        jobs = ((step, plan[step]) for step in range(start_step, len(plan)))
-        for step, positions, lab_u8 in _read_ahead(self._samples, jobs):
-            yield Batch(lab_u8, positions, epoch, step)
+        order = EpochOrder(self._samples.shard_counts, self._seed, epoch)
+        jobs = ((step, self._share(order, step)) for step in range(start_step, len(self)))
+        with _fetch_ahead(self._samples, self._shards(order, start_step)) as used:
+            for step, positions, lab_u8 in _read_ahead(self._samples, jobs):
+                used(positions)
+                yield Batch(lab_u8, positions, epoch, step)
+
+    def _share(self, order: EpochOrder, step: int) -> NDArray[np.int64]:
+        batch = order.slice(step * self._batch_size, (step + 1) * self._batch_size)
+        return batch[self._rank :: self._world]
+
+    def _shards(self, order: EpochOrder, start_step: int) -> Iterator[int]:
+        """The shards that this rank reads, in order of first use."""
+        start = start_step * self._batch_size
+        for block in range(order.blocks):
+            first, stop = int(order.starts[block]), int(order.starts[block + 1])
+            if stop <= start:
+                continue
+            skip = max(0, start - first)
+            mine = (np.arange(first + skip, stop) % self._batch_size) % self._world == self._rank
+            shards = self._samples.shards_of(order.block(block)[skip:][mine])
+            names, places = np.unique(shards, return_index=True)
+            yield from names[np.argsort(places)].tolist()
 
 
 def val_batches(
     samples: Samples, batch_size: int, *, rank: int = 0, world: int = 1
 ) -> Iterator[Tensor]:
     """Every sample once, in index order, shared out among the ranks: (<= batch_size, 3, H, W)."""
-    mine = np.arange(rank, len(samples), world)
-    jobs = enumerate(mine[i : i + batch_size] for i in range(0, len(mine), batch_size))
-    for _, _, lab_u8 in _read_ahead(samples, jobs):
-        yield lab_u8
+    size, count = len(samples), len(range(rank, len(samples), world))
+    starts = range(0, count, batch_size)
+    jobs = (
+        (i, np.arange(rank + i * world, min(size, rank + (i + batch_size) * world), world))
+        for i in starts
+    )
+    with _fetch_ahead(samples, range(len(samples.shards))) as used:
+        for _, positions, lab_u8 in _read_ahead(samples, jobs):
+            used(positions)
+            yield lab_u8
+
+
+@contextlib.contextmanager
+def _fetch_ahead(
+    samples: Samples, shards: Iterable[int]
+) -> Iterator[Callable[[NDArray[np.int64]], None]]:
+    """Fetch remote shards in threads, up to half a cache ahead of their first use.
+
+    Yields what is to be called with the positions that were read. A shard that cannot be fetched
+    fails when it is read.
+    """
+    if samples.cache is None:
+        yield lambda _: None
+        return
+    room = samples.cache.limit // 2
+    change, waiting = threading.Condition(), 0
+    fetched: set[int] = set()
+    seen: set[int] = set()
+    stopped = False
+
+    def used(positions: NDArray[np.int64]) -> None:
+        nonlocal waiting
+        with change:
+            for shard in set(samples.shards_of(positions).tolist()) - seen:
+                seen.add(shard)
+                if shard in fetched:
+                    waiting -= int(samples.shard_bytes[shard])
+                    change.notify_all()
+
+    def fetch(shard: int) -> None:
+        with contextlib.suppress(Exception):  # the reader meets it again, and raises
+            samples.fetch(shard)
+
+    def work() -> None:
+        nonlocal waiting
+        with ThreadPoolExecutor(FETCHES, "fetch") as pool:
+            for shard in shards:
+                size = int(samples.shard_bytes[shard])
+                with change:
+                    change.wait_for(lambda: stopped or not waiting or waiting + size <= room)  # noqa: B023
+                    if stopped:
+                        pool.shutdown(cancel_futures=True)
+                        return
+                    if shard not in seen:
+                        fetched.add(shard)
+                        waiting += size
+                pool.submit(fetch, shard)
+
+    thread = threading.Thread(target=work, name="fetch ahead", daemon=True)
+    thread.start()
+    try:
+        yield used
+    finally:
+        with change:
+            stopped = True
+            change.notify_all()
+        thread.join()
 
 
 _Job = tuple[int, "NDArray[np.int64]"]
