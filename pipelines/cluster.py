@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipelines.errors import JobError
+
+ANSWER_S = 10.0
+"""Seconds within which a cluster's address must take a connection."""
+_REFUSED = ("Unauthenticated", "AuthToken", "authentication token")
 
 
 @contextmanager
@@ -28,6 +33,7 @@ def ray_session(address: str | None = None, *, cpus: int | None = None) -> Itera
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
+    from ray.exceptions import RayError
 
     if ray.is_initialized():
         yield
@@ -42,16 +48,43 @@ def ray_session(address: str | None = None, *, cpus: int | None = None) -> Itera
                 logging_level=logging.ERROR,
             )
         else:
+            _knock(address)  # Ray itself tries for minutes
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        where = address or "a local Ray"
-        raise JobError(f"cannot reach {where}: {_first_line(error)}") from error
+    except (RayError, RuntimeError, ValueError, OSError) as error:
+        raise JobError(f"cannot reach {address or 'a local Ray'}: {_reason(error)}") from error
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _knock(address: str) -> None:
+    """See whether anything listens at ``host:port`` or ``ray://host:port``.
+
+    Raises:
+        OSError: nothing does within ``ANSWER_S``.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, and what that came from: Ray puts it into a cause, as a whole traceback."""
+    lines = [_line(error)]
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+        lines.append(_line(error))
+    text = lines[0] if len(lines) == 1 else f"{lines[0]}: {lines[-1]}"
+    if any(sign in text for sign in _REFUSED):
+        text += (
+            "; a cluster with token authentication needs RAY_AUTH_MODE=token, "
+            "and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+        )
+    return text
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    line = text.splitlines()[-1 if "Traceback (" in text else 0]
+    return line.partition(". ")[0].strip()  # what follows is advice, and long

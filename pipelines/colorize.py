@@ -9,15 +9,19 @@ from pathlib import Path
 
 from colorcore.checkpoint import load_checkpoint
 from colorcore.colorize import colorize
+from colorcore.dataset import PlannedPhoto
 from colorcore.photo import read_photo
 from colorcore.pictures import save_picture
 from colorcore.refusal import PhotoLimits, PhotoRefused
+from colorcore.storage import open_store
 from pipelines.device import best_device
 from pipelines.errors import JobError
-from pipelines.sources import check_sources, list_photos, read_source
+from pipelines.sources import Source, is_tar, list_photos, open_sources, read_photos
 
 LIMITS = PhotoLimits(min_side=1, max_aspect=float("inf"))
 """A photo need not be fit for training to be colourized."""
+NAME_BYTES = 200
+"""Longer names, such as a tar's member may have, are cut; file systems hold 255."""
 
 
 @dataclass(slots=True)
@@ -41,8 +45,8 @@ def colorize_photos(
     """Colourize photos and folders of photos at their own resolution.
 
     A photo given by itself becomes OUT/name.png; a folder keeps its tree below OUT. Two photos
-    that differ only in their suffix keep it (``a.jpg.png``). Holds the list of photos: fine up
-    to 10⁶.
+    that differ only in their suffix keep it (``a.jpg.png``); the photos of a tar become
+    OUT/tar/name.png. Holds the list of photos: fine up to 10⁶.
 
     Raises:
         CheckpointError: ``model`` is no checkpoint.
@@ -50,27 +54,71 @@ def colorize_photos(
         JobError: there are no photos.
     """
     checkpoint = load_checkpoint(model)
-    roots = check_sources(photos)
-    planned = list(list_photos(roots, Counter(), skip=out if out.is_dir() else None))
+    sources = open_sources(photos)
+    planned = list(list_photos(sources, Counter(), skip=open_store(out)))
     if not planned:
         raise JobError(f"found no photos in {', '.join(photos)}")
-    relative = [
-        Path(photo.source) if photo.path else Path(roots[photo.root].name) for photo in planned
-    ]
-    taken = Counter(path.with_suffix("") for path in relative)
+    names = _Names(out, suffix, [_relative(sources[photo.root], photo) for photo in planned])
     network = checkpoint.model(place := device or best_device())
     report = ColorizeReport(out)
-    for done, (photo, path) in enumerate(zip(planned, relative, strict=True)):
+    for done, photo in enumerate(planned):
         on_progress(done, len(planned))
-        stem = path if taken[path.with_suffix("")] > 1 else path.with_suffix("")
-        target = out / f"{stem}{suffix}"
-        try:
-            data = read_source(roots, photo, LIMITS.max_bytes)
-            rgb = read_photo(data, limits=LIMITS).rgb
-        except (OSError, PhotoRefused) as error:
-            report.refused[str(roots[photo.root] / photo.source)] = str(error)
-            continue
-        save_picture(target, colorize(network, rgb, size=checkpoint.size, device=place))
-        report.written.append(target)
+        source = sources[photo.root]
+        for read in read_photos(sources, [photo], LIMITS.max_bytes):
+            member = read.source[len(photo.source) + 1 :] if is_tar(photo) else ""
+            try:
+                rgb = read_photo(read.data(), limits=LIMITS).rgb
+            except PhotoRefused as error:
+                place_of = source.show(photo) + (f"#{member}" if member else "")
+                report.refused[place_of] = str(error)
+                continue
+            target = names.target(_relative(source, photo), member)
+            picture = colorize(network, rgb, size=checkpoint.size, device=place)
+            try:
+                save_picture(target, picture)
+            except (FileExistsError, IsADirectoryError, NotADirectoryError):  # x.jpg beside x.png/
+                report.refused[source.show(photo)] = (
+                    f"cannot write {target}: another photo's picture or folder has that name"
+                )
+                continue
+            report.written.append(target)
     on_progress(len(planned), len(planned))
     return report
+
+
+def _relative(source: Source, photo: PlannedPhoto) -> Path:
+    """Where a photo's picture belongs below OUT: its path in a folder, or else its name."""
+    path = Path(photo.source)
+    inside = source.kind == "folder" or not ("://" in photo.source or path.is_absolute())
+    relative = path if inside and ".." not in path.parts else Path(path.name)
+    return relative if relative.name.strip(".") else Path("photo")  # a row such as "/" or ".."
+
+
+def _stem(path: Path) -> Path:
+    """The path without its suffix, but never a name of dots alone."""
+    stem = path.with_suffix("")
+    return stem if stem.name.strip(".") else path
+
+
+class _Names:
+    """Names of pictures: no two photos share one."""
+
+    def __init__(self, out: Path, suffix: str, relative: Sequence[Path]) -> None:
+        self._out, self._suffix = out, suffix
+        self._alike = Counter(map(_stem, relative))
+        self._given: set[Path] = set()
+
+    def target(self, relative: Path, member: str) -> Path:
+        """The picture's path; ``member`` is the photo's name when ``relative`` is a tar."""
+        stem = _stem(relative) if self._alike[_stem(relative)] < 2 else relative
+        if member:
+            stem /= _stem(Path(member)).name
+        short = stem.name.encode("utf-8", "surrogateescape")[:NAME_BYTES]
+        stem = stem.with_name(short.decode("utf-8", "ignore"))
+        target = self._out / f"{stem}{self._suffix}"
+        number = 2
+        while target in self._given:
+            target = self._out / f"{stem}-{number}{self._suffix}"
+            number += 1
+        self._given.add(target)
+        return target

@@ -8,14 +8,13 @@ its scores flatter, because neighbouring tiles of one photograph are in both spl
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipelines.errors import WrongCallError
-from pipelines.sources import check_sources, list_photos
+from pipelines.sources import list_photos, local_path, open_sources
 
 COLOUR = (
     "sklearn/china.jpg",
@@ -52,11 +51,12 @@ def begin(out: Path) -> bool:
 
 def own_photos(source: Path, folder: Path) -> int:
     """Link the first photos of ``source`` into ``folder``; returns how many."""
-    roots = check_sources([str(source)])
+    sources = open_sources([local_path(str(source), "--photos")])
     folder.mkdir(parents=True)
     count = 0
-    for photo in list_photos(roots, Counter()):
-        path = roots[0].absolute() / os.fsdecode(photo.path)
+    for photo in list_photos(sources, Counter()):
+        store, name = sources[0].place(photo)
+        path = (store.local or source).absolute() / name
         (folder / f"{count:04d}{path.suffix}").symlink_to(path)
         count += 1
         if count == MAX_PHOTOS:

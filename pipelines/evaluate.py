@@ -18,9 +18,10 @@ from colorcore.loader import Samples, val_batches
 from colorcore.pictures import save_picture, triptychs
 from colorcore.refusal import PhotoLimits, PhotoRefused
 from colorcore.sample import lab_of
+from colorcore.storage import open_store
 from pipelines.device import best_device
 from pipelines.errors import JobError, WrongCallError
-from pipelines.sources import check_sources, list_photos, read_source
+from pipelines.sources import photos_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +41,7 @@ class EvalReport:
 
 
 def evaluate_model(
-    model: Path, photos: Path, *, picture: Path | None = None, device: str | None = None
+    model: Path, photos: str | Path, *, picture: Path | None = None, device: str | None = None
 ) -> EvalReport:
     """Score a checkpoint on a dataset's validation split or on a folder of photos.
 
@@ -54,7 +55,7 @@ def evaluate_model(
     checkpoint = load_checkpoint(model)
     network = checkpoint.model(place := device or best_device())
     refused: Counter[str] = Counter()
-    if (photos / "dataset.json").is_file():
+    if open_store(photos).exists("dataset.json"):
         size = read_info(photos).settings.size
         if size != checkpoint.size:
             raise WrongCallError(
@@ -87,20 +88,17 @@ def _keep_first(batches: Iterator[Tensor], shown: list[Tensor]) -> Iterator[Tens
         yield batch
 
 
-def _folder_batches(folder: Path, size: int, refused: Counter[str]) -> Iterator[Tensor]:
+def _folder_batches(folder: str | Path, size: int, refused: Counter[str]) -> Iterator[Tensor]:
     """Stored LAB of every readable photo of a folder, its centre square, no colour filter."""
     import numpy as np
 
-    roots = check_sources([str(folder)])
     limits = PhotoLimits()
     rows = []
-    for photo in list_photos(roots, Counter()):
+    for photo in photos_of([folder], limits.max_bytes):
         try:
-            rows.append(lab_of(read_source(roots, photo, limits.max_bytes), size, limits))
+            rows.append(lab_of(photo.data(), size, limits))
         except PhotoRefused as refusal:
             refused[refusal.reason.value] += 1
-        except OSError:
-            refused["unreadable"] += 1
         if len(rows) == BATCH:
             yield torch.from_numpy(np.stack(rows))
             rows = []

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from colorcore.checkpoint import load_checkpoint
-from colorcore.dataset import SPLITS, iterate_index, read_info
-from colorcore.lab import decode_lab, lab_to_rgb
-from colorcore.loader import Samples
+from colorcore.dataset import CF_STEP, read_info
 from colorcore.palette import load_palette
-from colorcore.pictures import contact_sheet, save_picture
+from colorcore.pictures import save_picture
+from colorcore.storage import Store, open_store
+from pipelines.look import look_at_dataset
 
-CF_EDGES = (0, 15, 33, 45, 59, 82, 109)
-"""Colourfulness classes: the means of Hasler and Süsstrunk's ratings (2003, table 2)."""
-SHEET = (8, 8)
+SHOWN_STEP = 10
+"""Width of the classes of colourfulness that are shown; Hasler and Süsstrunk (2003, table 2)
+call 15 slightly, 33 moderately, 59 quite and 109 extremely colourful."""
+SHOWN_CLASSES = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +29,7 @@ class DatasetFacts:
     refused: dict[str, int]
     colorfulness: dict[str, int]
     palette: dict[str, Any] | None
+    picture: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,39 +41,46 @@ class ModelFacts:
     layers: dict[str, int]
 
 
-def inspect_dataset(dataset: Path, *, picture: Path | None = None, seed: int = 0) -> DatasetFacts:
-    """Counts, reasons, colourfulness and disk use of a dataset; reads its indexes.
+def inspect_dataset(
+    dataset: str | Path, *, picture: Path | None = None, seed: int = 0
+) -> DatasetFacts:
+    """Counts, reasons, colourfulness and disk use of a dataset, from its ``dataset.json``.
 
-    ``picture`` is where a contact sheet of random kept samples is written.
+    ``picture`` is where a contact sheet of random kept and refused photos is written.
 
     Raises:
         DatasetError: there is no finished dataset.
+        StorageError: its store does not answer.
     """
-    info = read_info(dataset)
-    edges = [*CF_EDGES, np.inf]
-    histogram = np.zeros(len(CF_EDGES), np.int64)
-    disk: Counter[str] = Counter()
-    for table in iterate_index(dataset, ["colorfulness"]):
-        histogram += np.histogram(table["colorfulness"].to_numpy(), edges)[0]
-    for split in SPLITS:
-        disk[split] = sum(path.stat().st_size for path in (dataset / split).glob("*.tar"))
-    counts = info.counts or {}
+    store = open_store(dataset)
+    info = read_info(store)
     summary = {
-        **counts,
+        **(info.counts or {}),
         "size": f"{info.settings.size} px",
         "min colorfulness": info.settings.min_colorfulness,
-        **{f"{split} shards": _bytes(size) for split, size in disk.items()},
+        "compression": info.settings.compress,
+        **{f"{split} shards": _bytes(size) for split, size in (info.disk or {}).items()},
         "fingerprint": info.fingerprint,
     }
-    labels = [f"{low} to {high:g}" for low, high in pairwise(edges)]
     if picture is not None:
-        save_picture(picture, _sheet(Samples(dataset, "train"), seed))
+        look = look_at_dataset(store, info, seed=seed)
+        save_picture(picture, look.sheet(f"{store.show()}   {info.fingerprint}"))
     return DatasetFacts(
         summary=summary,
         refused=dict(info.refused or {}),
-        colorfulness=dict(zip(labels, histogram.tolist(), strict=True)),
-        palette=_palette_facts(dataset),
+        colorfulness=colorfulness_rows(info.colorfulness or ()),
+        palette=_palette_facts(store),
+        picture=picture,
     )
+
+
+def colorfulness_rows(classes: Sequence[int]) -> dict[str, int]:
+    """Photos by colourfulness in steps of ``SHOWN_STEP``, the last class open."""
+    together = SHOWN_STEP // CF_STEP
+    merged = [sum(classes[start : start + together]) for start in range(0, len(classes), together)]
+    shown = [*merged[:SHOWN_CLASSES], sum(merged[SHOWN_CLASSES:])]
+    labels = [f"{i * SHOWN_STEP} to {(i + 1) * SHOWN_STEP}" for i in range(SHOWN_CLASSES)]
+    return dict(zip([*labels, f"above {SHOWN_CLASSES * SHOWN_STEP}"], shown, strict=True))
 
 
 def inspect_model(model: Path) -> ModelFacts:
@@ -98,25 +105,17 @@ def inspect_model(model: Path) -> ModelFacts:
     return ModelFacts(summary, checkpoint.scores, dict(layers.most_common()))
 
 
-def is_dataset(path: Path) -> bool:
+def is_dataset(location: str | Path) -> bool:
     """Whether `cc inspect` takes a folder for a dataset."""
-    return (path / "dataset.json").is_file()
+    return open_store(location).exists("dataset.json")
 
 
-def _palette_facts(dataset: Path) -> dict[str, Any] | None:
+def _palette_facts(dataset: Store) -> dict[str, Any] | None:
     try:
-        palette = load_palette(dataset / "palette")
+        palette = load_palette(dataset.below("palette"))
     except FileNotFoundError:
         return None
-    return {**palette.about, "picture": dataset / "palette" / "palette.png"}
-
-
-def _sheet(samples: Samples, seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    rows, columns = SHEET
-    rng = np.random.default_rng(seed)
-    chosen = rng.permutation(len(samples))[: rows * columns]
-    rgb = lab_to_rgb(decode_lab(samples.read(np.sort(chosen))))
-    return contact_sheet(rgb, columns=columns)
+    return {**palette.about, "picture": dataset.show("palette/palette.png")}
 
 
 def _bytes(size: int) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from colorcore.dataset import read_histogram, read_info
 from colorcore.palette import Palette, fit_palette, save_palette
 from colorcore.pictures import draw_palette
+from colorcore.storage import open_store
 from pipelines.errors import WrongCallError
 
 
@@ -21,11 +22,11 @@ class PriorsReport:
     palette: Palette
     pixels: int
     cells: int
-    picture: Path
+    picture: str
 
 
 def make_palette(
-    dataset: Path,
+    dataset: str | Path,
     *,
     bins: int = 313,
     method: Literal["kmeans", "grid"] = "kmeans",
@@ -39,8 +40,9 @@ def make_palette(
         DatasetError: no finished dataset.
         WrongCallError: the data has fewer colours than bins, or ``centroids`` is no (Q, 2) array.
     """
-    info = read_info(dataset)
-    histogram = read_histogram(dataset)
+    store = open_store(dataset)
+    info = read_info(store)
+    histogram = read_histogram(store)
     try:
         given = None if centroids is None else np.load(centroids, allow_pickle=False)
         palette = fit_palette(
@@ -54,13 +56,11 @@ def make_palette(
         )
     except (ValueError, OSError) as error:
         raise WrongCallError(str(error)) from error
-    folder = dataset / "palette"
-    save_palette(palette, folder)
-    picture = folder / "palette.png"
-    draw_palette(palette, histogram, picture)
+    save_palette(palette, store.below("palette"))
+    store.write("palette/palette.png", draw_palette(palette, histogram))
     return PriorsReport(
         palette=palette,
         pixels=int(histogram.sum()),
         cells=int(np.count_nonzero(histogram)),
-        picture=picture,
+        picture=store.show("palette/palette.png"),
     )

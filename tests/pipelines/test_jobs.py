@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import io
+import os
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from skimage.color import rgb2lab
 
 from colorcore.checkpoint import CheckpointError
+from colorcore.dataset import PlannedPhoto
 from colorcore.palette import load_palette
+from colorcore.storage import LocalStore
 from pipelines import demo
-from pipelines.colorize import colorize_photos
+from pipelines.colorize import _Names, _relative, colorize_photos
 from pipelines.errors import JobError, WrongCallError
 from pipelines.evaluate import evaluate_model
 from pipelines.inspect import inspect_dataset, inspect_model
 from pipelines.priors import make_palette
+from pipelines.sources import Source, is_tar
 from pipelines.train import TrainReport
 
 
@@ -114,6 +122,73 @@ def test_colorize_goes_on_after_a_bad_file(
     assert list(report.refused) == [str(photos / "bad.jpg")]
 
 
+def test_colorize_writes_inside_its_folder_alone(
+    trained: TrainReport, photos: Path, tmp_path: Path, jpeg, scene
+) -> None:
+    """A list and a tar, with names that lead elsewhere, are alike, too long, or no names at all."""
+    data = jpeg(scene(5))
+    members = ["../../evil.jpg", "/abs.jpg", "x/a.jpg", "y/a.jpg", "a.png", "n" * 300 + ".jpg"]
+    with tarfile.open(photos / "some#1.tar", "w") as tar:
+        for name in [*members, "a.json", "bad.jpg"]:
+            info = tarfile.TarInfo(name)
+            info.size = len(data) if name != "bad.jpg" else 0
+            tar.addfile(info, io.BytesIO(data))
+    shutil.copy(photos / "some#1.tar", photos / "...tar")
+    rows = ["../photos/a.jpg", str(photos / "a.jpg"), (photos / "a.png").as_uri(), "a.jpg",
+            "trip/grey.bmp", "trip/../a.jpg", ".", "..", "/", "gone.jpg", "...tar"]  # fmt: skip
+    (photos / "list.txt").write_text("\n".join(rows))
+    out = tmp_path / "in" / "out"
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    given = [str(photos / "list.txt"), str(photos / "some#1.tar"), str(photos)]
+    report = colorize_photos(trained.out, given, out)
+    after = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert set(report.written) == after - before
+    assert len(set(report.written)) == len(report.written) == 6 + 6 + 6 + 3 + 6
+    assert all(path.resolve().is_relative_to(out.resolve()) for path in report.written)
+    assert all(path.read_bytes().startswith(b"\x89PNG\r\n") for path in report.written)
+    names = [path.relative_to(out).as_posix() for path in report.written]
+    assert [name for name in names if name.startswith("some#1")] == [
+        *(f"some#1.tar/{name}.png" for name in ("evil", "abs", "a", "a-2", "a-3", "n" * 200)),
+        *(f"some#1.tar/{name}.png" for name in ("evil-2", "abs-2", "a-4", "a-5", "a-6")),
+        f"some#1.tar/{'n' * 200}-2.png",
+    ]
+    refused = {name for name in report.refused if "bad.jpg" in name}
+    assert refused == {str(photos / "some#1.tar") + "#bad.jpg", str(photos / "...tar") + "#bad.jpg"}
+    assert str(photos / "gone.jpg") in report.refused
+    assert len(report.refused) == len(refused) + 4
+
+
+FILE_NAMES = st.sampled_from(
+    ["a.jpg", "a.png", "b.jpg", "a.tar", "...jpg", "..jpg", "...tar", ".."]
+)
+ROWS = st.builds(
+    "".join,
+    st.tuples(st.sampled_from(["", "/", "x/", "../", "x/../", "s3://b/", "./"]), FILE_NAMES),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), ROWS, st.lists(ROWS, min_size=1, max_size=3)), max_size=8))
+def test_no_two_photos_share_a_picture_and_none_leaves_the_folder(photos) -> None:
+    out = Path("/somewhere/out")
+    sources = [
+        Source("l.txt", "list", LocalStore(Path())),
+        Source("a.jpg", "file", LocalStore(Path())),
+    ]
+    planned = [PlannedPhoto(int(by_itself), row.encode()) for by_itself, row, _ in photos]
+    relative = [_relative(sources[photo.root], photo) for photo in planned]
+    names = _Names(out, ".png", relative)
+    targets = []
+    for path, photo, (_, _, members) in zip(relative, planned, photos, strict=True):
+        inside = members if is_tar(photo) else [""]
+        targets += [Path(os.path.normpath(names.target(path, member))) for member in inside]
+    assert len(set(targets)) == len(targets)
+    for target in targets:
+        assert target.is_relative_to(out)
+        assert target != out
+        assert target.suffix == ".png"
+
+
 def test_colorize_says_what_is_missing(trained: TrainReport, photos: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="expected a checkpoint folder"):
         colorize_photos(tmp_path / "none", [str(photos)], tmp_path / "out")
@@ -126,7 +201,7 @@ def test_inspect_a_dataset(dataset: Path, photo_folder, tmp_path: Path) -> None:
     assert facts.summary["train"] + facts.summary["val"] == sum(facts.colorfulness.values())
     assert sum(facts.refused.values()) >= len(photo_folder.refused)
     with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.size[0] == 8 * 64 + 7 * 4
+        assert sheet.size[0] == 10 + 12 * (112 + 10)
 
 
 def test_inspect_a_model(trained: TrainReport) -> None:

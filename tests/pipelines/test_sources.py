@@ -4,18 +4,30 @@ import errno
 import inspect
 import os
 import socket
+import subprocess
 import sys
+import tempfile
+import threading
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from colorcore import storage
 from colorcore.dataset import PlannedPhoto, read_plan, write_plan
 from colorcore.photo import PHOTO_SUFFIXES
 from colorcore.refusal import PhotoRefused, Reason
+from colorcore.storage import LocalStore, StorageError
 from pipelines import sources as module
 from pipelines.errors import JobError, WrongCallError
-from pipelines.sources import check_sources, list_photos, local_path, read_source
+from pipelines.sources import (
+    Source,
+    list_photos,
+    local_path,
+    open_sources,
+    photos_of,
+    read_photos,
+)
 
 BIG = 10**9
 
@@ -30,11 +42,27 @@ def make(top: Path, *names: str | bytes) -> Path:
 
 
 def listed(*sources: Path, skip: Path | None = None) -> list[tuple[int, bytes]]:
-    return [(photo.root, photo.path) for photo in list_photos(sources, Counter(), skip=skip)]
+    skipped = None if skip is None else LocalStore(skip)
+    found = list_photos(open_sources(sources), Counter(), skip=skipped)
+    return [(photo.root, photo.path) for photo in found]
 
 
 def names(*sources: Path, skip: Path | None = None) -> list[str]:
     return [os.fsdecode(path) for _, path in listed(*sources, skip=skip)]
+
+
+def content(top: Path, photo: bytes | PlannedPhoto, max_bytes: int = BIG) -> bytes | PhotoRefused:
+    """What is read of one photo of one source."""
+    planned = PlannedPhoto(0, photo) if isinstance(photo, bytes) else photo
+    (read,) = read_photos(open_sources([top]), [planned], max_bytes)
+    assert (read.root, read.source) == (planned.root, planned.source)
+    return read.content
+
+
+def refusal(top: Path, photo: bytes | PlannedPhoto, max_bytes: int = BIG) -> tuple[Reason, str]:
+    found = content(top, photo, max_bytes)
+    assert isinstance(found, PhotoRefused)
+    return found.reason, found.detail
 
 
 # The order
@@ -62,7 +90,7 @@ def test_the_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch):
         def __exit__(self, *_):
             pass
 
-    monkeypatch.setattr(module.os, "scandir", Backwards)
+    monkeypatch.setattr(storage.os, "scandir", Backwards)
     assert listed(tmp_path) == expected
     assert len(expected) == 15
 
@@ -82,7 +110,7 @@ def test_new_photos_do_not_reorder_old_ones(tmp_path):
 
 def test_the_shared_folder_of_photos(photo_folder):
     ignored = Counter()
-    found = [photo.source for photo in list_photos([photo_folder.path], ignored)]
+    found = [photo.source for photo in list_photos(open_sources([photo_folder.path]), ignored)]
     assert sorted(found) == sorted([*photo_folder.kept, *photo_folder.refused])
     assert ignored == photo_folder.ignored
 
@@ -100,7 +128,7 @@ def test_other_files_are_counted_by_suffix(tmp_path):
     make(tmp_path, "a.jpg", ".hidden.jpg", "a.txt", "b.TXT", "c.tar.gz", "d.jpg.part", "e.")
     make(tmp_path, "jpg", ".jpg", "f/README", b"g.\xff")
     ignored = Counter()
-    found = [photo.path for photo in list_photos([tmp_path], ignored)]
+    found = [photo.path for photo in list_photos(open_sources([tmp_path]), ignored)]
     assert found == [b".hidden.jpg", b"a.jpg"]
     assert ignored == {
         ".txt": 2, ".gz": 1, "(none)": 3, ".part": 1, ".": 1, os.fsdecode(b".\xff"): 1
@@ -134,7 +162,7 @@ def test_links_to_elsewhere_are_followed(tmp_path):
     (top / "link").symlink_to(away)
     (top / "three.jpg").symlink_to(away / "3.jpg")
     assert names(top) == ["1.jpg", "link/2.jpg", "link/3.jpg", "three.jpg"]
-    assert read_source([top], PlannedPhoto(0, b"link/2.jpg"), BIG) == b"x"
+    assert content(top, b"link/2.jpg") == b"x"
 
 
 def test_a_source_may_be_a_link(tmp_path):
@@ -147,14 +175,15 @@ def test_a_broken_link_is_a_photo_that_reading_refuses(tmp_path, target: str):
     make(tmp_path, "a.jpg")
     (tmp_path / "self.jpg").symlink_to(tmp_path / target)
     assert names(tmp_path) == ["a.jpg", "self.jpg"]
-    with pytest.raises(OSError, match=r"No such file|Too many levels"):
-        read_source([tmp_path], PlannedPhoto(0, b"self.jpg"), BIG)
+    reason, detail = refusal(tmp_path, b"self.jpg")
+    assert reason is Reason.UNREADABLE
+    assert detail in {"no such file", "Too many levels of symbolic links"}
 
 
 def test_a_link_to_itself_is_no_directory(tmp_path):
     (tmp_path / "self").symlink_to(tmp_path / "self")
     ignored = Counter()
-    assert list(list_photos([tmp_path], ignored)) == []
+    assert list(list_photos(open_sources([tmp_path]), ignored)) == []
     assert ignored == {"(none)": 1}
 
 
@@ -175,27 +204,41 @@ def test_a_directory_that_cannot_be_listed_is_a_photo(tmp_path, monkeypatch):
     scandir = os.scandir
 
     def guarded(folder):
-        if folder.endswith(b"/b"):
+        if folder.name == "b":
             raise PermissionError(errno.EACCES, "Permission denied")
         return scandir(folder)
 
-    monkeypatch.setattr(module.os, "scandir", guarded)
+    monkeypatch.setattr(storage.os, "scandir", guarded)
     assert names(tmp_path) == ["a/1.jpg", "b", "c/3.jpg"]
-    with pytest.raises(IsADirectoryError):
-        read_source([tmp_path], PlannedPhoto(0, b"b"), BIG)
+    assert refusal(tmp_path, b"b") == (Reason.UNREADABLE, "Is a directory")
 
 
-def test_an_unreadable_directory(tmp_path):
-    make(tmp_path, "a/1.jpg", "b/2.jpg")
-    (tmp_path / "a").chmod(0)
-    try:
-        if os.access(tmp_path / "a", os.R_OK):
-            pytest.skip("root may list every directory")
-        assert names(tmp_path) == ["a", "b/2.jpg"]
-        with pytest.raises(PermissionError):
-            read_source([tmp_path], PlannedPhoto(0, b"a"), BIG)
-    finally:
-        (tmp_path / "a").chmod(0o700)
+AS_NOBODY = """
+import os, sys
+from collections import Counter
+from pipelines.sources import list_photos, open_sources, read_photos
+if os.geteuid() == 0:  # root may list every directory
+    os.setuid(65534)
+sources = open_sources([sys.argv[1]])
+for read in read_photos(sources, list(list_photos(sources, Counter())), 10**9):
+    print(read.source, read.content)
+"""
+
+
+def test_an_unreadable_directory():
+    """In a process of its own, which is nobody's when this one is root's."""
+    with tempfile.TemporaryDirectory() as folder:
+        top = Path(folder)
+        top.chmod(0o755)
+        make(top, "a/1.jpg", "b/2.jpg")
+        (top / "a").chmod(0)
+        try:
+            command = [sys.executable, "-c", AS_NOBODY, folder]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        finally:
+            (top / "a").chmod(0o700)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["a unreadable: Permission denied", "b/2.jpg b'x'"]
 
 
 def test_very_deep_directories(tmp_path):
@@ -218,13 +261,13 @@ def test_very_deep_directories(tmp_path):
 def test_names_that_are_no_utf8_survive_the_plan(tmp_path):
     raw = [b"caf\xe9/\xff\xfe.jpg", b"new\nline.jpg", "写真.jpg".encode(), b" .jpg", b"'\".JPG"]
     top = make(tmp_path / "photos", *raw)
-    found = list(list_photos([top], Counter()))
+    found = list(list_photos(open_sources([top]), Counter()))
     assert [photo.path for photo in found] == sorted(raw)
-    write_plan(tmp_path / "dataset", 0, found)
+    write_plan(tmp_path / "dataset", 0, [found])
     planned = read_plan(tmp_path / "dataset", 0)
     assert planned == found
     for photo in planned:
-        assert read_source([top], photo, BIG) == b"x"
+        assert content(top, photo) == b"x"
         photo.source.encode()  # can be shown
     assert len({photo.source for photo in planned}) == len(raw)
 
@@ -246,20 +289,35 @@ def test_such_names_are_sharded(tmp_path, build_dataset, scene, jpeg):
 
 def test_reading(tmp_path):
     (tmp_path / "a.jpg").write_bytes(bytes(range(256)))
-    assert read_source([Path("/nowhere"), tmp_path], PlannedPhoto(1, b"a.jpg"), 256) == bytes(
-        range(256)
-    )
-    with pytest.raises(FileNotFoundError):
-        read_source([tmp_path], PlannedPhoto(0, b"b.jpg"), BIG)
+    make(tmp_path / "other", "a.jpg")
+    both = open_sources([tmp_path / "other", tmp_path])
+    (read,) = read_photos(both, [PlannedPhoto(1, b"a.jpg")], 256)
+    assert (read.root, read.source, read.data()) == (1, "a.jpg", bytes(range(256)))
+    assert refusal(tmp_path, b"b.jpg") == (Reason.UNREADABLE, "no such file")
+    assert refusal(tmp_path, b"a.jpg/b.jpg") == (Reason.UNREADABLE, "Not a directory")
+    assert refusal(tmp_path, b"a\0.jpg") == (Reason.UNREADABLE, "embedded null byte")
+
+
+def test_photos_are_read_in_the_order_asked_for(tmp_path):
+    top = tmp_path / "photos"
+    top.mkdir()
+    for i in range(40):
+        (top / f"{i}.jpg").write_bytes(bytes([i]))
+    order = [7, 0, 7, 39, 12]
+    asked = [PlannedPhoto(0, f"{i}.jpg".encode()) for i in order]
+    read = list(read_photos(open_sources([top]), asked, BIG))
+    assert [photo.content for photo in read] == [bytes([i]) for i in order]
+    with pytest.raises(PhotoRefused):
+        next(read_photos(open_sources([top]), [PlannedPhoto(0, b"gone.jpg")], BIG)).data()
 
 
 def test_a_file_too_large_is_refused_unread(tmp_path):
     with (tmp_path / "a.jpg").open("wb") as file:
         file.truncate(2**40)  # a hole: reading it would not fit into memory
-    with pytest.raises(PhotoRefused) as refusal:
-        read_source([tmp_path], PlannedPhoto(0, b"a.jpg"), 1_000)
-    assert refusal.value.reason == Reason.TOO_LARGE
-    assert refusal.value.detail == "1,099,511,627,776 bytes, expected at most 1,000"
+    assert refusal(tmp_path, b"a.jpg", 1_000) == (
+        Reason.TOO_LARGE,
+        "1,099,511,627,776 bytes, expected at most 1,000",
+    )
 
 
 @pytest.mark.timeout(20)
@@ -276,46 +334,183 @@ def test_pipes_sockets_and_devices_are_refused(tmp_path):
         os.chdir(here)
         listening.close()
     assert names(tmp_path) == ["pipe.jpg", "socket.jpg", "zero.jpg"]
-    for photo in list_photos([tmp_path], Counter()):
-        with pytest.raises(PhotoRefused) as refusal:
-            read_source([tmp_path], photo, BIG)
-        assert refusal.value.reason == Reason.UNREADABLE
+    for photo in list_photos(open_sources([tmp_path]), Counter()):
+        reason, detail = refusal(tmp_path, photo)
+        assert reason is Reason.UNREADABLE
+        assert detail == "expected a file, got a pipe, socket or device"
 
 
 @pytest.mark.parametrize("name", ["one.jpg", "any name"])
 def test_a_source_that_is_a_file(tmp_path, name: str):
     make(tmp_path, name)
-    assert listed(tmp_path / name) == [(0, b"")]
-    assert read_source([tmp_path / name], PlannedPhoto(0, b""), BIG) == b"x"
+    assert listed(tmp_path / name) == [(0, name.encode())]
+    assert content(tmp_path / name, name.encode()) == b"x"
+
+
+# Reading ahead, as from a store that is not on this machine
+
+
+class Far(LocalStore):
+    """A folder that says it is remote; counts who reads in it at a time, and what is held."""
+
+    local = None
+    reading = 0
+    most = 0
+    _lock = threading.Lock()
+
+    def read(self, name, *, admit=None):
+        with Far._lock:
+            Far.reading += 1
+            Far.most = max(Far.most, Far.reading)
+        try:
+            return super().read(name, admit=admit)
+        finally:
+            with Far._lock:
+                Far.reading -= 1
+
+
+@pytest.fixture
+def far(tmp_path):
+    Far.reading = Far.most = 0
+    for i in range(100):
+        (tmp_path / f"{i:02d}.jpg").write_bytes(bytes([i]) * (1000 + i))
+    return [Source("far", "folder", Far(tmp_path))]
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("ahead", [1, 1500, 5_000, 10**9])
+def test_remote_photos_come_in_order_however_little_is_held(far, monkeypatch, ahead: int):
+    monkeypatch.setattr(module, "AHEAD_BYTES", ahead)
+    asked = [PlannedPhoto(0, f"{i * 37 % 101:02d}.jpg".encode()) for i in range(101)]
+    read = list(read_photos(far, asked, 1090))
+    assert [photo.source for photo in read] == [photo.source for photo in asked]
+    for photo in read:
+        number = int(photo.source[:-4]) if photo.source != "100.jpg" else 100
+        if number == 100:
+            assert (photo.content.reason, photo.content.detail) == (
+                Reason.UNREADABLE,
+                "no such file",
+            )
+        elif number > 90:
+            assert photo.content.reason is Reason.TOO_LARGE
+        else:
+            assert photo.content == bytes([number]) * (1000 + number)
+    assert 1 <= Far.most <= module.REMOTE_READS
+    assert Far.reading == 0
+
+
+@pytest.mark.timeout(30)
+def test_what_is_read_ahead_is_bounded(far, monkeypatch):
+    """While the consumer holds the first photo, no more than the bound is read behind it."""
+    monkeypatch.setattr(module, "AHEAD_BYTES", 5_500)
+    asked = [PlannedPhoto(0, f"{i:02d}.jpg".encode()) for i in range(100)]
+    held = {}
+    admit = module._ReadAhead._admit
+
+    def watched(self, number, size):
+        admit(self, number, size)
+        held[number] = sum(self._held.values())
+
+    monkeypatch.setattr(module._ReadAhead, "_admit", watched)
+    for i, photo in enumerate(read_photos(far, asked, BIG)):
+        assert photo.content == bytes([i]) * (1000 + i)
+        assert max(held) <= i + 2 * module.REMOTE_READS
+    assert len(held) == 100
+    assert max(held.values()) <= 5_500 + 1100  # the next one is let in at any time
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("taken", [0, 1, 7])
+def test_reading_ahead_ends_when_the_consumer_stops(far, monkeypatch, taken: int):
+    monkeypatch.setattr(module, "AHEAD_BYTES", 2_000)
+    photos = read_photos(far, [PlannedPhoto(0, f"{i:02d}.jpg".encode()) for i in range(99)], BIG)
+    for _ in range(taken):
+        next(photos)
+    photos.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("photos")]
+
+
+@pytest.mark.timeout(30)
+def test_a_store_that_does_not_answer_stops_the_reading(far, monkeypatch):
+    """No photo is refused for a fault of the network."""
+
+    def fail(self, name, *, admit=None):
+        if name == "03.jpg":
+            raise StorageError("s3://… failed 6 times: no route")
+        return LocalStore.read(self, name, admit=admit)
+
+    monkeypatch.setattr(Far, "read", fail)
+    seen = []
+    asked = [PlannedPhoto(0, b"%02d.jpg" % i) for i in range(9)]
+    with pytest.raises(StorageError, match="no route"):
+        seen.extend(photo.source for photo in read_photos(far, asked, BIG))
+    assert seen == ["00.jpg", "01.jpg", "02.jpg"]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("photos")]
+
+
+def test_photos_of_lists_and_reads_a_few_paths_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "READ_TOGETHER", 3)
+    top = make(tmp_path / "photos", *(f"{i}.jpg" for i in range(8)))
+    found = [photo.source for photo in photos_of([top, top / "3.jpg"], BIG)]
+    assert found == [*(f"{i}.jpg" for i in range(8)), "3.jpg"]
 
 
 # Locations
 
 
 def test_sources_are_checked(tmp_path):
-    make(tmp_path, "a.jpg")
-    given = [str(tmp_path), str(tmp_path / "a.jpg")]
-    assert check_sources(given) == [tmp_path, tmp_path / "a.jpg"]
-    with pytest.raises(WrongCallError, match="expected a folder of photos or a photo, found") as e:
-        check_sources([*given, str(tmp_path / "b")])
-    assert str(tmp_path / "b") in str(e.value)
+    make(tmp_path, "a.jpg", "b.CSV", "c.tar")
+    given = [str(tmp_path), str(tmp_path / "a.jpg"), tmp_path / "b.CSV", str(tmp_path / "c.tar")]
+    here = LocalStore(tmp_path)
+    assert open_sources(given) == [
+        Source(str(tmp_path), "folder", here),
+        Source(str(tmp_path / "a.jpg"), "file", here, "a.jpg"),
+        Source(str(tmp_path / "b.CSV"), "list", here, "b.CSV"),
+        Source(str(tmp_path / "c.tar"), "file", here, "c.tar"),
+    ]
+    missing = str(tmp_path / "b")
+    with pytest.raises(WrongCallError, match="expected a folder of photos, a photo, a list") as e:
+        open_sources([*given, missing])
+    assert f"found nothing at {missing}" in str(e.value)
     assert isinstance(e.value, JobError)
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/photos", "gs://b/p", "https://host/a.jpg", "hdfs://"])
-def test_other_uris_are_refused(uri: str):
+def test_absolute_sources_outlive_a_change_of_folder(tmp_path, monkeypatch):
+    make(tmp_path / "photos", "a.jpg")
+    monkeypatch.chdir(tmp_path)
+    (source,) = open_sources(["photos"])
+    assert source.location == "photos"
+    absolute = source.absolute()
+    monkeypatch.chdir("/")
+    (read,) = read_photos([absolute], [PlannedPhoto(0, b"a.jpg")], BIG)
+    assert read.data() == b"x"
+    assert (absolute.location, absolute.kind) == ("photos", "folder")
+
+
+def test_other_uris_are_no_local_path():
+    """For what is local on every machine, such as --out of cc train."""
+    uri = "s3://bucket/photos?endpoint_override=localhost:1&scheme=http"
     with pytest.raises(WrongCallError) as error:
-        local_path(uri, "SOURCE")
-    assert f"for SOURCE, got {uri}" in str(error.value)
+        local_path(uri, "OUT")
+    assert f"for OUT, got {uri}" in str(error.value)
     assert "copy it here first" in str(error.value)
+
+
+@pytest.mark.parametrize("uri", ["https://host/a.jpg", "what://b/p"])
+def test_uris_that_nothing_opens(uri: str):
+    with pytest.raises(StorageError, match="cannot open") as error:
+        open_sources([uri])
+    assert uri.partition("://")[0] in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_file_uris_are_local(tmp_path):
     make(tmp_path, "a b/ü.jpg")
     assert local_path("file:///a/b.jpg", "SOURCE") == Path("/a/b.jpg")
-    (path,) = check_sources([(tmp_path / "a b").as_uri()])
-    assert path == tmp_path / "a b"
-    assert names(path) == ["ü.jpg"]
+    uri = (tmp_path / "a b").as_uri()
+    assert " " not in uri
+    assert open_sources([uri]) == [Source(uri, "folder", LocalStore(tmp_path / "a b"))]
+    assert [photo.source for photo in list_photos(open_sources([uri]), Counter())] == ["ü.jpg"]
 
 
 @pytest.mark.parametrize("path", ["photos", "/a/b", "./c:/d", "100%20x", "a:b", "~x"])
