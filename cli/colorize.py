@@ -13,7 +13,7 @@ def colorize(
     photos: Annotated[
         list[str], typer.Argument(metavar="PHOTO|FOLDER...", help="What to colourize.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("colorized"),
+    out: Annotated[str, typer.Option(help="Folder for the pictures.")] = "colorized",
     format_: Annotated[
         Literal["png", "jpg", "webp"],
         typer.Option("--format", help="png keeps lightness exact; jpg and webp are smaller."),
@@ -26,12 +26,13 @@ def colorize(
     """Colourize photos; their lightness stays untouched."""
     from cli import show
     from pipelines.colorize import colorize_photos
+    from pipelines.sources import local_path
 
     with show.progress("colorize") as advance:
         report = colorize_photos(
             model,
             photos,
-            out,
+            local_path(out, "--out"),
             suffix=f".{format_}",
             device=device,
             on_progress=lambda done, total: advance(done, total, ""),

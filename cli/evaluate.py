@@ -21,7 +21,7 @@ _NAMES = {
 
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A checkpoint folder, or the --out of cc train.")],
-    photos: Annotated[Path, typer.Argument(metavar="DATASET|FOLDER", help="What to score it on.")],
+    photos: Annotated[str, typer.Argument(metavar="DATASET|FOLDER", help="What to score it on.")],
     picture: Annotated[
         Path | None, typer.Option(help="Write grey | predicted | truth of the first photos here.")
     ] = None,

@@ -11,26 +11,29 @@ TOP_LAYERS = 10
 
 
 def inspect(
-    what: Annotated[Path, typer.Argument(metavar="DATASET|MODEL", help="A folder of either kind.")],
+    what: Annotated[str, typer.Argument(metavar="DATASET|MODEL", help="A folder of either kind.")],
     picture: Annotated[
-        Path | None, typer.Option(help="Of a dataset: write a contact sheet of kept samples here.")
-    ] = None,
+        Path,
+        typer.Option(help="Of a dataset: the contact sheet of kept and refused photos."),
+    ] = Path("contact-sheet.png"),
+    no_picture: Annotated[bool, typer.Option("--no-picture", help="Write none.")] = False,
+    seed: Annotated[int, typer.Option(help="Other random photos on the sheet.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show counts, reasons and colours of a dataset, or layers and scores of a model."""
     from pipelines.inspect import is_dataset
 
     if is_dataset(what):
-        _dataset(what, picture, json=json)
+        _dataset(what, None if no_picture else picture, seed, json=json)
     else:
-        _model(what, json=json)
+        _model(Path(what), json=json)
 
 
-def _dataset(dataset: Path, picture: Path | None, *, json: bool) -> None:
+def _dataset(dataset: str, picture: Path | None, seed: int, *, json: bool) -> None:
     from cli import show
     from pipelines.inspect import inspect_dataset
 
-    found = inspect_dataset(dataset, picture=picture)
+    found = inspect_dataset(dataset, picture=picture, seed=seed)
     if json:
         show.as_json(
             {
@@ -38,6 +41,7 @@ def _dataset(dataset: Path, picture: Path | None, *, json: bool) -> None:
                 "refused": found.refused,
                 "colorfulness": found.colorfulness,
                 "palette": found.palette,
+                "picture": found.picture,
             }
         )
         return
@@ -46,11 +50,7 @@ def _dataset(dataset: Path, picture: Path | None, *, json: bool) -> None:
         print()
         show.table(["refused", "photos"], list(found.refused.items()))
     print()
-    kept = max(1, sum(found.colorfulness.values()))
-    widest = max(1, *found.colorfulness.values())
-    for label, count in found.colorfulness.items():
-        bar = "█" * round(24 * count / widest)
-        print(f"colorfulness {label:>10}  {bar:<24}  {count:,} ({count / kept:.0%})")
+    show.bars("colorfulness", found.colorfulness)
     print()
     if found.palette is None:
         print(f"no palette yet: cc priors {dataset}")

@@ -11,6 +11,16 @@ from cli.compiler import compiler_version, hand_over, is_compiler_call
 EXIT_FAILED = 1
 EXIT_WRONG_CALL = 2
 EXIT_INTERRUPTED = 130
+OURS = {
+    "CheckpointError",
+    "DatasetError",
+    "JobError",
+    "PhotoRefused",
+    "RecipeError",
+    "StorageError",
+}
+WRONG_CALLS = {"LocationError", "RecipeError", "WrongCallError"}
+"""Errors whose message is made for the user; by name, as importing them would be slow."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,11 +76,18 @@ def _explain(error: Exception) -> int:
         return EXIT_WRONG_CALL
     kinds = {kind.__name__ for kind in type(error).__mro__}
     text = " ".join(str(error).split()) or type(error).__name__
-    if not kinds & {"JobError", "DatasetError", "CheckpointError", "RecipeError", "PhotoRefused"}:
+    if not kinds & {
+        "JobError",
+        "DatasetError",
+        "CheckpointError",
+        "RecipeError",
+        "PhotoRefused",
+        "StorageError",
+    }:
         text = f"{type(error).__name__}: {text}" if not kinds & {"FileNotFoundError"} else text
         text += " (run again with --debug for the traceback)"
     print(f"error: {text}", file=sys.stderr)
-    return EXIT_WRONG_CALL if kinds & {"WrongCallError", "RecipeError"} else EXIT_FAILED
+    return EXIT_WRONG_CALL if kinds & WRONG_CALLS else EXIT_FAILED
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import typer
 
 
 def priors(
-    dataset: Annotated[Path, typer.Argument(help="A dataset of cc shard.")],
+    dataset: Annotated[str, typer.Argument(help="A dataset of cc shard.")],
     bins: Annotated[int, typer.Option(min=2, max=4096, help="Number of colour bins.")] = 313,
     method: Annotated[
         Literal["kmeans", "grid"], typer.Option(help="Bins by data, or a uniform grid.")

@@ -1,21 +1,27 @@
-"""`cc shard`: folders of photos -> a dataset of LAB shards."""
+"""`cc shard`: photos from anywhere -> a dataset of LAB shards."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
     from cli.show import Advance
+    from colorcore.dataset import ShardSettings
     from pipelines.shard import ShardProgress, ShardReport
 
 
 def shard(
     places: Annotated[
         list[str],
-        typer.Argument(metavar="SOURCE... DATASET", help="Folders of photos, then the dataset."),
+        typer.Argument(
+            metavar="SOURCE... DATASET",
+            help="Folders, photos, lists (.txt, .csv, .parquet) or tars of photos, "
+            "then the dataset; paths or URIs such as s3://bucket/photos.",
+        ),
     ],
     size: Annotated[int, typer.Option(help="Side of a sample in pixels.")] = 256,
     min_colorfulness: Annotated[
@@ -23,12 +29,27 @@ def shard(
     ] = 15.0,
     val_percent: Annotated[float, typer.Option(help="Share of photos held out, by content.")] = 5.0,
     photos_per_unit: Annotated[
-        int, typer.Option(help="Photos that one task turns into shards.")
+        int, typer.Option(help="Photos that one task turns into shards; a tar is one task.")
     ] = 250,
     max_pixels: Annotated[int, typer.Option(help="Refuse larger photos unread.")] = 100_000_000,
+    compress: Annotated[
+        Literal["none", "zstd"], typer.Option(help="zstd: a third smaller, slower to read.")
+    ] = "none",
     max_damaged_percent: Annotated[
         float, typer.Option(help="More unreadable photos than this fail the command.")
     ] = 10.0,
+    dry_run: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Only look at N random photos: what would be kept and refused. "
+            "Writes nothing but the picture.",
+        ),
+    ] = 0,
+    picture: Annotated[
+        Path, typer.Option(help="With --dry-run: the contact sheet of kept and refused photos.")
+    ] = Path("contact-sheet.png"),
     address: Annotated[
         str | None, typer.Option(help="A Ray cluster; default: this machine.")
     ] = None,
@@ -45,9 +66,6 @@ def shard(
     from pipelines.errors import WrongCallError
     from pipelines.shard import shard as run
 
-    if len(places) < 2:
-        raise WrongCallError("expected SOURCE... DATASET, such as: cc shard ~/Pictures photos.data")
-    *sources, dataset = places
     try:
         settings = ShardSettings(
             size=size,
@@ -55,18 +73,28 @@ def shard(
             val_percent=val_percent,
             photos_per_unit=photos_per_unit,
             max_pixels=max_pixels,
+            compress=compress,
         )
     except ValidationError as error:
         first = error.errors()[0]
         flag = str(first["loc"][0]).replace("_", "-")
         raise WrongCallError(f"--{flag}: {first['msg'].lower()}, got {first['input']}") from error
+    if dry_run:
+        return _dry_run(places, settings, dry_run, picture, json=json)
+    if len(places) < 2:
+        raise WrongCallError("expected SOURCE... DATASET, such as: cc shard ~/Pictures photos.data")
+    *sources, dataset = places
     with show.progress("shard") as advance:
-        report = run(sources, dataset, settings, address=address, on_progress=_Display(advance))
-    for unit, error_line in report.failed.items():
-        show.warn(f"unit {unit} failed: {error_line}")
+        report = run(
+            sources,
+            dataset,
+            settings,
+            address=address,
+            on_progress=_Display(advance),
+            on_failure=lambda unit, error: show.warn(f"unit {unit} failed: {error}"),
+        )
     if report.ignored:
-        suffixes = ", ".join(f"{n} {suffix}" for suffix, n in sorted(report.ignored.items()))
-        show.warn(f"left alone, no photos by their suffix: {suffixes}")
+        _warn_of_ignored(report.ignored)
     if json:
         show.as_json(
             {
@@ -83,22 +111,26 @@ def shard(
             }
         )
     else:
-        rows = [(f"kept for {split}", count) for split, count in sorted(report.kept.items())]
-        reasons = sorted(report.refused.items(), key=lambda item: -item[1])
-        rows += [(f"refused: {reason}", count) for reason, count in reasons]
-        show.table(
-            ["photos", "count", "share"],
-            [(name, count, f"{count / report.photos:.1%}") for name, count in rows],
-        )
-        if report.duplicates:
-            print(
-                f"of the kept, {report.duplicates} are copies across units: the loader skips them"
-            )
-        if not report.new_photos and not report.failed:
-            print(f"nothing to do: {report.dataset} is finished")
-        elif report.fingerprint:
-            print(f"dataset {report.dataset}, fingerprint {report.fingerprint}")
+        _show(report)
     return _exit_code(report, max_damaged_percent)
+
+
+def _show(report: ShardReport) -> None:
+    from cli import show
+
+    rows = [(f"kept for {split}", count) for split, count in sorted(report.kept.items())]
+    reasons = sorted(report.refused.items(), key=lambda item: -item[1])
+    rows += [(f"refused: {reason}", count) for reason, count in reasons]
+    show.table(
+        ["photos", "count", "share"],
+        [(name, count, f"{count / max(1, report.photos):.1%}") for name, count in rows],
+    )
+    if report.duplicates:
+        print(f"of the kept, {report.duplicates} are copies across units: the loader skips them")
+    if not report.new_photos and not report.failed:
+        print(f"nothing to do: {report.dataset} is finished")
+    elif report.fingerprint and not report.failed:
+        print(f"dataset {report.dataset}, fingerprint {report.fingerprint}")
 
 
 def _exit_code(report: ShardReport, max_damaged_percent: float) -> int:
@@ -115,31 +147,84 @@ def _exit_code(report: ShardReport, max_damaged_percent: float) -> int:
     if report.damaged > report.photos * max_damaged_percent / 100:
         show.warn(
             f"error: {report.damaged} of {report.photos} photos are damaged, more than "
-            f"{max_damaged_percent:g}%; look at {report.dataset}/rejected, "
+            f"{max_damaged_percent:g}%; see which with cc inspect {report.dataset}, "
             "or allow it with --max-damaged-percent"
         )
         return 1
     return 0
 
 
+def _warn_of_ignored(ignored: dict[str, int]) -> None:
+    from cli import show
+
+    suffixes = ", ".join(f"{n} {suffix}" for suffix, n in sorted(ignored.items()))
+    show.warn(f"left alone, no photos by their suffix: {suffixes}")
+
+
+def _dry_run(
+    places: list[str], settings: ShardSettings, count: int, picture: Path, *, json: bool
+) -> int:
+    """Look at a sample; the last place is the dataset unless it is the only one or has photos."""
+    from cli import show
+    from colorcore.pictures import save_picture
+    from colorcore.storage import open_store
+    from pipelines.inspect import colorfulness_rows
+    from pipelines.look import dry_run
+
+    *sources, dataset = places
+    if not sources or open_store(dataset).kind() == "file":
+        sources, dataset = places, ""
+    with show.progress("dry run") as advance:
+        look = dry_run(sources, settings, count, dataset=dataset or None, on_progress=advance)
+    save_picture(picture, look.sheet(f"{look.photos} photos of {', '.join(sources)}"))
+    if look.ignored:
+        _warn_of_ignored(dict(look.ignored))
+    refused = dict(look.refused.most_common())
+    classes = colorfulness_rows(look.colorfulness)
+    if json:
+        show.as_json(
+            {
+                "photos": look.photos,
+                "kept": look.kept,
+                "refused": refused,
+                "colorfulness": classes,
+                "picture": picture,
+            }
+        )
+        return 0
+    rows = [("would be kept", look.kept)]
+    rows += [(f"would be refused: {reason}", number) for reason, number in refused.items()]
+    show.table(
+        [f"of {look.photos} random photos", "count", "share"],
+        [(name, number, f"{number / max(1, look.photos):.1%}") for name, number in rows],
+    )
+    print()
+    show.bars("colorfulness", classes)
+    print(f"\ncontact sheet: {picture}")
+    return 0
+
+
 class _Display:
-    """Turns the job's progress into photos/s and the share of refused photos."""
+    """Turns the job's progress into units done, photos/s and the share of refused photos."""
 
     def __init__(self, advance: Advance) -> None:
         self._advance = advance
-        self._done_before = 0
         self._first: tuple[float, int] | None = None
 
     def __call__(self, progress: ShardProgress) -> None:
         """Show where the job stands; speed counts from the first unit that was done here."""
+        from cli.show import UNKNOWN
+
         now = time.monotonic()
-        notes = []
-        if self._first is None and 0 < self._done_before < progress.done:
-            self._first = (now, progress.done)
-        self._done_before = progress.done
-        if self._first is not None and progress.done > self._first[1]:
-            speed = (progress.done - self._first[1]) / max(now - self._first[0], 1e-9)
-            notes.append(f"{speed:.0f} photos/s")
-        if progress.done:
-            notes.append(f"{sum(progress.refused.values()) / progress.done:.0%} refused")
-        self._advance(progress.done, progress.photos, ", ".join(notes))
+        notes = [f"{progress.done:,} of {progress.photos:,} photos"]
+        if progress.listing:
+            notes = [f"{progress.done:,} photos", f"{progress.photos:,} listed so far"]
+        if self._first is None and progress.new:
+            self._first = (now, progress.new)
+        if self._first is not None and progress.new > self._first[1]:
+            speed = (progress.new - self._first[1]) / max(now - self._first[0], 1e-9)
+            notes.append(f"{speed:,.0f} photos/s")
+        if progress.new:
+            notes.append(f"{progress.refused.total() / progress.new:.0%} refused")
+        total = UNKNOWN if progress.listing else progress.units
+        self._advance(progress.units_done, total, ", ".join(notes))

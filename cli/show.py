@@ -11,8 +11,10 @@ from typing import Any
 
 PLAIN_LINE_EVERY_S = 5.0
 
+UNKNOWN = 0
+"""What there is to do, when that is not known yet."""
 Advance = Callable[[int, int, str], None]
-"""Called with what is done, what there is to do, and a note."""
+"""Called with what is done, what there is to do (or UNKNOWN), and a note."""
 
 
 def warn(message: str) -> None:
@@ -39,6 +41,15 @@ def facts(pairs: Mapping[str, object]) -> None:
     width = max(map(len, pairs), default=0)
     for name, value in pairs.items():
         print(f"{name.ljust(width)}  {_cell(value)}")
+
+
+def bars(label: str, counts: Mapping[str, int]) -> None:
+    """A bar chart on stdout: a line a class, with its count and share."""
+    total, widest = max(1, sum(counts.values())), max(1, *counts.values())
+    name = max(map(len, counts))
+    for key, count in counts.items():
+        bar = "█" * round(24 * count / widest)
+        print(f"{label} {key:>{name}}  {bar:<24}  {count:,} ({count / total:.0%})")
 
 
 @contextmanager
@@ -81,7 +92,7 @@ def _bar(label: str) -> Iterator[Advance]:
         task = bars.add_task(label, total=None, note="starting")
 
         def advance(done: int, total: int, note: str) -> None:
-            bars.update(task, completed=done, total=total or None, note=note)
+            bars.update(task, completed=done, total=total if total != UNKNOWN else None, note=note)
 
         yield advance
 
@@ -96,11 +107,12 @@ def _lines(label: str) -> Iterator[Advance]:
         now = time.monotonic()
         if first is None and done < total:
             first = (now, done)
+        of = f"/{total}" if total != UNKNOWN else ""
         left = ""
         if first is not None and done > first[1] and done < total:
             left = f", {duration((now - first[0]) / (done - first[1]) * (total - done))} left"
-        line = f"{label}: {done}/{total}{f', {note}' if note else ''}"
-        if line != last and (now - printed >= PLAIN_LINE_EVERY_S or done == total):
+        line = f"{label}: {done}{of}{f', {note}' if note else ''}"
+        if line != last and (now - printed >= PLAIN_LINE_EVERY_S or done == total != UNKNOWN):
             warn(line + left)
             printed = now
             last = line

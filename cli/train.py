@@ -13,17 +13,13 @@ if TYPE_CHECKING:
 
 
 def train(
-    dataset: Annotated[
-        Path, typer.Argument(help="A dataset with a palette (cc shard, cc priors).")
-    ],
+    dataset: Annotated[str, typer.Argument(help="A dataset with a palette (cc shard, cc priors).")],
     recipe: Annotated[str, typer.Option(help="A recipe's name or a .toml file.")] = "simple",
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override: optim.lr=1e-4")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Data-parallel workers.")] = 1,
-    out: Annotated[Path, typer.Option(help="Folder of the checkpoints last and best.")] = Path(
-        "model"
-    ),
+    out: Annotated[str, typer.Option(help="Folder of the checkpoints last and best.")] = "model",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from --out/last.")] = False,
     tracking_uri: Annotated[
         str | None, typer.Option(help="MLflow; default: $MLFLOW_TRACKING_URI or ./mlflow.db")
@@ -37,6 +33,7 @@ def train(
     """Train a recipe on a dataset."""
     from cli import show
     from colorcore.recipe import load_recipe
+    from pipelines.sources import local_path
     from pipelines.tracking import tracking_uri as choose
     from pipelines.train import train as run
 
@@ -45,7 +42,7 @@ def train(
         report = run(
             dataset,
             loaded,
-            out,
+            local_path(out, "--out"),
             tracking_uri=choose(tracking_uri, Path.cwd()),
             name=name or Path(recipe).stem,
             workers=workers,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,7 @@ from cli.shard import _exit_code
 from pipelines.shard import ShardReport
 
 GOOD = ShardReport(
-    dataset=Path("data"),
+    dataset="data",
     photos=100,
     kept={"train": 80, "val": 5},
     refused={"greyscale": 5, "truncated": 6, "empty": 4},
