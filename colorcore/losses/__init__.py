@@ -9,21 +9,69 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
+import torch
 from torch import Tensor
 
-from colorcore.losses import ab_l1, weighted_mse
+from colorcore.losses import (
+    ab,
+    ab_huber,
+    ab_l1,
+    adversarial,
+    bins_ce,
+    bins_focal,
+    confidence,
+    diversity,
+    feature_matching,
+    histogram,
+    luminance,
+    perceptual,
+    residual,
+    rgb_l1,
+    saturation,
+    weighted_mse,
+)
 from colorcore.models.prediction import Prediction
-from colorcore.names import options_of, require_known
+from colorcore.names import options_of, require_known, takes
+
+if TYPE_CHECKING:
+    from colorcore.palette import Palette
+
+Option: TypeAlias = float | str | bool
+"""A value of a term's option in a recipe."""
 
 Term: TypeAlias = Callable[[Prediction, Tensor], Tensor]
-"""Prediction and the true lab (B, 3, H, W) CIELAB float -> a scalar, smaller is better."""
+"""Prediction and the true lab (B, 3, H, W) CIELAB float -> a scalar, smaller is better.
+
+A builder checks its options and is cheap. What is heavy (pretrained weights, tables on a device)
+a term loads in a method ``prepare(device)``, which :meth:`Loss.prepare` calls before training.
+A builder that wants the palette has a parameter ``palette: Palette | None``; it is None when a
+recipe is only checked.
+"""
 
 TERMS: dict[str, Callable[..., Term]] = {
     "weighted_mse": weighted_mse.build,
     "ab_l1": ab_l1.build,
+    "ab_huber": ab_huber.build,
+    "ab": ab.build,
+    "rgb_l1": rgb_l1.build,
+    "luminance": luminance.build,
+    "saturation": saturation.build,
+    "diversity": diversity.build,
+    "perceptual": perceptual.build,
+    "bins_ce": bins_ce.build,
+    "bins_focal": bins_focal.build,
+    "residual": residual.build,
+    "confidence": confidence.build,
+    "histogram": histogram.build,
+    "adversarial": adversarial.build,
+    "feature_matching": feature_matching.build,
 }
+
+
+class LossError(Exception):
+    """A term lacks what it needs: the message says what, and where to get it."""
 
 
 class Loss:
@@ -37,12 +85,28 @@ class Loss:
         self.weights = dict(weights)
         self._terms = {name: terms[name] for name in self.weights}
 
+    def prepare(self, device: torch.device) -> None:
+        """Load what the terms need, on the device that they will run on.
+
+        Raises:
+            LossError: it is not there, such as the pretrained weights of a perceptual term.
+        """
+        for term in self._terms.values():
+            if (prepare := getattr(term, "prepare", None)) is not None:
+                prepare(device)
+
     def __call__(self, prediction: Prediction, lab: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The total to minimize, and each term's own value: unweighted and detached.
 
-        prediction of a model; lab (B, 3, H, W) true CIELAB float, of the same B, H, W.
+        prediction of a model; lab (B, 3, H, W) true CIELAB float, of the same B, H, W. Autocast
+        is off in here: in bfloat16, a = 500 (f(X) − f(Y)) would go in steps of 2 ab units.
+
+        Raises:
+            ValueError: the prediction lacks what a term needs; the message says which models
+                have it.
         """
-        values = {name: term(prediction, lab) for name, term in self._terms.items()}
+        with torch.autocast(lab.device.type, enabled=False):
+            values = {name: term(prediction, lab) for name, term in self._terms.items()}
         total = sum(
             (self.weights[name] * value for name, value in values.items()),
             start=lab.new_zeros(()),
@@ -51,7 +115,9 @@ class Loss:
 
 
 def build_terms(
-    weights: Mapping[str, float], options: Mapping[str, Mapping[str, float]] | None = None
+    weights: Mapping[str, float],
+    options: Mapping[str, Mapping[str, Option]] | None = None,
+    palette: Palette | None = None,
 ) -> Loss:
     """The loss of a recipe.
 
@@ -60,6 +126,7 @@ def build_terms(
             computed nor reported.
         options: term name -> keyword options of its builder; terms not named keep their
             defaults. Options of a term that is left out are checked and not used.
+        palette: of the dataset; None when a recipe is only checked.
 
     Raises:
         ValueError: no term has a weight above 0; a weight is negative or not finite; a term or
@@ -79,4 +146,5 @@ def build_terms(
             f"the loss needs a term with a weight above 0, got {dict(weights)}. "
             f"Terms: {', '.join(TERMS)}."
         )
-    return Loss(used, {name: TERMS[name](**options.get(name, {})) for name in used})
+    given = {name: {"palette": palette} if takes(TERMS[name], "palette") else {} for name in used}
+    return Loss(used, {name: TERMS[name](**options.get(name, {}), **given[name]) for name in used})

@@ -40,7 +40,7 @@ def build(*, grey: float = 0.5, saturated: float = 1.5, chroma_full: float = 40.
     Raises:
         ValueError: an option is out of range.
     """
-    if grey < 0 or saturated < 0 or chroma_full <= 0:
+    if not (grey >= 0 and saturated >= 0 and chroma_full > 0):
         raise ValueError(
             "weighted_mse needs grey >= 0, saturated >= 0 and chroma_full > 0, "
             f"got {grey}, {saturated} and {chroma_full}"

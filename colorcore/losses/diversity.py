@@ -1,0 +1,63 @@
+"""Colour diversity: the training guide's term against mode collapse.
+
+A model that paints every pixel the same brown has no variance in ab. This term makes that dear.
+The guide's formula alone has no end: the wilder the colours the better, which it warns of
+("should stabilize, not go to −∞"). Here there is nothing to gain beyond the photos' own variance.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from colorcore.lab import normalize_ab
+from colorcore.losses.inputs import tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from colorcore.losses import Term
+    from colorcore.models.prediction import Prediction
+
+FLOOR = 1e-6
+"""Added to the variance by the training guide: a flat answer costs −log 1e-6 = 13.8."""
+
+
+def build(*, limit: float = 1.0) -> Term:
+    """−log(min(v, limit · v_true) + 1e-6), with v the variance of ab_norm.
+
+    v is the variance over the pixels of a photo, then the mean over photos and both channels,
+    as in the training guide (which leaves the units open; we take ab_norm, ab units divided by
+    128). v_true is that of the true photos of the batch. While the answers vary less than the
+    photos, this is the guide's formula to the digit; beyond, its gradient is 0, and so it is for
+    photos without colour. As v is at most about 1 the term is never much below 0; photos of a
+    standard deviation of 15 ab units end at 4.3.
+
+    The guide's batches of 8 to 16 matter: the logarithm is of a mean over the batch, so a batch
+    is not the mean of its parts.
+
+    Args:
+        limit: share of the photos' own variance from which on more is not better, above 0.
+
+    Raises:
+        ValueError: limit is not above 0.
+    """
+    if not limit > 0:
+        raise ValueError(f"diversity needs limit > 0, got {limit}")
+
+    def diversity(prediction: Prediction, lab: Tensor) -> Tensor:
+        variance = _variance(tensor(prediction, "ab", "diversity"))
+        enough = limit * _variance(lab[:, 1:])
+        return -torch.log(torch.minimum(variance, enough.to(variance)) + FLOOR)
+
+    return diversity
+
+
+def _variance(ab: Tensor) -> Tensor:
+    """Mean variance of ab_norm within a photo: ab (B, 2, H, W) -> scalar.
+
+    Unbiased, as torch's and the guide's; of a single pixel it is 0.
+    """
+    pixels = normalize_ab(ab).flatten(2)
+    return pixels.var(dim=2, correction=min(1, pixels.shape[2] - 1)).mean()

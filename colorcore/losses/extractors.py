@@ -1,0 +1,295 @@
+"""VGG16 and AlexNet as far as perceptual losses need them: convolutions, by torchvision's names.
+
+Simonyan and Zisserman 2015 ("Very deep convolutional networks"), table 1, D; Krizhevsky 2014
+("One weird trick"), the one-column AlexNet. Written out here, for torchvision pulls in another
+torch. Their weights, trained on ImageNet, come from a file or from torchvision's own address.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import pickle
+import tempfile
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ADDRESS = "https://download.pytorch.org/models/"
+"""Where torchvision keeps the weights."""
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Of sRGB in 0..1 over ImageNet's training photos: what both networks were trained with."""
+_TIMEOUT = 30.0
+"""Seconds without an answer after which a download has failed."""
+_CHUNK = 1 << 20
+
+
+class _Conv(NamedTuple):
+    """A convolution and its ReLU; ``place`` is its index in torchvision's ``features``."""
+
+    place: int
+    channels: int
+    width: int
+    kernel: int = 3
+    stride: int = 1
+    padding: int = 1
+
+
+class _Pool(NamedTuple):
+    """Max pooling with stride 2."""
+
+    kernel: int
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A network: its layers, where its features are taken, and its file.
+
+    layers    in order
+    taken     indices of the convolutions whose ReLU is a feature
+    smallest  side, in pixels, from which on every feature has a pixel
+    file      torchvision's, which has the first 8 hex digits of its SHA-256 in its name
+    megabytes of that file
+    """
+
+    layers: tuple[_Conv | _Pool, ...]
+    taken: frozenset[int]
+    smallest: int
+    file: str
+    megabytes: int
+
+    @property
+    def prefix(self) -> str:
+        """What the SHA-256 of the file begins with."""
+        return self.file.removesuffix(".pth").rpartition("-")[2]
+
+
+def _vgg16_layers() -> tuple[_Conv | _Pool, ...]:
+    layers: list[_Conv | _Pool] = []
+    index, before = 0, 3
+    for count, width in ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)):
+        if layers:
+            layers.append(_Pool(2))
+            index += 1
+        for _ in range(count):
+            layers.append(_Conv(index, before, width))
+            index, before = index + 2, width
+    return tuple(layers)
+
+
+NETWORKS: dict[str, _Plan] = {
+    # Features: relu1_2, relu2_2, relu3_3, relu4_3, relu5_3, as in Zhang et al. 2018, section 3.
+    "vgg16": _Plan(
+        layers=_vgg16_layers(),
+        taken=frozenset({2, 7, 14, 21, 28}),
+        smallest=16,
+        file="vgg16-397923af.pth",
+        megabytes=528,
+    ),
+    # Features: all five ReLUs of the convolutions, as there.
+    "alex": _Plan(
+        layers=(
+            _Conv(0, 3, 64, kernel=11, stride=4, padding=2),
+            _Pool(3),
+            _Conv(3, 64, 192, kernel=5, padding=2),
+            _Pool(3),
+            _Conv(6, 192, 384),
+            _Conv(8, 384, 256),
+            _Conv(10, 256, 256),
+        ),
+        taken=frozenset({0, 3, 6, 8, 10}),
+        smallest=31,
+        file="alexnet-owt-7be5be79.pth",
+        megabytes=233,
+    ),
+}
+
+
+class Extractor(nn.Module):
+    """The features of a picture, coarser and coarser: a frozen network, up to its last feature.
+
+    Args:
+        net: name in :data:`NETWORKS`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: str) -> None:
+        super().__init__()
+        self._plan = NETWORKS[net]
+        self.features = nn.ModuleDict(
+            {
+                str(layer.place): nn.Conv2d(
+                    layer.channels, layer.width, layer.kernel, layer.stride, layer.padding
+                )
+                for layer in self._plan.layers
+                if isinstance(layer, _Conv)
+            }
+        )
+        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+        self.requires_grad_(False)
+        self.eval()
+
+    def forward(self, rgb: Tensor) -> list[Tensor]:
+        """Five maps of features, (B, C_i, h_i, w_i), of rgb (B, 3, H, W) sRGB in 0..1, any size.
+
+        A side shorter than the network can take is enlarged to that (bilinear).
+        """
+        x = (rgb - self.mean) / self.std
+        height, width = (max(side, self._plan.smallest) for side in x.shape[-2:])
+        if (height, width) != tuple(x.shape[-2:]):
+            x = F.interpolate(x, size=(height, width), mode="bilinear", align_corners=False)
+        x = x.contiguous(memory_format=torch.channels_last)
+        taken = []
+        for layer in self._plan.layers:
+            if isinstance(layer, _Pool):
+                x = F.max_pool2d(x, layer.kernel, stride=2)
+                continue
+            x = F.relu(self.features[str(layer.place)](x))
+            if layer.place in self._plan.taken:
+                taken.append(x)
+        return taken
+
+
+def load_extractor(net: str, weights: str = "") -> Extractor:
+    """A network with its pretrained weights, on the CPU and channels last.
+
+    Args:
+        net: name in :data:`NETWORKS`.
+        weights: path of a .pth or .safetensors file with torchvision's names; "" takes
+            torchvision's own file, see :func:`official_weights`. What the network does not need,
+            such as the classifier, is left out.
+
+    Raises:
+        LossError: the weights are not there or are not those of this network.
+    """
+    from colorcore.losses import LossError
+
+    extractor = Extractor(net)
+    path = Path(weights).expanduser() if weights else official_weights(net)
+    state = _read(path, net)
+    wanted = extractor.state_dict()
+    for name, value in wanted.items():
+        found = state.get(name)
+        if not isinstance(found, torch.Tensor) or found.shape != value.shape:
+            shape = tuple(found.shape) if isinstance(found, torch.Tensor) else "none"
+            raise LossError(
+                f"{path} is not torchvision's {net}: expected {name} of shape "
+                f"{tuple(value.shape)}, found {shape}"
+            )
+    extractor.load_state_dict({name: state[name] for name in wanted})
+    return extractor.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def official_weights(net: str) -> Path:
+    """The path of torchvision's file, in torch's cache folder, downloaded if it is not there.
+
+    The folder is ``checkpoints`` in ``torch.hub.get_dir()``, where torchvision looks too. The
+    file is taken only if its SHA-256 begins as its name says.
+
+    Raises:
+        LossError: it could not be had, or is another file; the message says what to do.
+    """
+    from colorcore.losses import LossError
+
+    plan = NETWORKS[net]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / plan.file
+    advice = (
+        f"put {ADDRESS}{plan.file} there yourself, "
+        f"or name a file by the option weights of loss term 'perceptual'"
+    )
+    if path.exists():
+        digest = _sha256(path)
+        if not digest.startswith(plan.prefix):
+            raise LossError(
+                f"{path} is damaged: expected a SHA-256 that begins with {plan.prefix}, "
+                f"found {digest[:8]}; delete it, or {advice}"
+            )
+        return path
+    logging.getLogger(__name__).warning(
+        "downloading %s%s (%d MB) to %s", ADDRESS, plan.file, plan.megabytes, path
+    )
+    try:
+        fetch(ADDRESS + plan.file, path, plan.prefix)
+    except (OSError, ValueError) as error:
+        raise LossError(
+            f"the pretrained weights of {net} are not at {path} and their download failed "
+            f"({error}); {advice}"
+        ) from error
+    return path
+
+
+def fetch(address: str, path: Path, prefix: str) -> None:
+    """Download a file, under its name only once it is whole and the right one.
+
+    Args:
+        address: https.
+        path: of the file; its folder is made.
+        prefix: what its SHA-256 begins with, hex.
+
+    Raises:
+        OSError: it could not be read or written.
+        ValueError: it is another file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as part:
+        try:
+            with urllib.request.urlopen(address, timeout=_TIMEOUT) as answer:  # noqa: S310
+                while chunk := answer.read(_CHUNK):
+                    digest.update(chunk)
+                    part.write(chunk)
+            part.close()
+            if not digest.hexdigest().startswith(prefix):
+                raise ValueError(
+                    f"expected a SHA-256 that begins with {prefix}, got {digest.hexdigest()[:8]}"
+                )
+            Path(part.name).replace(path)
+        finally:
+            Path(part.name).unlink(missing_ok=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(path: Path, net: str) -> dict[str, Tensor]:
+    """The tensors of a file of weights, on the CPU.
+
+    Raises:
+        LossError: there is no such file, or it holds no tensors by name.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from colorcore.losses import LossError
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise LossError(f"there is no file {path} with the weights of {net}") from error
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        line = str(error).partition("\n")[0]
+        raise LossError(
+            f"cannot read {path}: {line}; expected torchvision's weights of {net} "
+            "as .pth or .safetensors"
+        ) from error
+    if not isinstance(state, dict):
+        raise LossError(f"{path} holds no tensors by name, but a {type(state).__name__}")
+    return state
