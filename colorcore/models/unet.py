@@ -11,23 +11,25 @@ classification models exist because of that.
 
 from __future__ import annotations
 
-from math import gcd
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from colorcore.lab import denormalize_ab
+from colorcore.lab import denormalize_ab, rgb_to_lab
+from colorcore.models.attention import AttentionGate
+from colorcore.models.layers import MAX_CHANNELS, group_norm, grow
 from colorcore.models.prediction import Prediction
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Norm = Literal["batch", "group"]
+Head = Literal["ab", "rgb"]
 
-_GROUPS = 32
-"""Groups of GroupNorm (Wu and He 2018, section 4.1: their default)."""
+MAX_DEPTH = 7
+"""Halvings: 256 pixels become 2, and the widest layer has 128 times the first one's channels."""
 _HEAD_STD = 1e-3
 """Spread of the head's first weights: first answers within about one ab unit of grey."""
 
@@ -36,15 +38,16 @@ class UNet(nn.Module):
     """UNet from lightness to ab.
 
     The widths are ``channels`` · 1, 2, 4 … 2**depth, the last in the bottleneck. At depth 4
-    that is 7574·channels² + 210·channels + 2 parameters, with either norm:
+    that is 7574·channels² + 210·channels + 2 parameters, with either norm. An RGB head adds
+    channels + 1, and for even channels attention gates add 127.5·channels² + 15·channels + 4:
 
-    ======== ============
-    channels parameters
-    ======== ============
-    64       31,036,546
-    96       69,822,146
-    128      124,119,298
-    ======== ============
+    ======== ============ ============ ============== ============
+    channels parameters   RGB head     attention      both
+    ======== ============ ============ ============== ============
+    64       31,036,546   31,036,611   31,559,750     31,559,815
+    96       69,822,146   69,822,243   70,998,630     70,998,727
+    128      124,119,298  124,119,427  126,210,182    126,210,311
+    ======== ============ ============ ============== ============
 
     Args:
         channels: width of the first level.
@@ -53,6 +56,9 @@ class UNet(nn.Module):
         norm: "batch", or "group": the same for any batch size and in training and evaluation.
             32 groups, or as many as divide the width.
         dropout: probability of zeroing a whole feature map of the bottleneck in training.
+        attention: attention gates on the skip connections, each led by the decoder's map below.
+        head: "ab", or "rgb": sRGB whose ab is the answer. A photo colorized with it keeps its own
+            L, so the RGB's L matters to losses alone.
 
     Raises:
         ValueError: an option is out of range.
@@ -65,12 +71,18 @@ class UNet(nn.Module):
         depth: int = 4,
         norm: Norm = "batch",
         dropout: float = 0.0,
+        attention: bool = False,
+        head: Head = "ab",
     ) -> None:
         super().__init__()
-        if channels < 1 or depth < 1:
-            raise ValueError(f"channels and depth must be at least 1, got {channels} and {depth}")
+        if not 1 <= channels <= MAX_CHANNELS:
+            raise ValueError(f"channels must be in 1..{MAX_CHANNELS}, got {channels}")
+        if not 1 <= depth <= MAX_DEPTH:
+            raise ValueError(f"depth must be in 1..{MAX_DEPTH}, got {depth}")
         if norm not in get_args(Norm):
             raise ValueError(f"norm must be one of {', '.join(get_args(Norm))}, got '{norm}'")
+        if head not in get_args(Head):
+            raise ValueError(f"head must be one of {', '.join(get_args(Head))}, got '{head}'")
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must be in 0..1 (1 excluded), got {dropout}")
         *widths, deepest = [channels * 2**level for level in range(depth + 1)]
@@ -86,39 +98,43 @@ class UNet(nn.Module):
         self.decoder = nn.ModuleList(
             _double_conv(2 * width, width, norm) for width in reversed(widths)
         )
-        self.head = nn.Conv2d(channels, 2, 1)
+        self.gates = nn.ModuleList(
+            AttentionGate(width, 2 * width) for width in reversed(widths) if attention
+        )
+        self.head = nn.Conv2d(channels, 2 if head == "ab" else 3, 1)
         nn.init.normal_(self.head.weight, std=_HEAD_STD)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, L_norm: Tensor) -> Prediction:
         """Colours for lightness.
 
-        L_norm (B, 1, H, W) in -1..1, any H and W from 1 -> ab (B, 2, H, W) float32, -128..128.
+        L_norm (B, 1, H, W) in -1..1, any H and W from 1 -> ab (B, 2, H, W) float32, -128..128,
+        and with an RGB head rgb (B, 3, H, W) float32, sRGB in 0..1, of which ab is the chroma.
         Sizes that do not halve ``depth`` times are padded by repeating the last row and column
         and cropped back. (Batch norm cannot train on a single value per channel: in training
         one photo must be larger than 2**depth pixels, or not come alone.)
         """
         height, width = L_norm.shape[-2:]
-        x = self._pad(L_norm)
+        x = grow(L_norm, 2 ** len(self.encoder))
         skips = []
         for block in self.encoder:
             x = block(x)
             skips.append(x)
             x = F.max_pool2d(x, 2)
         x = self.dropout(self.bottleneck(x))
-        for up, block in zip(self.up, self.decoder, strict=True):
-            x = block(torch.cat([skips.pop(), up(x)], dim=1))
+        if self.gates:
+            for gate, up, block in zip(self.gates, self.up, self.decoder, strict=True):
+                x = block(torch.cat([gate(skips.pop(), x), up(x)], dim=1))
+        else:
+            for up, block in zip(self.up, self.decoder, strict=True):
+                x = block(torch.cat([skips.pop(), up(x)], dim=1))
         # float32 from here on, also under autocast: losses and metrics see no rounding of ours.
-        ab_norm = torch.tanh(self.head(x).float())
-        return {"ab": denormalize_ab(ab_norm)[..., :height, :width]}
-
-    def _pad(self, L_norm: Tensor) -> Tensor:
-        """L_norm grown at the bottom and right to multiples of 2**depth."""
-        multiple = 2 ** len(self.encoder)
-        bottom, right = (-size % multiple for size in L_norm.shape[-2:])
-        if bottom or right:
-            return F.pad(L_norm, (0, right, 0, bottom), mode="replicate")
-        return L_norm
+        answer = self.head(x).float()[..., :height, :width]
+        if answer.shape[1] == 2:
+            return {"ab": denormalize_ab(answer.tanh())}
+        rgb = answer.sigmoid()
+        with torch.autocast(rgb.device.type, enabled=False):
+            return {"ab": rgb_to_lab(rgb)[:, 1:], "rgb": rgb}
 
 
 def _double_conv(before: int, width: int, norm: Norm) -> nn.Sequential:
@@ -127,7 +143,7 @@ def _double_conv(before: int, width: int, norm: Norm) -> nn.Sequential:
     for channels in (before, width):
         layers += [
             nn.Conv2d(channels, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width) if norm == "batch" else nn.GroupNorm(gcd(_GROUPS, width), width),
+            nn.BatchNorm2d(width) if norm == "batch" else group_norm(width),
             nn.ReLU(inplace=True),
         ]
     return nn.Sequential(*layers)

@@ -1,7 +1,9 @@
 import pytest
+import skimage.color
 import torch
 from torch import nn
 
+from colorcore.lab import lab_to_rgb
 from colorcore.models.unet import UNet
 
 
@@ -59,24 +61,114 @@ def test_padding_repeats_the_edge(size: tuple[int, int]):
 
 
 @pytest.mark.parametrize(
-    ("channels", "expected"), [(64, 31_036_546), (96, 69_822_146), (128, 124_119_298)]
+    ("channels", "plain", "with_rgb", "with_attention", "with_both"),
+    [
+        (64, 31_036_546, 31_036_611, 31_559_750, 31_559_815),
+        (96, 69_822_146, 69_822_243, 70_998_630, 70_998_727),
+        (128, 124_119_298, 124_119_427, 126_210_182, 126_210_311),
+    ],
 )
 @pytest.mark.parametrize("norm", ["batch", "group"])
-def test_the_parameters_are_those_of_the_docstring(channels: int, expected: int, norm: str):
-    with torch.device("meta"):
-        model = UNet(channels=channels, norm=norm)
-    assert parameters(model) == expected == 7574 * channels**2 + 210 * channels + 2
-    assert f"{expected:,}" in (UNet.__doc__ or "")
+def test_the_parameters_are_those_of_the_docstring(
+    channels: int, plain: int, with_rgb: int, with_attention: int, with_both: int, norm: str
+):
+    counts = (plain, with_rgb, with_attention, with_both)
+    choices = [(False, "ab"), (False, "rgb"), (True, "ab"), (True, "rgb")]
+    for expected, (attention, head) in zip(counts, choices, strict=True):
+        with torch.device("meta"):
+            model = UNet(channels=channels, norm=norm, attention=attention, head=head)
+        assert parameters(model) == expected
+        assert f"{expected:,}" in (UNet.__doc__ or "")
+    assert plain == 7574 * channels**2 + 210 * channels + 2
+    assert with_attention - plain == 127.5 * channels**2 + 15 * channels + 4
 
 
+def test_without_options_the_names_are_those_of_older_checkpoints():
+    """Encoder, bottleneck, up, decoder and head, and nothing beside them."""
+    names = {name.partition(".")[0] for name in small().state_dict()}
+    assert names == {"encoder", "bottleneck", "up", "decoder", "head"}
+    assert {n.partition(".")[0] for n in small(attention=True).state_dict()} - names == {"gates"}
+
+
+@pytest.mark.parametrize("head", ["ab", "rgb"])
+@pytest.mark.parametrize("attention", [False, True])
 @pytest.mark.parametrize("norm", ["batch", "group"])
-def test_the_gradient_reaches_every_parameter(norm: str):
-    model = small(norm=norm)
+def test_the_gradient_reaches_every_parameter(norm: str, attention: bool, head: str):
+    model = small(channels=8, norm=norm, attention=attention, head=head)
     model(torch.randn(2, 1, 64, 48))["ab"].square().mean().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().max() > 0, name
+
+
+# Attention gates and the RGB head
+
+
+@pytest.mark.parametrize("size", [(1, 40), (33, 48)])
+def test_gates_take_any_size(size: tuple[int, int]):
+    with torch.no_grad():
+        ab = settled(attention=True)(torch.rand(2, 1, *size) * 2 - 1)["ab"]
+    assert ab.shape == (2, 2, *size)
+
+
+def test_each_skip_passes_its_gate():
+    """Closed gates leave the decoder nothing but zeros of the skips; each halving has a gate."""
+    model, joined = settled(attention=True, depth=3), []
+    assert len(model.gates) == 3
+    for gate in model.gates:
+        nn.init.constant_(gate.psi.bias, -1e4)
+        nn.init.zeros_(gate.psi.weight)
+    for block in model.decoder:
+        block.register_forward_hook(lambda _m, given, _o: joined.append(*given))
+    with torch.no_grad():
+        model(torch.rand(1, 1, 32, 32))
+    for x in joined:
+        skip, up = x.chunk(2, dim=1)
+        assert not skip.any()
+        assert up.any()
+
+
+def test_open_gates_are_as_good_as_none():
+    gated, plain = settled(attention=True), settled()
+    for gate in gated.gates:
+        nn.init.constant_(gate.psi.bias, 1e4)
+    plain.load_state_dict({n: v for n, v in gated.state_dict().items() if "gates" not in n})
+    with torch.no_grad():
+        L_norm = torch.rand(2, 1, 32, 48)
+        torch.testing.assert_close(gated(L_norm)["ab"], plain(L_norm)["ab"])
+
+
+@pytest.mark.parametrize("size", [(32, 32), (19, 35)])
+def test_an_rgb_head_answers_rgb_and_its_chroma(size: tuple[int, int]):
+    with torch.no_grad():
+        answer = settled(head="rgb")(torch.rand(2, 1, *size) * 2 - 1)
+    assert answer["rgb"].shape == (2, 3, *size)
+    assert answer["ab"].shape == (2, 2, *size)
+    assert 0 <= answer["rgb"].min() <= answer["rgb"].max() <= 1
+    assert answer["ab"].std() > 5
+    photo = answer["rgb"].permute(0, 2, 3, 1).double().numpy()
+    truth = torch.from_numpy(skimage.color.rgb2lab(photo)).permute(0, 3, 1, 2).float()
+    torch.testing.assert_close(answer["ab"], truth[:, 1:], atol=0.05, rtol=1e-3)
+    rgb = lab_to_rgb(torch.cat([truth[:, :1], answer["ab"]], dim=1))
+    torch.testing.assert_close(rgb, answer["rgb"], atol=2e-3, rtol=0)
+
+
+def test_an_rgb_head_starts_near_grey_and_is_float32_under_autocast():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        answer = small(head="rgb", channels=32)(torch.randn(4, 1, 32, 32))
+    assert (answer["rgb"] - 0.5).abs().max() < 0.05
+    assert answer["ab"].abs().max() < 5
+    assert {value.dtype for value in answer.values()} == {torch.float32}
+
+
+def test_black_and_white_have_finite_gradients():
+    """Where the head is saturated, rgb -> lab must not divide by nothing."""
+    model = settled(head="rgb")
+    for bias in (-200.0, 200.0):
+        nn.init.constant_(model.head.bias, bias)
+        model(torch.rand(1, 1, 16, 16))["ab"].square().sum().backward()
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
 def test_training_starts_near_grey():
@@ -153,11 +245,20 @@ def test_dropout_acts_on_whole_maps_in_training_only():
 
 @pytest.mark.parametrize(
     "options",
-    [{"channels": 0}, {"depth": 0}, {"norm": "layer"}, {"dropout": 1.0}, {"dropout": -0.1}],
+    [
+        {"channels": 0},
+        {"channels": 1025},
+        {"depth": 0},
+        {"depth": 8},
+        {"norm": "layer"},
+        {"dropout": 1.0},
+        {"dropout": -0.1},
+        {"head": "lab"},
+    ],
 )
 def test_an_option_out_of_range_is_refused(options: dict[str, object]):
     (name,) = options
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(ValueError, match=f"^{name} must be"):
         UNet(**options)
 
 

@@ -1,0 +1,33 @@
+"""What several models are built of: the norm, and the padding to a size that halves."""
+
+from __future__ import annotations
+
+from math import gcd
+from typing import TYPE_CHECKING
+
+from torch import nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+GROUPS = 32
+"""Groups of GroupNorm (Wu and He 2018, section 4.1: their default)."""
+MAX_CHANNELS = 1024
+"""Widest first level, or decoder, that a model takes: more is a slip of the pen."""
+
+
+def group_norm(width: int) -> nn.GroupNorm:
+    """GroupNorm of ``width`` channels, in 32 groups or as many as divide the width."""
+    return nn.GroupNorm(gcd(GROUPS, width), width)
+
+
+def grow(photos: Tensor, multiple: int) -> Tensor:
+    """Photos (B, C, H, W) with their last row and column repeated up to multiples of a size.
+
+    Growth is at the bottom and right alone, so cropping to H, W undoes it.
+    """
+    bottom, right = (-size % multiple for size in photos.shape[-2:])
+    if bottom or right:
+        return F.pad(photos, (0, right, 0, bottom), mode="replicate")
+    return photos

@@ -1,0 +1,306 @@
+"""The classifying colorizer: which of the palette's colours a pixel may have, and how likely.
+
+Zhang et al. 2016 ("Colorful image colorization") classify because a mean of plausible colours is
+brown. Around their idea the guide puts a ResNet-34 encoder, self-attention, a guess at the whole
+photo's colours that steers the decoder, attention gates, and two more heads: a residual that
+smooths the steps between bins, and a confidence.
+
+::
+
+    L ─ ResNet-34 ─┬─ /4 ────────────────────────── gate ─┐
+                   ├─ /8 ───────────── gate ─┐            │
+                   ├─ /16 ── gate ─┐         │            │      ┌─ logits
+                   └─ /32 ─ attend ┴─ stage ─┴── stage ───┴─ stage ─ residual
+                                └─ histograms ─ FiLM ──┴───────┘ └─ confidence
+
+Colours are answered at a quarter of the photo's resolution, as by Zhang et al.: the eye takes
+detail from lightness, which the photo keeps.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from colorcore.lab import AB_NORM
+from colorcore.models.attention import AttentionGate, SelfAttention
+from colorcore.models.layers import MAX_CHANNELS, group_norm, grow
+from colorcore.models.prediction import Prediction
+from colorcore.models.resnet34 import STRIDE, WIDTHS, ResNet34
+from colorcore.palette import CELLS, TEMPERATURE, decode_ab
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from colorcore.palette import Palette
+
+HISTOGRAM_BINS = 64
+"""Bins of the histogram of a, and of b: each is 4 ab units wide, the first starts at -128."""
+RESIDUAL = 10.0
+"""Largest residual of a and of b, ab units: one step of the grid of Zhang et al. (2016, §2.2).
+
+It moves a colour within its bin and towards the next one; another hue is out of its reach.
+"""
+SHRINK = 4
+"""How much smaller than the photo logits, residual and confidence are."""
+_HIDDEN = 512
+"""Width between pooled map and histograms: the guide's."""
+_HEAD_STD = 1e-3
+"""Spread of the heads' first weights: first answers are those of their biases."""
+
+
+class ResNetUNet(nn.Module):
+    """UNet with a ResNet-34 encoder from lightness to bin logits, residual and confidence.
+
+    Parameters: 21,278,400 are the encoder's; with 313 bins, in all
+
+    ======== ============
+    channels parameters
+    ======== ============
+    48       27,704,224
+    64       31,654,080
+    96       42,631,936
+    128      57,713,984
+    ======== ============
+
+    A new model decodes to grey. :meth:`use_palette` gives it the palette's colours.
+
+    Args:
+        channels: decoder width: 4, 4 and 2 times as many channels at 1/16, 1/8 and 1/4.
+        bins: Q, the palette's number of colours.
+        encoder_weights: where :meth:`load_pretrained` finds the encoder's weights: path of a
+            state dict of torchvision's ResNet-34 (.pth or .safetensors). "" is none. The file is
+            needed when a training starts, and never again.
+        dropout: probability of zeroing a whole feature map of the bottleneck in training.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+
+    centroids: Tensor
+
+    def __init__(
+        self,
+        *,
+        channels: int = 64,
+        bins: int = 313,
+        encoder_weights: str = "",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not 1 <= channels <= MAX_CHANNELS:
+            raise ValueError(f"channels must be in 1..{MAX_CHANNELS}, got {channels}")
+        if not 2 <= bins <= CELLS**2:
+            raise ValueError(f"bins must be in 2..{CELLS**2}, got {bins}")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout must be in 0..1 (1 excluded), got {dropout}")
+        self.encoder_weights = encoder_weights
+        *skips, deepest = WIDTHS
+        self.encoder = ResNet34()
+        self.attention = SelfAttention(deepest)
+        self.dropout = nn.Dropout2d(dropout)
+        self.colors = GlobalColors(deepest)
+        widths = (4 * channels, 4 * channels, 2 * channels)
+        self.decoder = nn.ModuleList(
+            _Stage(before, skip, width)
+            for before, skip, width in zip(
+                (deepest, *widths), reversed(skips), widths, strict=False
+            )
+        )
+        self.norm = group_norm(widths[-1])
+        self.bins, self.residual, self.confidence = (
+            _head(widths[-1], answers) for answers in (bins, 2, 1)
+        )
+        self.register_buffer("centroids", torch.zeros(bins, 2))
+
+    @torch.no_grad()
+    def use_palette(self, palette: Palette) -> None:
+        """Take the palette's centroids, and start from its priors.
+
+        The logits' bias becomes log(priors), so that a new model answers each pixel with how
+        often the colours occur (Lin et al. 2017, "Focal loss", §3.3): near grey, and the first
+        steps are not spent on learning it.
+
+        Raises:
+            ValueError: the palette has another number of bins than the model.
+        """
+        if len(palette) != len(self.centroids):
+            raise ValueError(
+                f"expected a palette of {len(self.centroids)} bins, as model.bins says, got one "
+                f"of {len(palette)}; set model.bins={len(palette)} or make another palette"
+            )
+        self.centroids.copy_(torch.from_numpy(palette.centroids))
+        self.bins.bias.copy_(torch.from_numpy(palette.priors).log())  # type: ignore[union-attr]
+
+    @torch.no_grad()
+    def load_pretrained(self) -> None:
+        """Read ``encoder_weights`` into the encoder, if the option names a file.
+
+        Raises:
+            ValueError: the file cannot be read or is not a ResNet-34's; what is wrong is named.
+        """
+        if self.encoder_weights:
+            self.encoder.load_torchvision(self.encoder_weights)
+
+    def forward(self, L_norm: Tensor) -> Prediction:
+        """Colours for lightness.
+
+        L_norm (B, 1, H, W) in -1..1, any H and W from 1 ->
+
+        - logits (B, Q, h, w), residual (B, 2, h, w) in -10..10 ab units and confidence
+          (B, 1, h, w) in 0..1, h and w being a quarter of H and W, rounded up
+        - histograms (B, 2, 64), of a and of b, each summing to 1
+        - ab (B, 2, H, W), as :meth:`decode` has it
+
+        All are float32. Sizes that are no multiples of 32 are grown by repeating the last row and
+        column, and cropped back.
+        """
+        height, width = L_norm.shape[-2:]
+        *skips, x = self.encoder(grow(L_norm, STRIDE))
+        x = self.dropout(self.attention(x))
+        histograms = self.colors(x)
+        # As densities relative to a flat histogram, less 1: a softmax over 64 bins is tiny.
+        condition = histograms.flatten(1) * HISTOGRAM_BINS - 1.0
+        for stage in self.decoder:
+            x = stage(x, skips.pop(), condition)
+        x = F.relu(self.norm(x))
+        logits, residual, confidence = (
+            head(x).float()[..., : -(-height // SHRINK), : -(-width // SHRINK)]
+            for head in (self.bins, self.residual, self.confidence)
+        )
+        residual, confidence = RESIDUAL * residual.tanh(), confidence.sigmoid()
+        return {
+            "ab": self.decode(logits, residual, confidence, size=(height, width)),
+            "logits": logits,
+            "residual": residual,
+            "confidence": confidence,
+            "histograms": histograms,
+        }
+
+    def decode(
+        self,
+        logits: Tensor,
+        residual: Tensor,
+        confidence: Tensor,
+        *,
+        size: tuple[int, int] | None = None,
+        temperature: float = TEMPERATURE,
+    ) -> Tensor:
+        """The colours of an answer; the temperature may be chosen after training.
+
+        ::
+
+            ab = clamp(upsample(annealed mean(logits, T) + confidence · residual), -128, 128)
+
+        with the annealed mean of Zhang et al. 2016, eq. 5, over the palette's centroids: T = 1 is
+        the mean, towards 0 it becomes the likeliest bin; theirs is 0.38. A residual corrects what
+        is lost to bins, so it counts as much as the bin is sure, and at most 10 ab units.
+
+        logits (B, Q, h, w), residual (B, 2, h, w) ab units, confidence (B, 1, h, w) 0..1 ->
+        ab (B, 2, H, W) ab units, 4 times as large, cropped to ``size`` (H, W) where that is given.
+
+        Raises:
+            ValueError: the temperature is not above 0.
+        """
+        ab = decode_ab(logits, self.centroids, temperature=temperature) + confidence * residual
+        ab = F.interpolate(ab, scale_factor=SHRINK, mode="bilinear", align_corners=False)
+        height, width = size if size is not None else ab.shape[-2:]
+        return ab[..., :height, :width].clamp(-AB_NORM, AB_NORM)
+
+
+class GlobalColors(nn.Module):
+    """The histograms of a and of b that the whole photo is guessed to have.
+
+    The guide's "global colour head": mean over the map, 512 hidden units, ReLU, two softmaxes.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(channels, _HIDDEN)
+        self.answer = nn.Linear(_HIDDEN, 2 * HISTOGRAM_BINS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, 2, 64) float32, each row of 64 summing to 1."""
+        scores = self.answer(F.relu(self.hidden(x.mean(dim=(2, 3))))).float()
+        shares: Tensor = scores.unflatten(1, (2, HISTOGRAM_BINS)).softmax(dim=-1)
+        return shares
+
+
+class FiLM(nn.Module):
+    """Scale and shift of whole feature maps by a condition: (1 + gamma) · x + beta.
+
+    Perez et al. 2018 ("FiLM"), eq. 1 and 2, with a linear layer for f and h; as theirs, it
+    predicts what gamma differs from 1 by. Both are 0 at first, so it starts as the identity.
+    """
+
+    def __init__(self, condition: int, channels: int) -> None:
+        super().__init__()
+        self.scale_shift = nn.Linear(condition, 2 * channels)
+        nn.init.zeros_(self.scale_shift.weight)
+        nn.init.zeros_(self.scale_shift.bias)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """X (B, C, H, W) and condition (B, K) -> (B, C, H, W)."""
+        gamma, beta = self.scale_shift(condition)[:, :, None, None].chunk(2, dim=1)
+        steered: Tensor = (1.0 + gamma) * x + beta
+        return steered
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions with group norm, the second gated (GLU), beside a shortcut.
+
+    ::
+
+        x' = relu(norm(conv3x3(x)));  u, v = halves of norm(conv3x3(x'))
+        answer = shortcut(x) + u · sigmoid(v)
+
+    The gated linear unit is that of Dauphin et al. 2017, eq. 1; the shortcut is a 1x1 convolution
+    where the width changes.
+    """
+
+    def __init__(self, before: int, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(before, width, 3, padding=1, bias=False)
+        self.first_norm = group_norm(width)
+        self.second = nn.Conv2d(width, 2 * width, 3, padding=1, bias=False)
+        self.second_norm = group_norm(2 * width)
+        self.shortcut: nn.Module = nn.Identity()
+        if before != width:
+            self.shortcut = nn.Conv2d(before, width, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, before, H, W) -> (B, width, H, W)."""
+        changed = F.relu(self.first_norm(self.first(x)))
+        gated = F.glu(self.second_norm(self.second(changed)), dim=1)
+        answer: Tensor = self.shortcut(x) + gated
+        return answer
+
+
+class _Stage(nn.Module):
+    """A decoder's stage: twice as large, joined with the gated skip, steered by the condition."""
+
+    def __init__(self, before: int, skip: int, width: int) -> None:
+        super().__init__()
+        self.gate = AttentionGate(skip, before)
+        self.up = nn.Conv2d(before, width, 1)
+        self.join = ResidualBlock(skip + width, width)
+        self.film = FiLM(2 * HISTOGRAM_BINS, width)
+        self.refine = ResidualBlock(width, width)
+
+    def forward(self, x: Tensor, skip: Tensor, condition: Tensor) -> Tensor:
+        """(B, before, h, w), (B, skip, 2h, 2w) and (B, 128) -> (B, width, 2h, 2w)."""
+        # The 1x1 convolution commutes with the enlarging, and is cheaper before it.
+        larger = F.interpolate(self.up(x), scale_factor=2, mode="bilinear", align_corners=False)
+        x = self.join(torch.cat([self.gate(skip, x), larger], dim=1))
+        answer: Tensor = self.refine(self.film(x, condition))
+        return answer
+
+
+def _head(width: int, answers: int) -> nn.Conv2d:
+    head = nn.Conv2d(width, answers, 1)
+    nn.init.normal_(head.weight, std=_HEAD_STD)
+    nn.init.zeros_(head.bias)  # type: ignore[arg-type]
+    return head
