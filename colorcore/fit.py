@@ -33,7 +33,7 @@ from colorcore.lab import decode_lab, normalize_L
 from colorcore.loader import Batch, Samples, TrainLoader, val_batches
 from colorcore.losses import build_terms
 from colorcore.metrics import HIGHER_IS_BETTER
-from colorcore.models import build_model
+from colorcore.models import AnswersInBins, StartsPretrained, build_model
 from colorcore.recipe import Recipe, lr_factor
 
 if TYPE_CHECKING:
@@ -114,6 +114,8 @@ class Training:
         self.world = distributed.get_world_size() if distributed.is_initialized() else 1
         torch.manual_seed(recipe.train.seed)
         self.model = self._build()
+        if resume is None and isinstance(self.model, StartsPretrained):
+            self.model.load_pretrained()
         self.average = self._build()
         self.average.load_state_dict(self.model.state_dict())
         self.average.requires_grad_(False)
@@ -123,7 +125,8 @@ class Training:
             weight_decay=recipe.optim.weight_decay,
             betas=recipe.optim.betas,
         )
-        self.loss = build_terms(recipe.loss, recipe.loss_options)
+        self.loss = build_terms(recipe.loss, recipe.loss_options, data.palette)
+        self.loss.prepare(device)
         self.loader = TrainLoader(
             data.train, recipe.data.batch, seed=recipe.train.seed, rank=self.rank, world=self.world
         )
@@ -137,6 +140,8 @@ class Training:
     def _build(self) -> nn.Module:
         part = self.recipe.model
         model = build_model(part.name, **part.options()).to(self.device)
+        if isinstance(model, AnswersInBins):
+            model.use_palette(self.data.palette)
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def _distribute(self) -> nn.Module:
@@ -192,6 +197,8 @@ class Training:
                     prediction: Prediction = self.network(inputs)
                 prediction["ab"] = prediction["ab"].float()
                 loss, values = self.loss(prediction, part)
+                # Not one head may be without a gradient: DDP waits for all of them.
+                loss = loss + 0.0 * prediction["ab"].sum()
                 share = len(part) / len(lab)
                 (loss * share).backward()
             total += loss.detach() * share
@@ -261,6 +268,12 @@ class Training:
             raise CheckpointError(
                 f"the checkpoint was trained on the dataset {resume.dataset}, this one is "
                 f"{self.data.fingerprint}; resume on the same dataset or start anew without it"
+            )
+        if resume.palette.fingerprint != self.data.palette.fingerprint:
+            raise CheckpointError(
+                f"the checkpoint was trained with the palette {resume.palette.fingerprint}, the "
+                f"dataset's is {self.data.palette.fingerprint} now; make the former again with "
+                "cc priors, or start anew"
             )
         raw = {
             name.removeprefix("model."): value

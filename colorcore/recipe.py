@@ -14,14 +14,24 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from colorcore.names import nearest
+from colorcore.names import nearest, require_kinds
 
 RECIPES = Path(__file__).with_name("recipes")
 OFF = "none"
 """What None is called in a recipe's file and in an override: TOML has no null."""
+DEFAULT_MODEL = "unet"
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Option = float | bool | str
+"""A value of a loss term's option."""
 
 
 class RecipeError(Exception):
@@ -37,13 +47,41 @@ def _off(value: Any) -> Any:
 
 
 class ModelPart(_Part):
-    """The network: a name out of ``colorcore.models.MODELS`` and its options."""
+    """The network: a name out of ``colorcore.models.MODELS`` and that model's options.
 
-    name: str = "unet"
-    channels: int = Field(64, ge=1, le=1024, description="width of the first stage")
-    depth: int = Field(4, ge=1, le=7, description="number of halvings")
-    norm: Literal["batch", "group"] = "batch"
-    dropout: float = Field(0.0, ge=0, lt=1, description="of whole channels, in the bottleneck")
+    The options are the keyword arguments of the model's constructor, all of them: what is not
+    set has the constructor's default.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = DEFAULT_MODEL
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        from colorcore.models import MODELS, check_model, options_model
+
+        if not isinstance(values, Mapping):
+            return values
+        name = values.get("name", DEFAULT_MODEL)
+        if not isinstance(name, str):
+            return {"name": name}
+        if name not in MODELS:
+            raise ValueError(f"model.name is {name!r}{nearest(name, MODELS)}")
+        schema = options_model(name)
+        given = {key: value for key, value in values.items() if key != "name"}
+        for key in given:
+            if key not in schema.model_fields:
+                raise ValueError(
+                    f"unknown key model.{key}{nearest(key, ['name', *schema.model_fields])}"
+                )
+        options = schema.model_validate(given).model_dump()
+        try:
+            check_model(name, options)
+        except ValueError as error:
+            raise ValueError(f"model.{error}") from error
+        return {"name": name, **options}
 
     def options(self) -> dict[str, Any]:
         """What ``build_model`` takes beside the name."""
@@ -91,9 +129,9 @@ class Recipe(_Part):
     """One training, described. ``loss`` maps terms of ``colorcore.losses.TERMS`` to weights."""
 
     about: str = ""
-    model: ModelPart = ModelPart()
+    model: ModelPart = Field(default_factory=ModelPart)  # not at import: it imports the models
     loss: dict[str, float]
-    loss_options: dict[str, dict[str, float]] = {}
+    loss_options: dict[str, dict[str, Option]] = {}
     optim: OptimPart = OptimPart()
     data: DataPart = DataPart()
     train: TrainPart = TrainPart()
@@ -153,23 +191,22 @@ def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
     Raises:
         RecipeError: an unknown key or a value out of range; ``where`` is named.
     """
-    from colorcore.losses import build_terms
+    from colorcore.losses import TERMS, build_terms
     from colorcore.metrics import HIGHER_IS_BETTER
-    from colorcore.models import MODELS
 
     try:
         recipe = Recipe.model_validate(values)
+        for term, options in recipe.loss_options.items():
+            if term in TERMS:
+                require_kinds(f"loss_options.{term}", options, TERMS[term])
         build_terms(recipe.loss, recipe.loss_options)
     except ValidationError as error:
         raise RecipeError(f"{where}: {_explain(error)}") from error
     except ValueError as error:
         raise RecipeError(f"{where}: {error}") from error
-    for kind, name, known in (
-        ("model.name", recipe.model.name, MODELS),
-        ("train.metric", recipe.train.metric, HIGHER_IS_BETTER),
-    ):
-        if name not in known:
-            raise RecipeError(f"{where}: {kind} is {name!r}{nearest(name, known)}")
+    metric = recipe.train.metric
+    if metric not in HIGHER_IS_BETTER:
+        raise RecipeError(f"{where}: train.metric is {metric!r}{nearest(metric, HIGHER_IS_BETTER)}")
     if recipe.data.batch % recipe.train.accumulate:
         raise RecipeError(
             f"{where}: expected data.batch to be divisible by train.accumulate, "
@@ -198,6 +235,10 @@ def _override(values: dict[str, Any], override: str) -> None:
 def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
+    if path[0] == "loss_options":
+        path = path[:3]  # what follows is the kind of Option that was tried
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
     if first["type"] == "extra_forbidden":
         part: Any = Recipe
         for name in path[:-1]:

@@ -21,14 +21,18 @@ from colorcore.checkpoint import Checkpoint, CheckpointError, has_checkpoint, lo
 from colorcore.dataset import DatasetError, DatasetInfo, read_histogram, read_info
 from colorcore.fit import FitData, Observer, StepEvent, TrainingDivergedError, ValidationEvent, fit
 from colorcore.loader import Samples, TrainLoader
+from colorcore.losses import LossError
 from colorcore.palette import Palette, load_palette, mean_ab
 from colorcore.recipe import Recipe
+from colorcore.storage import StorageError, Store, absolute_store
 from pipelines.cluster import ray_session
 from pipelines.errors import JobError, WrongCallError
 from pipelines.tracking import RunObserver, TrackedRun, end_run, start_run, without_secrets
 
 WORKER_RESTARTS = 3
 POLL_S = 0.25
+OWN_ERRORS = (TrainingDivergedError, CheckpointError, DatasetError, LossError, StorageError)
+"""Errors whose message is made for the user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ class TrainReport:
 class _Job:
     """All that a worker needs to know."""
 
-    dataset: Path
+    dataset: Store
     recipe: Recipe
     out: Path
     mean_ab: tuple[float, float]
@@ -71,7 +75,7 @@ class _Job:
 
 
 def train(
-    dataset: Path,
+    dataset: str | Path,
     recipe: Recipe,
     out: Path,
     *,
@@ -89,11 +93,13 @@ def train(
         DatasetError, FileNotFoundError: no finished dataset, or no palette in it.
         JobError: Ray or MLflow cannot be reached, or the training failed.
     """
-    info = read_info(dataset)
-    palette = load_palette(dataset / "palette")
+    store = absolute_store(dataset)
+    info = read_info(store)
+    palette = load_palette(store.below("palette"))
+    _check_bins(recipe, palette)
     previous = _previous(out, recipe, info, resume=resume)
-    mean = mean_ab(read_histogram(dataset))
-    _check_batches(dataset, recipe, workers)
+    mean = mean_ab(read_histogram(store))
+    steps_an_epoch = _check_batches(store, recipe, workers)
     run = start_run(
         tracking_uri,
         name,
@@ -102,7 +108,7 @@ def train(
         previous.run_id if previous is not None else None,
     )
     job = _Job(
-        dataset=dataset.absolute(),
+        dataset=store,
         recipe=recipe,
         out=out.absolute(),
         mean_ab=(float(mean[0]), float(mean[1])),
@@ -118,13 +124,18 @@ def train(
         status = "KILLED"
         raise
     finally:
-        artifacts = {"best": out / "best", "palette": dataset / "palette" / "palette.png"}
-        end_run(run, status, artifacts if status == "FINISHED" else {})
+        with tempfile.TemporaryDirectory() as folder:
+            artifacts = {}
+            if status == "FINISHED":
+                picture = Path(folder) / "palette.png"
+                store.fetch("palette/palette.png", picture)
+                artifacts = {"best": out / "best", "palette": picture}
+            end_run(run, status, artifacts)
     best = load_checkpoint(out / "best")
     last = load_checkpoint(out / "last")
     return TrainReport(
         out=out,
-        steps=last.epoch * len(TrainLoader(Samples(dataset, "train"), recipe.data.batch)),
+        steps=last.epoch * steps_an_epoch,
         scores=best.scores,
         metric=recipe.train.metric,
         tracking_uri=without_secrets(tracking_uri),
@@ -164,10 +175,20 @@ def _previous(out: Path, recipe: Recipe, info: DatasetInfo, *, resume: bool) -> 
     return previous
 
 
-def _check_batches(dataset: Path, recipe: Recipe, workers: int) -> None:
+def _check_bins(recipe: Recipe, palette: Palette) -> None:
+    bins = recipe.model.options().get("bins")
+    if bins is not None and bins != len(palette):
+        raise WrongCallError(
+            f"the recipe's model answers in {bins} bins, the dataset's palette has {len(palette)}; "
+            f"train with --set model.bins={len(palette)}, or: cc priors DATASET --bins {bins}"
+        )
+
+
+def _check_batches(dataset: Store, recipe: Recipe, workers: int) -> int:
+    """Steps an epoch, if there are samples to train and to validate on."""
     Samples(dataset, "val")
     try:
-        TrainLoader(Samples(dataset, "train"), recipe.data.batch, world=workers)
+        return len(TrainLoader(Samples(dataset, "train"), recipe.data.batch, world=workers))
     except ValueError as error:
         raise WrongCallError(f"{error}; set data.batch or --workers") from error
 
@@ -331,7 +352,7 @@ def _worker(config: dict[str, Any]) -> None:
         # A killed worker breaks the others' collectives (RuntimeError): that is worth another
         # try. Whatever else the code raises, it would raise again.
         if alone or not isinstance(error, RuntimeError) or isinstance(error, TrainingDivergedError):
-            own = isinstance(error, (TrainingDivergedError, CheckpointError, DatasetError))
+            own = isinstance(error, OWN_ERRORS)
             kind = "" if own else f"{type(error).__name__}: "
             ray.get(board.give_up.remote(f"{kind}{error}"))
         if not alone:
@@ -349,7 +370,7 @@ def _train_rank(job: _Job, board: Any) -> None:
     data = FitData(
         train=Samples(job.dataset, "train"),
         val=Samples(job.dataset, "val"),
-        palette=load_palette(job.dataset / "palette"),
+        palette=load_palette(job.dataset.below("palette")),
         mean_ab=job.mean_ab,
         fingerprint=read_info(job.dataset).fingerprint or "",
     )

@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from colorcore.losses import build_terms
 from colorcore.models import build_model
 from colorcore.recipe import (
+    ModelPart,
     OptimPart,
     Recipe,
     RecipeError,
@@ -31,7 +34,8 @@ def written(folder: Path, text: str) -> str:
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_builds_its_model_and_its_loss(name: str):
-    recipe = load_recipe(name, ["model.channels=4", "model.depth=2"])
+    shallow = ["model.depth=2"] if "model.depth" in load_recipe(name).flat() else []
+    recipe = load_recipe(name, ["model.channels=4", *shallow])
     model = build_model(recipe.model.name, **recipe.model.options())
     ab = model.eval()(torch.zeros(1, 1, 16, 16))["ab"]
     loss, _ = build_terms(recipe.loss, recipe.loss_options)({"ab": ab}, torch.zeros(1, 3, 16, 16))
@@ -82,7 +86,15 @@ def test_each_recipe_says_in_a_line_what_it_is():
 EVERY_KEY = Recipe.model_validate(
     {
         "about": 'every key, "quoted" = and none of the defaults: π',
-        "model": {"name": "unet", "channels": 8, "depth": 3, "norm": "group", "dropout": 0.25},
+        "model": {
+            "name": "unet",
+            "channels": 8,
+            "depth": 3,
+            "norm": "group",
+            "dropout": 0.25,
+            "attention": True,
+            "head": "rgb",
+        },
         "loss": {"weighted_mse": 0.1, "ab_l1": 1e-7},
         "loss_options": {"weighted_mse": {"grey": 0.3, "saturated": 1.7, "chroma_full": 35.5}},
         "optim": {
@@ -141,6 +153,8 @@ def test_flat_names_every_setting_by_its_dotted_path():
         "model.depth": 4,
         "model.norm": "batch",
         "model.dropout": 0.0,
+        "model.attention": False,
+        "model.head": "ab",
         "loss.ab_l1": 1.0,
         "loss_options.weighted_mse.grey": 0.2,
         "optim.lr": 2e-4,
@@ -179,6 +193,10 @@ def test_flat_names_every_setting_by_its_dotted_path():
         ("optim.betas=[0.5, 0.9]", "optim.betas", (0.5, 0.9)),
         ("model.norm=group", "model.norm", "group"),
         ('model.norm="group"', "model.norm", "group"),
+        ("model.channels=128", "model.channels", 128),
+        ("model.dropout=0", "model.dropout", 0.0),
+        ("model.attention=true", "model.attention", True),
+        ("model.head=rgb", "model.head", "rgb"),
         ("about=two words = one line", "about", "two words = one line"),
         ("about=none", "about", "none"),
         ("loss.ab_l1=0.2", "loss.ab_l1", 0.2),
@@ -237,6 +255,9 @@ def test_a_key_below_a_value_is_refused():
             "unknown option of loss term 'weighted_mse': 'gray'; did you mean grey?",
         ),
         ("model.name=unett", "model.name is 'unett'; did you mean unet?"),
+        ("model.chanels=8", "unknown key model.chanels; did you mean channels?"),
+        ("model.nam=unet", "unknown key model.nam; did you mean name?"),
+        ("model.bins=8", "unknown key model.bins; known: attention, channels,"),
         ("train.metric=psnrr", "train.metric is 'psnrr'; did you mean psnr?"),
         ("train.metric=loss", "train.metric is 'loss'"),
     ],
@@ -265,9 +286,18 @@ def test_an_unknown_name_is_refused_with_the_nearest(override: str, message: str
         ("optim=3", "optim: expected a table of settings, got 3"),
         ("loss=none", "loss: expected a table of settings, got 'none'"),
         ("model.channels=1.5", "model.channels: input should be a valid integer"),
-        ("model.depth=0", "model.depth: input should be greater than or equal to 1"),
+        ("model.channels=none", "model.channels: input should be a valid integer"),
+        ("model.channels=0", "model.channels must be in 1..1024, got 0"),
+        ("model.channels=2000", "model.channels must be in 1..1024, got 2000"),
+        ("model.depth=0", "model.depth must be in 1..7, got 0"),
+        ("model.depth=8", "model.depth must be in 1..7, got 8"),
         ("model.norm=layer", "model.norm: input should be 'batch' or 'group', got 'layer'"),
-        ("model.dropout=1", "model.dropout: input should be less than 1"),
+        ("model.dropout=1", "model.dropout must be in 0..1 (1 excluded), got 1.0"),
+        ("model.dropout=nan", "model.dropout: input should be a finite number, got nan"),
+        ("model.attention=maybe", "model.attention: input should be a valid boolean"),
+        ("model.head=lab", "model.head: input should be 'ab' or 'rgb', got 'lab'"),
+        ("model.name=3", "model.name: input should be a valid string, got 3"),
+        ("model=3", "model: expected a table of settings, got 3"),
         ("data.batch=0", "data.batch: input should be greater than or equal to 1"),
         ("data.crop=0", "data.crop: input should be greater than 0"),
         ("data.crop=1.1", "data.crop: input should be less than or equal to 1"),
@@ -279,6 +309,9 @@ def test_an_unknown_name_is_refused_with_the_nearest(override: str, message: str
         ("loss.weighted_mse=0", "the loss needs a term with a weight above 0"),
         ("loss.weighted_mse=inf", "loss.weighted_mse: input should be a finite number"),
         ("loss_options.weighted_mse.chroma_full=0", "chroma_full > 0"),
+        ("loss_options.weighted_mse.grey=nan", "grey: input should be a finite number, got nan"),
+        ("loss_options.weighted_mse.grey=dark", "grey: expected a number, got 'dark'"),
+        ("loss_options.weighted_mse.grey=[1]", "loss_options.weighted_mse.grey: input should be"),
         (
             "train.accumulate=3",
             "expected data.batch to be divisible by train.accumulate, got 16 and 3",
@@ -286,8 +319,9 @@ def test_an_unknown_name_is_refused_with_the_nearest(override: str, message: str
     ],
 )
 def test_a_value_out_of_range_is_refused(override: str, message: str):
-    with pytest.raises(RecipeError, match=re.escape(message)):
+    with pytest.raises(RecipeError, match=re.escape(message)) as refusal:
         load_recipe("simple", [override])
+    assert "\n" not in str(refusal.value)
 
 
 def test_an_unknown_recipe_is_refused_with_the_nearest():
@@ -316,13 +350,70 @@ def test_a_recipe_without_a_loss_is_refused(tmp_path: Path):
 
 def test_values_from_elsewhere_are_refused_in_its_name():
     values = tomllib.loads("[loss]\nab_l1 = 1.0\n[model]\nlayers = 3\n")
-    with pytest.raises(RecipeError, match=r"^trial 7: unknown key model\.layers; known: channels,"):
+    with pytest.raises(
+        RecipeError, match=r"^trial 7: unknown key model\.layers; known: .*channels,"
+    ):
         parse_recipe(values, "trial 7")
 
 
 def test_a_recipe_does_not_change():
+    recipe = load_recipe("simple")
     with pytest.raises(ValueError, match="frozen"):
-        load_recipe("simple").optim.lr = 1.0  # type: ignore[misc]
+        recipe.optim.lr = 1.0  # type: ignore[misc]
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.model.channels = 1
+
+
+# The model's part
+
+
+def test_another_model_has_other_options():
+    recipe = load_recipe("unet-l1", ["model={name = 'resnet-unet', bins = 20}"])
+    options = {"channels": 64, "bins": 20, "encoder_weights": "", "dropout": 0.0}
+    assert recipe.model.options() == options
+    assert {k: v for k, v in recipe.flat().items() if k.startswith("model.")} == {
+        "model.name": "resnet-unet",
+        **{f"model.{name}": value for name, value in options.items()},
+    }
+    assert recipe != load_recipe("unet-l1")
+
+
+def test_a_written_recipe_shows_every_option(tmp_path: Path):
+    recipe = load_recipe("simple", ["model.name=resnet-unet", "model.encoder_weights=a b.pth"])
+    assert tomllib.loads(recipe.to_toml())["model"] == {
+        "name": "resnet-unet",
+        "channels": 96,
+        "bins": 313,
+        "encoder_weights": "a b.pth",
+        "dropout": 0.0,
+    }
+    assert load_recipe(written(tmp_path, recipe.to_toml())) == recipe
+
+
+def test_options_that_are_spelled_out_or_not_make_equal_recipes():
+    sparse, full = Recipe(loss={"ab_l1": 1.0}), load_recipe("simple", ["loss={ab_l1 = 1}"])
+    assert sparse.model == ModelPart(name="unet", head="ab", norm="batch", channels=64)
+    assert sparse.model != full.model == ModelPart(channels=96)
+    assert Recipe.model_validate(full.model_dump()) == full
+
+
+def test_a_recipe_from_before_an_option_was_there_gets_its_default():
+    """As the first checkpoints have it, which know nothing of attention and heads."""
+    model = {"name": "unet", "channels": 8, "depth": 3, "norm": "group", "dropout": 0.0}
+    recipe = parse_recipe({"loss": {"ab_l1": 1.0}, "model": model}, "an old checkpoint")
+    assert recipe.model.options() == {
+        "channels": 8,
+        "depth": 3,
+        "norm": "group",
+        "dropout": 0.0,
+        "attention": False,
+        "head": "ab",
+    }
+
+
+def test_importing_recipes_imports_no_torch():
+    code = "import sys, colorcore.recipe; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 # The schedule

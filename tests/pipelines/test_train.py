@@ -165,8 +165,17 @@ def test_wrong_calls_are_told_before_anything_starts(
         call(workers=3)
     with pytest.raises(WrongCallError, match="at most 2 workers"):
         call(workers=4)
+    bins = ["model.name=resnet-unet", "loss.bins_ce=1", "data.batch=4"]
+    with pytest.raises(WrongCallError, match=r"313 bins, .* has 16; .*--set model\.bins=16"):
+        call(load_recipe(str(_own_recipe(tmp_path)), bins))
     with pytest.raises(DatasetError, match=r"set data\.batch lower"):
         call(load_recipe("unet-l1", [*TINY, "data.batch=1024"]))
+
+
+def _own_recipe(folder: Path) -> Path:
+    path = folder / "own.toml"
+    path.write_text("[loss]\nab_l1 = 1.0\n")
+    return path
 
 
 def test_a_dataset_without_palette_says_what_to_do(
