@@ -11,7 +11,7 @@ help:
 	@echo "make demo [PHOTOS=~/Pictures]   photos in, colourized photos out, in a few minutes"
 	@echo "make test                       the whole test suite"
 	@echo "make lint                       ruff and mypy"
-	@echo "make bench [PHOTOS=DIR]         the figures of the README, as ratios"
+	@echo "make bench [PHOTOS=DIR]         the figures of the README, as ratios; ONLY='loader palette'"
 	@echo "make setup                      only install, into $(VENV)"
 
 setup: $(READY)
@@ -41,7 +41,7 @@ format: $(READY)
 	@$(BIN)/ruff format .
 
 bench: $(READY)
-	@$(BIN)/python -m tests.benchmarks $(if $(PHOTOS),"$(PHOTOS)")
+	@$(BIN)/python -m tests.benchmarks $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(ONLY),--only $(ONLY))
 
 clean:
 	rm -rf demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

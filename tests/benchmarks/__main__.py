@@ -7,24 +7,62 @@ import os
 import tempfile
 from pathlib import Path
 
+PARTS = ("shard", "img2dataset", "loader", "palette", "encode", "workers")
+
 
 def main() -> None:
     """Measure sharding, reading and the palette on a folder of photos (default: installed ones)."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("photos", nargs="?", type=Path, help="a folder of photos")
+    parser.add_argument("--photos", type=Path, help="a folder of photos")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
     arguments = parser.parse_args()
-    from tests.benchmarks import bench_loader, bench_palette, bench_shard
+    from tests.benchmarks import (
+        bench_encode,
+        bench_loader,
+        bench_palette,
+        bench_shard,
+        bench_workers,
+        paired,
+    )
 
+    size, rounds, only = arguments.size, arguments.rounds, set(arguments.only)
     with tempfile.TemporaryDirectory(prefix="colorcore-bench-") as folder:
         work = Path(folder)
-        photos = arguments.photos or bench_shard.installed(work / "photos")
-        dataset = bench_shard.run(photos, work, size=arguments.size, rounds=arguments.rounds)
-        bench_loader.run(dataset, rounds=arguments.rounds)
-        bench_palette.run(dataset)
+        photos = arguments.photos or _installed(work / "photos")
+        paired.head()
+        if only & {"shard", "img2dataset"}:
+            bench_shard.run(photos, work, size=size, rounds=rounds, only=only)
+        if only & {"loader", "palette"}:
+            dataset = _dataset(photos, work, size)
+            if "loader" in only:
+                bench_loader.run(dataset, work, rounds=rounds)
+            if "palette" in only:
+                bench_palette.run(dataset)
+        if "encode" in only:
+            bench_encode.run(rounds=rounds)
+        if "workers" in only:
+            bench_workers.run(photos, work, size=size, rounds=min(rounds, 3))
+
+
+def _installed(folder: Path) -> Path:
+    """Photos for those who have none at hand: the demo's tiles."""
+    from pipelines.demo import installed_photos
+
+    installed_photos(folder, folder.with_name("whole"))
+    return folder
+
+
+def _dataset(photos: Path, work: Path, size: int) -> Path:
+    """The photos as `cc shard` stores them."""
+    from colorcore.dataset import ShardSettings
+    from pipelines.shard import shard
+
+    shard([str(photos)], str(work / "dataset"), ShardSettings(size=size))
+    return work / "dataset"
 
 
 if __name__ == "__main__":
