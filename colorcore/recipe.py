@@ -94,11 +94,12 @@ class OptimPart(_Part):
     lr: float = Field(1e-4, gt=0, lt=10, description="peak learning rate")
     weight_decay: float = Field(1e-2, ge=0)
     betas: tuple[Decay, Decay] = (0.9, 0.999)
-    schedule: Literal["onecycle", "constant"] = "onecycle"
+    schedule: Literal["onecycle", "cosine", "constant"] = "onecycle"
     warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps")
+    warmup_epochs: float | None = Field(None, ge=0, description="the same in epochs, if set")
     clip: float | None = Field(1.0, gt=0, description="norm that gradients are clipped to")
 
-    _off = field_validator("clip", mode="before")(_off)
+    _off = field_validator("clip", "warmup_epochs", mode="before")(_off)
 
 
 class DataPart(_Part):
@@ -109,6 +110,9 @@ class DataPart(_Part):
     crop: float | None = Field(
         None, gt=0, le=1, description="smallest share of a side that a random crop keeps"
     )
+    jitter: float = Field(
+        0.0, ge=0, lt=1, description="most that brightness, contrast, saturation differ from 1"
+    )
 
     _off = field_validator("crop", mode="before")(_off)
 
@@ -118,11 +122,26 @@ class TrainPart(_Part):
 
     epochs: int = Field(100, ge=1)
     seed: int = Field(0, ge=0, lt=2**31)
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     accumulate: int = Field(1, ge=1, description="backward passes a step, each on its share")
     ema: Decay = Field(0.999, description="decay of the averaged weights a step")
     eval_every: int = Field(1, ge=1, description="epochs between two validations")
     metric: str = Field("auc_balanced", description="by which the best checkpoint is chosen")
+
+
+class DiscriminatorPart(_Part):
+    """The judge of an adversarial training, and its optimiser; unused without such a term.
+
+    Adam's settings are those of Isola et al. 2017 ("pix2pix"), section 3.3.
+    """
+
+    channels: int = Field(64, ge=1, le=1024, description="width of each judge's first layer")
+    scales: int = Field(3, ge=1, le=6, description="copies of the photo that are judged")
+    lr: float = Field(2e-4, gt=0, lt=10, description="peak learning rate; optim's schedule")
+    betas: tuple[Decay, Decay] = (0.5, 0.999)
+    warmup: float = Field(
+        0.1, ge=0, lt=1, description="share of all steps in which the model does not listen to it"
+    )
 
 
 class Recipe(_Part):
@@ -133,6 +152,7 @@ class Recipe(_Part):
     loss: dict[str, float]
     loss_options: dict[str, dict[str, Option]] = {}
     optim: OptimPart = OptimPart()
+    discriminator: DiscriminatorPart = DiscriminatorPart()
     data: DataPart = DataPart()
     train: TrainPart = TrainPart()
 
@@ -265,20 +285,35 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str,
             yield f"{prefix}{name}", value
 
 
-def lr_factor(optim: OptimPart, step: int, total: int) -> float:
+def lr_factor(optim: OptimPart, step: int, total: int, steps_an_epoch: int = 1) -> float:
     """The learning rate of a step as a share of its peak; step counts from 0 to total - 1.
 
-    ``onecycle`` is that of Smith and Topin (2018), with cosine annealing as in
-    torch.optim.lr_scheduler.OneCycleLR: from 1/25 up to 1 over the warm-up, down to 1/250,000
-    at the end. A pure function of the step, so a run resumes anywhere without scheduler state.
+    All warm up over the share ``warmup`` of all steps, or ``warmup_epochs`` epochs if that is set.
+
+    - ``onecycle`` is that of Smith and Topin (2018), with cosine annealing as in
+      torch.optim.lr_scheduler.OneCycleLR: from 1/25 up to 1, down to 1/250,000 at the end.
+    - ``cosine`` rises linearly, from the first step's 1/n of n to 1 (Goyal et al. 2017, section
+      2.2), and falls as half a cosine to 0 after the last step (Loshchilov and Hutter 2017,
+      "SGDR", eq. 5, without restarts).
+    - ``constant`` rises as ``cosine`` and stays.
+
+    A pure function of the step, so a run resumes anywhere without scheduler state.
     """
+    warmup = optim.warmup * total
+    if optim.warmup_epochs is not None:
+        warmup = min(optim.warmup_epochs * steps_an_epoch, total)
+    if optim.schedule == "onecycle":
+        start, end = 1 / 25, 1 / 25e4
+        top = warmup - 1
+        if step <= top:
+            return _cosine(start, 1.0, step / top if top > 0 else 1.0)
+        return _cosine(1.0, end, (step - top) / max(total - 1 - top, 1e-9))
+    if step + 1 < warmup:
+        return (step + 1) / warmup
     if optim.schedule == "constant":
         return 1.0
-    start, end = 1 / 25, 1 / 25e4
-    top = optim.warmup * total - 1
-    if step <= top:
-        return _cosine(start, 1.0, step / top if top > 0 else 1.0)
-    return _cosine(1.0, end, (step - top) / max(total - 1 - top, 1e-9))
+    peak = max(warmup - 1, 0)  # the step at which the rate is highest
+    return _cosine(1.0, 0.0, (step - peak) / max(total - peak, 1e-9))
 
 
 def _cosine(start: float, end: float, share: float) -> float:
