@@ -5,7 +5,8 @@
     checkpoint.json        recipe, sizes, scores, where the run stands; written last
     model.safetensors      the averaged (EMA) weights: what one uses
     palette.safetensors    centroids, priors, weights
-    training.safetensors   raw weights and optimiser state; only needed to go on training
+    training.safetensors   raw weights, optimiser state, the discriminator if there is one; only
+                           needed to go on training
 
 Nothing in it is unpickled, ever. A folder is replaced as a whole: ``last`` is written beside
 and renamed into place, and whoever is killed in between leaves the old one readable.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,8 +53,10 @@ class Checkpoint:
     scores        of the latest validation
     best          the best score so far of the recipe's metric
     run_id        of the tracking run, so that a resumed training goes on in it
-    training      raw weights ("model.*") and optimiser state ("optimizer.*"); {} when not loaded
-    optimizer     the optimiser's numbers that are no tensors
+    training      raw weights ("model.*", "discriminator.*") and optimiser state ("optimizer.*",
+                  "discriminator_optimizer.*"); {} when not loaded
+    optimizer     what of it is no tensor: for each optimiser its numbers, and the gradient
+                  scaler's under "scaler"
     """
 
     recipe: Recipe
@@ -154,38 +158,50 @@ def has_checkpoint(folder: Path) -> bool:
     return any((place / "checkpoint.json").is_file() for place in (folder, _previous(folder)))
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state as named tensors, and the rest as plain values."""
+def optimizer_state(
+    optimizer: torch.optim.Optimizer, name: str = "optimizer"
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimiser's state as tensors named ``name.*``, and the rest as plain values by name."""
     state = optimizer.state_dict()
     tensors = {
-        f"optimizer.{index}.{name}": value
+        f"{name}.{index}.{key}": value
         for index, values in state["state"].items()
-        for name, value in values.items()
+        for key, value in values.items()
     }
     groups = [
-        {name: value for name, value in group.items() if name != "params"}
+        {key: value for key, value in group.items() if key != "params"}
         for group in state["param_groups"]
     ]
-    return tensors, {"param_groups": groups}
+    return tensors, {name: groups}
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
-    """Put an optimiser into the state that :func:`optimizer_state` gave."""
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, checkpoint: Checkpoint, name: str = "optimizer"
+) -> None:
+    """Put an optimiser into the state that :func:`optimizer_state` gave under that name.
+
+    Raises:
+        KeyError, ValueError: the checkpoint holds no such optimiser, or another model's.
+    """
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in checkpoint.training.items():
         kind, _, rest = key.partition(".")
-        if kind == "optimizer":
-            index, _, name = rest.partition(".")
-            state.setdefault(int(index), {})[name] = tensor
+        if kind == name:
+            index, _, what = rest.partition(".")
+            state.setdefault(int(index), {})[what] = tensor
     groups = [
         {**saved, "params": group["params"]}
         for saved, group in zip(
-            checkpoint.optimizer["param_groups"],
-            optimizer.state_dict()["param_groups"],
-            strict=True,
+            checkpoint.optimizer[name], optimizer.state_dict()["param_groups"], strict=True
         )
     ]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def weights_under(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors named ``name.*``, without that."""
+    prefix = f"{name}."
+    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:

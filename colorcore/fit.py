@@ -1,5 +1,8 @@
 """The training loop: batch, forward, loss, backward, clip, step, average, log, evaluate, save.
 
+With adversarial terms there is a second network that judges the first one's answers; see
+:mod:`colorcore.adversary`.
+
 It needs a dataset, a palette and a recipe, and nothing of Ray or MLflow: what it has to say it
 tells its observers, and when torch.distributed is up it trains as one rank of the group.
 All randomness of a step comes from (seed, step, rank), so a resumed run repeats what an
@@ -20,6 +23,7 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
+from colorcore.adversary import Adversary, influence
 from colorcore.augment import augment
 from colorcore.checkpoint import (
     Checkpoint,
@@ -27,6 +31,7 @@ from colorcore.checkpoint import (
     optimizer_state,
     restore_optimizer,
     save_checkpoint,
+    weights_under,
 )
 from colorcore.evaluate import evaluate, evaluation_for
 from colorcore.lab import decode_lab, normalize_L
@@ -64,7 +69,11 @@ class FitData:
 
 @dataclass(frozen=True, slots=True)
 class StepEvent:
-    """One optimiser step. loss and terms are this rank's; step counts from 1 over all epochs."""
+    """One optimiser step. loss and terms are this rank's; step counts from 1 over all epochs.
+
+    terms has ``discriminator`` too, the judge's own loss, where there is one. grad_norm is not
+    finite where fp16 overflowed and the step was left out.
+    """
 
     epoch: int
     step: int
@@ -104,7 +113,7 @@ class Observer:
 
 
 class Training:
-    """The state of one training: model, average, optimiser, and where it stands."""
+    """The state of one training: model, average, adversary, optimisers, and where it stands."""
 
     def __init__(
         self, recipe: Recipe, data: FitData, device: torch.device, resume: Checkpoint | None
@@ -127,6 +136,10 @@ class Training:
         )
         self.loss = build_terms(recipe.loss, recipe.loss_options, data.palette)
         self.loss.prepare(device)
+        self.adversary: Adversary | None = None
+        if self.loss.needs_discriminator:
+            self.adversary = Adversary(recipe, data.train.size, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.train.precision == "fp16")
         self.loader = TrainLoader(
             data.train, recipe.data.batch, seed=recipe.train.seed, rank=self.rank, world=self.world
         )
@@ -135,6 +148,7 @@ class Training:
         self.run_id: str | None = None
         if resume is not None:
             self._restore(resume)
+        self.parallel: DistributedDataParallel | None = None
         self.network = self._distribute()
 
     def _build(self) -> nn.Module:
@@ -149,9 +163,11 @@ class Training:
         network: nn.Module = self.model
         if self.world > 1:
             ids = [self.device.index or 0] if self.device.type == "cuda" else None
-            network = DistributedDataParallel(network, device_ids=ids)
+            network = self.parallel = DistributedDataParallel(network, device_ids=ids)
         if self.device.type == "cuda":
             network = torch.compile(network)  # type: ignore[assignment]
+        if self.adversary is not None:
+            self.adversary.distribute(self.device)
         return network
 
     @property
@@ -164,24 +180,45 @@ class Training:
         """Optimiser steps of the whole training."""
         return self.recipe.train.epochs * len(self.loader)
 
+    @property
+    def skips_overflows(self) -> bool:
+        """Whether a gradient that is not finite is fp16's, which a smaller scale will mend."""
+        return self.scaler.is_enabled() and self.scaler.get_scale() >= 1.0
+
     def train_step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """One optimiser step; returns loss and terms of this rank, and the gradients' norm."""
         recipe, done = self.recipe, self.steps_done
         generator = torch.Generator().manual_seed(_mix(recipe.train.seed, done, self.rank))
         torch.manual_seed(_mix(recipe.train.seed, done, self.rank) + 1)  # dropout
-        lr = recipe.optim.lr * lr_factor(recipe.optim, done, self.total_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        factor = lr_factor(recipe.optim, done, self.total_steps, len(self.loader))
+        _set_lr(self.optimizer, recipe.optim.lr * factor)
         lab = decode_lab(batch.lab_u8.to(self.device, non_blocking=True))
-        lab = augment(lab, flip=recipe.data.flip, crop=recipe.data.crop, generator=generator)
+        lab = augment(
+            lab,
+            flip=recipe.data.flip,
+            crop=recipe.data.crop,
+            jitter=recipe.data.jitter,
+            generator=generator,
+        )
         total, terms = self._forward_backward(lab)
-        clip = recipe.optim.clip if recipe.optim.clip is not None else math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        norm = self._step(self.optimizer)
+        if self.adversary is not None:
+            _set_lr(self.adversary.optimizer, recipe.discriminator.lr * factor)
+            self._step(self.adversary.optimizer)
+        self.scaler.update()
         self._update_average(done)
         self.step_in_epoch = batch.step + 1
         return total, terms, norm
+
+    def _step(self, optimizer: torch.optim.Optimizer) -> Tensor:
+        """Clip and step; returns the gradients' norm, not finite where the scaler skips."""
+        self.scaler.unscale_(optimizer)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        clip = self.recipe.optim.clip if self.recipe.optim.clip is not None else math.inf
+        norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
+        self.scaler.step(optimizer)
+        optimizer.zero_grad(set_to_none=True)
+        return norm
 
     def _forward_backward(self, lab: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Gradients of the mean loss over ``accumulate`` parts of the batch."""
@@ -190,21 +227,42 @@ class Training:
         terms: dict[str, Tensor] = {}
         for number, part in enumerate(parts, start=1):
             with contextlib.ExitStack() as stack:
-                if number < len(parts) and isinstance(self.network, DistributedDataParallel):
-                    stack.enter_context(self.network.no_sync())
-                with autocast(self.device, self.recipe.train.precision):
-                    inputs = normalize_L(part[:, :1]).contiguous(memory_format=torch.channels_last)
-                    prediction: Prediction = self.network(inputs)
-                prediction["ab"] = prediction["ab"].float()
-                loss, values = self.loss(prediction, part)
-                # Not one head may be without a gradient: DDP waits for all of them.
-                loss = loss + 0.0 * prediction["ab"].sum()
+                if number < len(parts):
+                    self._hold_sync(stack)
                 share = len(part) / len(lab)
-                (loss * share).backward()
+                loss, values = self._losses(part)
+                self.scaler.scale(loss * share).backward()
+                if self.adversary is not None:
+                    self.scaler.scale(values["discriminator"] * share).backward()
             total += loss.detach() * share
             for name, value in values.items():
-                terms[name] = terms.get(name, 0.0) + value * share
+                terms[name] = terms.get(name, 0.0) + value.detach() * share
         return total, terms
+
+    def _losses(self, lab: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The generator's loss of some photos, its terms, and the judge's loss beside them."""
+        precision = self.recipe.train.precision
+        with autocast(self.device, precision):
+            inputs = normalize_L(lab[:, :1]).contiguous(memory_format=torch.channels_last)
+            prediction: Prediction = self.network(inputs)
+        prediction["ab"] = prediction["ab"].float()
+        judged: dict[str, Tensor] = {}
+        share = 1.0
+        if self.adversary is not None:
+            with autocast(self.device, precision):
+                judged["discriminator"] = self.adversary.loss(prediction, lab)
+                self.adversary.judge(prediction, lab)
+            warmup = self.recipe.discriminator.warmup
+            share = influence(warmup, self.steps_done, self.total_steps)
+        loss, values = self.loss(prediction, lab, influence=share)
+        # Not one head may be without a gradient: DDP waits for all of them.
+        return loss + 0.0 * prediction["ab"].sum(), values | judged
+
+    def _hold_sync(self, stack: contextlib.ExitStack) -> None:
+        """Let the ranks add up gradients for themselves until the stack ends."""
+        for network in (self.parallel, self.adversary.parallel if self.adversary else None):
+            if network is not None:
+                stack.enter_context(network.no_sync())
 
     @torch.no_grad()
     def _update_average(self, done: int) -> None:
@@ -246,7 +304,14 @@ class Training:
     def checkpoint(self, scores: dict[str, float]) -> Checkpoint:
         """All of this training's state."""
         tensors, numbers = optimizer_state(self.optimizer)
-        raw = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        if self.adversary is not None:
+            judge = self.adversary.model.state_dict()
+            tensors |= {f"discriminator.{name}": value for name, value in judge.items()}
+            more = optimizer_state(self.adversary.optimizer, "discriminator_optimizer")
+            tensors, numbers = tensors | more[0], numbers | more[1]
+        if self.scaler.is_enabled():
+            numbers["scaler"] = self.scaler.state_dict()
         return Checkpoint(
             recipe=self.recipe,
             weights=self.average.state_dict(),
@@ -259,7 +324,7 @@ class Training:
             scores=scores,
             best=self.best,
             run_id=self.run_id,
-            training={**raw, **tensors},
+            training=tensors,
             optimizer=numbers,
         )
 
@@ -275,15 +340,16 @@ class Training:
                 f"dataset's is {self.data.palette.fingerprint} now; make the former again with "
                 "cc priors, or start anew"
             )
-        raw = {
-            name.removeprefix("model."): value
-            for name, value in resume.training.items()
-            if name.startswith("model.")
-        }
         try:
-            self.model.load_state_dict(raw)
+            self.model.load_state_dict(weights_under(resume.training, "model"))
             self.average.load_state_dict(resume.weights)
             restore_optimizer(self.optimizer, resume)
+            if self.adversary is not None:
+                judge = weights_under(resume.training, "discriminator")
+                self.adversary.model.load_state_dict(judge)
+                restore_optimizer(self.adversary.optimizer, resume, "discriminator_optimizer")
+            if self.scaler.is_enabled():
+                self.scaler.load_state_dict(resume.optimizer["scaler"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise CheckpointError(
                 "the checkpoint does not fit the recipe's model: "
@@ -336,7 +402,9 @@ def _epoch(training: Training) -> Iterator[StepEvent]:
     for batch in batches:
         loss, terms, norm = training.train_step(batch)
         value, grad_norm = loss.item(), norm.item()
-        if not (math.isfinite(value) and math.isfinite(grad_norm)):
+        values = {name: float(term) for name, term in terms.items()}
+        finite = all(map(math.isfinite, [value, *values.values()]))
+        if not (finite and (math.isfinite(grad_norm) or training.skips_overflows)):
             keys = training.data.train.keys(batch.positions)
             raise TrainingDivergedError(
                 f"the loss is {value} and the norm of its gradient {grad_norm} "
@@ -350,7 +418,7 @@ def _epoch(training: Training) -> Iterator[StepEvent]:
             step=training.steps_done,
             total_steps=training.total_steps,
             loss=value,
-            terms={name: float(term) for name, term in terms.items()},
+            terms=values,
             lr=training.optimizer.param_groups[0]["lr"],
             grad_norm=grad_norm,
             photos_per_s=training.recipe.data.batch / max(now - started, 1e-9),
@@ -367,9 +435,15 @@ def _save(training: Training, validation: ValidationEvent, out: Path) -> None:
 
 
 def autocast(device: torch.device, precision: str) -> Any:
-    """The context in which the network runs: "auto" is bf16 on a GPU and fp32 on a CPU."""
-    enabled = precision == "bf16" or (precision == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+    """The context in which the networks run: "auto" is bf16 on a GPU and fp32 on a CPU."""
+    enabled = precision in ("bf16", "fp16") or (precision == "auto" and device.type == "cuda")
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=enabled)
+
+
+def _set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
 
 
 def _tell(observers: Sequence[Observer], what: str, *args: Any) -> None:

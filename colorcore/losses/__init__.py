@@ -70,6 +70,10 @@ TERMS: dict[str, Callable[..., Term]] = {
 }
 
 
+ADVERSARIAL = ("adversarial", "feature_matching")
+"""The terms that need a discriminator, which training has only for them."""
+
+
 class LossError(Exception):
     """A term lacks what it needs: the message says what, and where to get it."""
 
@@ -85,6 +89,11 @@ class Loss:
         self.weights = dict(weights)
         self._terms = {name: terms[name] for name in self.weights}
 
+    @property
+    def needs_discriminator(self) -> bool:
+        """Whether a term is one of :data:`ADVERSARIAL`."""
+        return any(name in ADVERSARIAL for name in self.weights)
+
     def prepare(self, device: torch.device) -> None:
         """Load what the terms need, on the device that they will run on.
 
@@ -95,8 +104,12 @@ class Loss:
             if (prepare := getattr(term, "prepare", None)) is not None:
                 prepare(device)
 
-    def __call__(self, prediction: Prediction, lab: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(
+        self, prediction: Prediction, lab: Tensor, *, influence: float = 1.0
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The total to minimize, and each term's own value: unweighted and detached.
+
+        ``influence`` is the share of their weight that the terms of :data:`ADVERSARIAL` have.
 
         prediction of a model; lab (B, 3, H, W) true CIELAB float, of the same B, H, W. Autocast
         is off in here: in bfloat16, a = 500 (f(X) − f(Y)) would go in steps of 2 ab units.
@@ -107,8 +120,9 @@ class Loss:
         """
         with torch.autocast(lab.device.type, enabled=False):
             values = {name: term(prediction, lab) for name, term in self._terms.items()}
+        shares = {name: influence if name in ADVERSARIAL else 1.0 for name in values}
         total = sum(
-            (self.weights[name] * value for name, value in values.items()),
+            (shares[name] * self.weights[name] * value for name, value in values.items()),
             start=lab.new_zeros(()),
         )
         return total, {name: value.detach() for name, value in values.items()}
