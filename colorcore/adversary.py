@@ -18,14 +18,14 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from colorcore.losses import LossError
-from colorcore.losses.adversarial import KINDS, discriminator_loss
+from colorcore.losses.adversarial import discriminator_loss
 from colorcore.models import MultiScaleDiscriminator
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from colorcore.models.prediction import Prediction
-    from colorcore.recipe import Recipe
+    from colorcore.recipe import DiscriminatorPart
 
 FINEST = 8
 """Pixels a side that the coarsest judge's copy must have at least."""
@@ -45,22 +45,28 @@ class Adversary:
     """A judge in training.
 
     Attributes:
+        part: of the recipe.
         model: the discriminator.
         optimizer: its own, Adam; AdamW's decay of weights would fight spectral normalization,
             which is indifferent to their scale.
+
+    Args:
+        part: of the recipe.
+        kind: of the game, one of :data:`colorcore.losses.adversarial.KINDS`.
+        size: side of the photos in pixels.
+        device: where the training runs.
 
     Raises:
         LossError: the photos are too small for the judges.
     """
 
-    def __init__(self, recipe: Recipe, size: int, device: torch.device) -> None:
-        part = recipe.discriminator
+    def __init__(self, part: DiscriminatorPart, kind: str, size: int, device: torch.device) -> None:
         if size < (least := FINEST * 2 ** (part.scales - 1)):
             raise LossError(
                 f"expected photos of at least {least} pixels a side for {part.scales} "
                 f"discriminators, got {size}; set discriminator.scales lower"
             )
-        self.kind = str(recipe.loss_options.get("adversarial", {}).get("kind", KINDS[0]))
+        self.part, self.kind = part, kind
         self.model = MultiScaleDiscriminator(channels=part.channels, scales=part.scales)
         self.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=part.lr, betas=part.betas)

@@ -110,7 +110,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
         "format": FORMAT,
         **{name: getattr(checkpoint, name) for name in _FACTS},
         "palette": palette.about,
-        "recipe": checkpoint.recipe.model_dump(),
+        "recipe": checkpoint.recipe.values(),
     }
     (fresh / "checkpoint.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
     _swap(fresh, folder)

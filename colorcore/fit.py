@@ -37,6 +37,7 @@ from colorcore.evaluate import evaluate, evaluation_for
 from colorcore.lab import decode_lab, normalize_L
 from colorcore.loader import Batch, Samples, TrainLoader, val_batches
 from colorcore.losses import build_terms
+from colorcore.losses.adversarial import KINDS
 from colorcore.metrics import HIGHER_IS_BETTER
 from colorcore.models import AnswersInBins, StartsPretrained, build_model
 from colorcore.recipe import Recipe, lr_factor
@@ -137,8 +138,9 @@ class Training:
         self.loss = build_terms(recipe.loss, recipe.loss_options, data.palette)
         self.loss.prepare(device)
         self.adversary: Adversary | None = None
-        if self.loss.needs_discriminator:
-            self.adversary = Adversary(recipe, data.train.size, device)
+        if self.loss.needs_discriminator and recipe.discriminator is not None:
+            kind = str(recipe.loss_options.get("adversarial", {}).get("kind", KINDS[0]))
+            self.adversary = Adversary(recipe.discriminator, kind, data.train.size, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.train.precision == "fp16")
         self.loader = TrainLoader(
             data.train, recipe.data.batch, seed=recipe.train.seed, rank=self.rank, world=self.world
@@ -203,7 +205,7 @@ class Training:
         total, terms = self._forward_backward(lab)
         norm = self._step(self.optimizer)
         if self.adversary is not None:
-            _set_lr(self.adversary.optimizer, recipe.discriminator.lr * factor)
+            _set_lr(self.adversary.optimizer, self.adversary.part.lr * factor)
             self._step(self.adversary.optimizer)
         self.scaler.update()
         self._update_average(done)
@@ -252,8 +254,7 @@ class Training:
             with autocast(self.device, precision):
                 judged["discriminator"] = self.adversary.loss(prediction, lab)
                 self.adversary.judge(prediction, lab)
-            warmup = self.recipe.discriminator.warmup
-            share = influence(warmup, self.steps_done, self.total_steps)
+            share = influence(self.adversary.part.warmup, self.steps_done, self.total_steps)
         loss, values = self.loss(prediction, lab, influence=share)
         # Not one head may be without a gradient: DDP waits for all of them.
         return loss + 0.0 * prediction["ab"].sum(), values | judged

@@ -11,7 +11,7 @@ import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
 from pydantic import (
@@ -130,7 +130,7 @@ class TrainPart(_Part):
 
 
 class DiscriminatorPart(_Part):
-    """The judge of an adversarial training, and its optimiser; unused without such a term.
+    """The judge of an adversarial training, and its optimiser.
 
     Adam's settings are those of Isola et al. 2017 ("pix2pix"), section 3.3.
     """
@@ -145,24 +145,47 @@ class DiscriminatorPart(_Part):
 
 
 class Recipe(_Part):
-    """One training, described. ``loss`` maps terms of ``colorcore.losses.TERMS`` to weights."""
+    """One training, described. ``loss`` maps terms of ``colorcore.losses.TERMS`` to weights.
+
+    ``discriminator`` is there where a term needs one, and nowhere else.
+    """
 
     about: str = ""
     model: ModelPart = Field(default_factory=ModelPart)  # not at import: it imports the models
     loss: dict[str, float]
     loss_options: dict[str, dict[str, Option]] = {}
     optim: OptimPart = OptimPart()
-    discriminator: DiscriminatorPart = DiscriminatorPart()
+    discriminator: DiscriminatorPart | None = None
     data: DataPart = DataPart()
     train: TrainPart = TrainPart()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _judged(cls, values: Any) -> Any:
+        from colorcore.losses import ADVERSARIAL
+
+        loss = values.get("loss") if isinstance(values, Mapping) else None
+        if not isinstance(loss, Mapping):
+            return values
+        if any(name in ADVERSARIAL for name in loss):
+            return {"discriminator": {}, **values}
+        if values.get("discriminator") is not None:
+            raise ValueError(
+                f"discriminator: no loss term listens to one; set loss.{ADVERSARIAL[0]} too"
+            )
+        return values
+
+    def values(self) -> dict[str, Any]:
+        """Every setting as nested plain values, as :func:`parse_recipe` takes them."""
+        return {key: value for key, value in self.model_dump().items() if value is not None}
+
     def flat(self) -> dict[str, Any]:
         """Every setting by its dotted path, as runs are compared by."""
-        return dict(_flatten(self.model_dump()))
+        return dict(_flatten(self.values()))
 
     def to_toml(self) -> str:
         """The recipe as a file from which :func:`load_recipe` reads an equal one."""
-        return tomli_w.dumps(_spelled_out(self.model_dump()))
+        return tomli_w.dumps(_spelled_out(self.values()))
 
 
 def recipe_names() -> list[str]:
@@ -263,6 +286,7 @@ def _explain(error: ValidationError) -> str:
         part: Any = Recipe
         for name in path[:-1]:
             part = part.model_fields[name].annotation
+            part = next((one for one in get_args(part) if one is not type(None)), part)
         return f"unknown key {'.'.join(path)}{nearest(path[-1], part.model_fields)}"
     if first["type"] in ("model_type", "dict_type"):
         return f"{'.'.join(path)}: expected a table of settings, got {first['input']!r}"
