@@ -278,7 +278,7 @@ def _override(values: dict[str, Any], override: str) -> None:
 def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
-    if path[0] == "loss_options":
+    if path[:1] == ["loss_options"]:
         path = path[:3]  # what follows is the kind of Option that was tried
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])

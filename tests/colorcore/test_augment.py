@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from colorcore.augment import augment
+from colorcore.augment import augment, jitter_light
+from colorcore.lab import lab_to_rgb, rgb_to_lab
 
 
 def photos(batch: int, height: int = 12, width: int = 12, seed: int = 0) -> Tensor:
@@ -137,3 +138,55 @@ def test_a_photo_does_not_get_the_draws_of_its_neighbour():
     lab = photos(1).expand(8, -1, -1, -1)
     out = augment(lab, flip=False, crop=0.5, generator=seeded())
     assert len({tuple(photo.flatten().tolist()) for photo in out}) == 8
+
+
+# Light
+
+
+def test_light_changes_as_kornia_changes_it():
+    from kornia.enhance import (
+        adjust_brightness_accumulative,
+        adjust_contrast_with_mean_subtraction,
+        adjust_saturation_with_gray_subtraction,
+    )
+
+    rgb = torch.rand(6, 3, 9, 11, generator=seeded(1))
+    factors = 0.4 + 1.2 * torch.rand(6, 3, generator=seeded(2))
+    brightness, contrast, saturation = factors.unbind(1)
+    expected = adjust_brightness_accumulative(rgb, brightness)
+    expected = adjust_contrast_with_mean_subtraction(expected, contrast)
+    expected = adjust_saturation_with_gray_subtraction(expected, saturation)
+    torch.testing.assert_close(jitter_light(rgb, factors), expected, atol=1e-5, rtol=0)
+
+
+def test_light_by_hand():
+    """One pixel, so that contrast works on its own grey: .299 · .2 + .587 · .4 + .114 · .6."""
+    rgb = torch.tensor([0.2, 0.4, 0.6]).reshape(1, 3, 1, 1)
+    grey = 0.363
+    for factors, expected in (
+        ((1.0, 1.0, 1.0), [0.2, 0.4, 0.6]),
+        ((2.0, 1.0, 1.0), [0.4, 0.8, 1.0]),
+        ((1.0, 1.0, 0.0), [grey] * 3),
+        ((1.0, 0.5, 1.0), [(v + grey) / 2 for v in (0.2, 0.4, 0.6)]),
+    ):
+        out = jitter_light(rgb, torch.tensor([factors])).flatten().tolist()
+        assert out == pytest.approx(expected, abs=1e-3)
+
+
+def test_jitter_draws_factors_for_each_photo_within_its_bounds():
+    """A grey photo of one shade keeps its chroma, and its brightness differs by the factor."""
+    lab = rgb_to_lab(torch.full((400, 3, 4, 4), 0.5))
+    shades = lab_to_rgb(augment(lab, flip=False, crop=None, jitter=0.3, generator=seeded()))
+    assert (shades - shades.mean(1, keepdim=True)).abs().max() < 1e-3
+    factors = shades[:, 0, 0, 0] / 0.5
+    assert float(factors.min()) == pytest.approx(0.7, abs=0.01)
+    assert float(factors.max()) == pytest.approx(1.3, abs=0.01)
+    again = augment(lab, flip=False, crop=None, jitter=0.3, generator=seeded())
+    torch.testing.assert_close(lab_to_rgb(again), shades, atol=0, rtol=0)
+
+
+def test_jitter_leaves_the_draws_of_flips_and_crops_as_they_were():
+    lab = rgb_to_lab(torch.rand(8, 3, 12, 12, generator=seeded(3)))
+    plain = augment(lab, flip=True, crop=0.5, generator=seeded())
+    jittered = augment(lab, flip=True, crop=0.5, jitter=1e-6, generator=seeded())
+    torch.testing.assert_close(jittered, plain, atol=1e-2, rtol=0)

@@ -28,9 +28,11 @@ from colorcore.fit import (
 )
 from colorcore.lab import decode_lab, encode_lab
 from colorcore.loader import Samples, TrainLoader
-from colorcore.models import build_model
+from colorcore.losses import LossError
+from colorcore.models import MultiScaleDiscriminator, build_model
 from colorcore.palette import fit_palette
-from colorcore.recipe import Recipe, load_recipe, lr_factor, parse_recipe
+from colorcore.recipe import Recipe, load_recipe, lr_factor, parse_recipe, recipe_names
+from tests.colorcore.losses.conftest import made_up_weights
 
 CPU = torch.device("cpu")
 
@@ -124,9 +126,10 @@ def bytes_of(out: Path) -> dict[str, bytes]:
 
 
 def weights_of(folder: Path) -> dict[str, Tensor]:
-    """Averaged and raw weights of a checkpoint."""
+    """Averaged and raw weights of a checkpoint, and those of its discriminator."""
     checkpoint = load_checkpoint(folder, training=True)
-    raw = {name: value for name, value in checkpoint.training.items() if name[:6] == "model."}
+    kinds = ("model.", "discriminator.")
+    raw = {name: value for name, value in checkpoint.training.items() if name.startswith(kinds)}
     return {**checkpoint.weights, **raw}
 
 
@@ -168,6 +171,34 @@ def test_a_palette_of_another_size_is_refused(data: FitData):
     recipe = load_recipe("simple", ["model={name = 'resnet-unet', channels = 4, bins = 9}"])
     with pytest.raises(ValueError, match=r"expected a palette of 9 bins.*got one of 8"):
         Training(recipe, data, CPU, None)
+
+
+def test_photos_too_small_for_the_discriminators_are_refused(data: FitData):
+    with pytest.raises(LossError, match="at least 64 pixels a side for 4 discriminators, got 32"):
+        Training(recipe_of(*JUDGED, "discriminator.scales=4"), data, CPU, None)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_takes_a_step(name: str, data: FitData, tmp_path: Path):
+    """Each term says something finite and every weight gets a gradient.
+
+    The pretrained weights of perceptual terms are made up here, and AlexNet's for all.
+    """
+    bins = ["model.bins=8"] if "model.bins" in load_recipe(name).flat() else []
+    judge = ["discriminator.channels=4"] if "adversarial" in load_recipe(name).loss else []
+    perceptual = []
+    if "perceptual" in load_recipe(name).loss:
+        torch.save(made_up_weights("alex"), tmp_path / "alex.pth")
+        options = "loss_options.perceptual"
+        perceptual = [f"{options}.net=alex", f"{options}.weights={tmp_path / 'alex.pth'}"]
+    recipe = load_recipe(name, ["model.channels=4", "data.batch=4", *bins, *judge, *perceptual])
+    training = Training(recipe, data, CPU, None)
+    loss, terms, _ = training.train_step(next(iter(training.loader.epoch(0))))
+    assert loss.isfinite()
+    expected = {*recipe.loss, *(["discriminator"] if judge else [])}
+    assert set(terms) == expected
+    assert all(value.isfinite() for value in terms.values())
+    assert len(training.optimizer.state) == len(list(training.model.parameters()))
 
 
 # It learns
@@ -313,7 +344,19 @@ def test_a_checkpoint_says_what_it_was_trained_on_and_scores_as_it_says(
 # The same again
 
 
-EVERYTHING_RANDOM = ("model.dropout=0.3", "data.crop=0.6", "data.flip=true", "loss.ab_l1=0.2")
+EVERYTHING_RANDOM = (
+    "model.dropout=0.3",
+    "data.crop=0.6",
+    "data.jitter=0.2",
+    "data.flip=true",
+    "loss.ab_l1=0.2",
+)
+JUDGED = (
+    "loss.adversarial=0.1",
+    "loss.feature_matching=0.5",
+    "discriminator.channels=4",
+    "discriminator.scales=2",
+)
 
 
 def test_the_same_seed_gives_the_same_bytes(data: FitData, tmp_path: Path):
@@ -329,7 +372,9 @@ def test_the_same_seed_gives_the_same_bytes(data: FitData, tmp_path: Path):
     assert not torch.equal(one["head.weight"], other["head.weight"])
 
 
-@pytest.mark.parametrize("setting", ["model.dropout=0.3", "data.crop=0.6", "data.flip=false"])
+@pytest.mark.parametrize(
+    "setting", ["model.dropout=0.3", "data.crop=0.6", "data.flip=false", "data.jitter=0.2"]
+)
 def test_each_setting_that_is_random_has_an_effect(data: FitData, tmp_path: Path, setting: str):
     """Without which the tests of repetition around this one would prove little."""
     fit(recipe_of("train.epochs=1"), data, tmp_path / "without")
@@ -339,11 +384,12 @@ def test_each_setting_that_is_random_has_an_effect(data: FitData, tmp_path: Path
 
 
 @pytest.mark.parametrize("killed_at", [7, 14])
+@pytest.mark.parametrize("more", [(), JUDGED, ("train.precision=fp16",)], ids=["", "gan", "fp16"])
 def test_a_killed_run_that_is_resumed_ends_as_one_that_never_was(
-    data: FitData, tmp_path: Path, killed_at: int
+    data: FitData, tmp_path: Path, killed_at: int, more: tuple[str, ...]
 ):
     """In the middle of the second or third epoch of three: bit for bit, best and last."""
-    recipe = recipe_of(*EVERYTHING_RANDOM)
+    recipe = recipe_of(*EVERYTHING_RANDOM, *more)
     whole, parts = Diary(), Diary()
     scores = fit(recipe, data, tmp_path / "whole", run_id="r", observers=[whole])
     with pytest.raises(Killed):
@@ -427,7 +473,9 @@ def test_what_does_not_fit_is_not_resumed(data: FitData, tmp_path: Path):
         fit(recipe, data, tmp_path, resume=load_checkpoint(tmp_path / "best"))
 
 
-@pytest.mark.parametrize("setting", ["model.dropout=0.5", "data.flip=true", "data.crop=0.5"])
+@pytest.mark.parametrize(
+    "setting", ["model.dropout=0.5", "data.flip=true", "data.crop=0.5", "data.jitter=0.3"]
+)
 def test_ranks_and_steps_draw_different_random_numbers(data: FitData, setting: str):
     """The same photos and weights; what differs is the step's number, or the rank's."""
     losses = []
@@ -522,15 +570,135 @@ def test_gradients_are_clipped_to_the_norm_of_the_recipe(
     assert given == pytest.approx(kept if kept is not None else float(norm), rel=1e-3)
 
 
-def test_bf16_is_nearly_fp32_and_its_weights_stay_fp32(data: FitData):
+def test_half_precision_is_nearly_fp32_and_its_weights_stay_fp32(data: FitData):
     losses = {}
-    for precision in ("fp32", "bf16", "auto"):
+    for precision in ("fp32", "bf16", "fp16", "auto"):
         training = Training(recipe_of(f"train.precision={precision}"), data, CPU, None)
         loss, _, _ = training.train_step(next(iter(training.loader.epoch(0))))
         losses[precision] = float(loss)
         assert {p.dtype for p in training.model.parameters()} == {torch.float32}
-    assert losses["auto"] == losses["fp32"] != losses["bf16"]
+    assert losses["auto"] == losses["fp32"]
+    assert len(set(losses.values())) == 3
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
+    assert losses["fp16"] == pytest.approx(losses["fp32"], rel=0.003)
+
+
+# A discriminator
+
+
+def test_a_training_with_a_discriminator_is_this_plain_loop(data: FitData, tmp_path: Path):
+    """By hand: both losses written out, both networks updated against each other as they were."""
+    recipe = recipe_of(
+        *JUDGED,
+        "loss_options.adversarial.kind=least_squares",
+        "discriminator.lr=3e-3",
+        "discriminator.warmup=0.2",
+        "data.flip=false",
+        "optim.schedule=constant",
+        "optim.warmup=0.5",
+        "optim.clip=0.7",
+    )
+    diary = Diary()
+    fit(recipe, data, tmp_path, observers=[diary])
+    torch.manual_seed(recipe.train.seed)
+    model = build_model("unet", channels=4, depth=2)
+    build_model("unet", channels=4, depth=2)  # the average is built next
+    judge = MultiScaleDiscriminator(channels=4, scales=2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-5)
+    other = torch.optim.Adam(judge.parameters(), lr=3e-3, betas=(0.5, 0.999))
+    plan = TrainLoader(data.train, 4, seed=recipe.train.seed)
+    losses = []
+    for step in range(15):
+        rate = min((step + 1) / 7.5, 1.0)
+        optimizer.param_groups[0]["lr"], other.param_groups[0]["lr"] = 1e-3 * rate, 3e-3 * rate
+        lab = decode_lab(data.train.read(plan.positions(step // 5, step % 5)))
+        ab = model(lab[:, :1] / 50 - 1)["ab"]
+        fake = torch.cat([lab[:, :1], ab], dim=1)
+        halves = [scale.chunk(2) for scale in judge(torch.cat([lab, fake.detach()]))[0]]
+        game = [((r - 1).square().mean() + f.square().mean()) / 2 for r, f in halves]
+        (sum(game) / 2).backward()
+        judge.eval()
+        (logits, features), (_, real) = judge(fake, features=True), judge(lab, features=True)
+        judge.train()
+        chroma = lab[:, 1:].square().sum(1, keepdim=True).sqrt()
+        loss = ((0.5 + (chroma / 40).clamp(max=1)) * ((ab - lab[:, 1:]) / 128).square()).mean()
+        fooled = sum((f - 1).square().mean() / 2 for f in logits) / 2
+        matched = sum(
+            (r.detach() - f).abs().mean()
+            for pair in zip(real, features, strict=True)
+            for r, f in zip(*pair, strict=True)
+        )
+        share = min(max((step + 1 - 3) / 3, 0), 1)  # alone for 3 steps, faded in over 3
+        parts = torch.autograd.grad(
+            loss + share * (0.1 * fooled + 0.5 * matched / 2), list(model.parameters())
+        )
+        for parameter, gradient in zip(model.parameters(), parts, strict=True):
+            parameter.grad = gradient
+        for network, one in ((model, optimizer), (judge, other)):
+            nn.utils.clip_grad_norm_(network.parameters(), 0.7)
+            one.step()
+            one.zero_grad()
+        losses.append([x.item() for x in (loss, fooled, matched / 2, sum(game) / 2)])
+    names = ("weighted_mse", "adversarial", "feature_matching", "discriminator")
+    seen = [[event.terms[name] for name in names] for event in diary.steps]
+    np.testing.assert_allclose(seen, losses, rtol=2e-3, atol=1e-5)
+    by_hand = {f"model.{k}": v for k, v in model.state_dict().items()}
+    by_hand |= {f"discriminator.{k}": v for k, v in judge.state_dict().items()}
+    trained = load_checkpoint(tmp_path / "last", training=True).training
+    for name, value in by_hand.items():
+        torch.testing.assert_close(trained[name], value, atol=1e-3, rtol=1e-2, msg=name)
+
+
+def test_a_model_does_not_listen_to_a_discriminator_that_warms_up(data: FitData):
+    """Four of five steps: the model is as without one, while the discriminator learns."""
+
+    def after_four_steps(*overrides: str) -> Training:
+        training = Training(recipe_of("train.epochs=1", *overrides), data, CPU, None)
+        for batch in list(training.loader.epoch(0))[:4]:
+            training.train_step(batch)
+        return training
+
+    alone = after_four_steps().model.state_dict()
+    beside = after_four_steps(*JUDGED, "discriminator.warmup=0.8")
+    listening = after_four_steps(*JUDGED, "discriminator.warmup=0.4")
+    for name, value in beside.model.state_dict().items():
+        assert torch.equal(value, alone[name]), name
+    assert not torch.equal(listening.model.state_dict()["head.weight"], alone["head.weight"])
+    start = Training(recipe_of(*JUDGED), data, CPU, None).adversary
+    assert start is not None
+    assert beside.adversary is not None
+    for before, now in zip(
+        start.model.parameters(), beside.adversary.model.parameters(), strict=True
+    ):
+        # The last biases see a loss that pushes photos up as much as answers down.
+        assert now.shape == (1,) or not torch.equal(before, now)
+
+
+# Half precision
+
+
+def test_a_step_that_overflows_is_left_out_and_the_next_one_is_scaled_less(
+    data: FitData, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "build_terms", diverging(2, lambda ab: (ab * 0).sqrt().sum()))
+    training = Training(recipe_of("train.precision=fp16"), data, CPU, None)
+    training.scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+    seen = [(step.grad_norm, training.scaler.get_scale()) for step in module._epoch(training)]
+    assert len(seen) == 5
+    assert [math.isfinite(norm) for norm, _ in seen] == [True, False, True, True, True]
+    assert [scale for _, scale in seen] == [256.0, *[128.0] * 4]
+    assert all(value.isfinite().all() for value in training.model.state_dict().values())
+    assert all(float(state["step"]) == 4 for state in training.optimizer.state.values())
+
+
+def test_gradients_that_no_scale_makes_finite_stop_the_run(
+    data: FitData, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "build_terms", diverging(1, lambda ab: (ab * 0).sqrt().sum()))
+    training = Training(recipe_of("train.precision=fp16"), data, CPU, None)
+    training.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    with pytest.raises(TrainingDivergedError, match=r"gradient nan at step 1; lower optim\.lr"):
+        list(module._epoch(training))
 
 
 # A loss that is no number
@@ -541,10 +709,12 @@ def diverging(step: int, spoil: Callable[[Tensor], Tensor]) -> Callable[..., obj
     calls = []
 
     class Spoiled:
+        needs_discriminator = False
+
         def prepare(self, device: torch.device) -> None:
             pass
 
-        def __call__(self, *args) -> tuple[Tensor, dict[str, Tensor]]:
+        def __call__(self, *args, influence: float) -> tuple[Tensor, dict[str, Tensor]]:
             return loss(*args)
 
     def loss(prediction: dict[str, Tensor], lab: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -660,6 +830,7 @@ def test_the_best_is_chosen_by_the_metric_in_its_direction(
 DISTRIBUTED = ("data.batch=8", "train.epochs=2", "data.flip=false")
 GROUP = recipe_of("model.norm=group", "train.accumulate=2", *DISTRIBUTED)
 BATCH = recipe_of(*DISTRIBUTED)
+GAN = recipe_of("model.norm=group", "train.accumulate=2", *DISTRIBUTED, *JUDGED)
 
 
 def distributed_worker(rank: int, folder: Path) -> None:
@@ -668,7 +839,7 @@ def distributed_worker(rank: int, folder: Path) -> None:
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2
     )
-    for name, recipe in (("group", GROUP), ("batch", BATCH)):
+    for name, recipe in (("group", GROUP), ("batch", BATCH), ("gan", GAN)):
         diary = Diary()
         scores = fit(recipe, small_data(), folder / name, observers=[diary])
         seen = {
@@ -705,19 +876,22 @@ def seen_by(folder: Path, name: str) -> tuple[dict[str, object], dict[str, objec
     return first, second
 
 
-def test_two_ranks_train_what_one_does(two_ranks: Path, data: FitData, tmp_path: Path):
+@pytest.mark.parametrize(("name", "recipe"), [("group", GROUP), ("gan", GAN)])
+def test_two_ranks_train_what_one_does(
+    two_ranks: Path, data: FitData, tmp_path: Path, name: str, recipe: Recipe
+):
     """Half of every batch each: with group norm the gradient is the same but for rounding.
 
     Adam divides a gradient by its own size, so a few weights, whose gradients are next to
     nothing, take the rounding for a direction: at most a twentieth of a step of 1e-3 each time.
     """
     diary = Diary()
-    scores = fit(GROUP, data, tmp_path, observers=[diary])
-    here, there = weights_of(two_ranks / "group/last"), weights_of(tmp_path / "last")
+    scores = fit(recipe, data, tmp_path, observers=[diary])
+    here, there = weights_of(two_ranks / name / "last"), weights_of(tmp_path / "last")
     close(here, there, atol=2e-4)
     apart = torch.cat([(value - there[name]).abs().flatten() for name, value in here.items()])
     assert float((apart > 1e-5).float().mean()) < 0.05
-    first, second = seen_by(two_ranks, "group")
+    first, second = seen_by(two_ranks, name)
     assert first["scores"] == pytest.approx(scores, rel=1e-4)
     losses = [
         (one["loss"] + two["loss"]) / 2
@@ -726,7 +900,7 @@ def test_two_ranks_train_what_one_does(two_ranks: Path, data: FitData, tmp_path:
     assert losses == pytest.approx([event.loss for event in diary.steps], rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["group", "batch"])
+@pytest.mark.parametrize("name", ["group", "batch", "gan"])
 def test_both_ranks_take_the_same_steps_and_see_the_same_scores(two_ranks: Path, name: str):
     first, second = seen_by(two_ranks, name)
     assert first["starts"] == second["starts"] == [[4, 0]]
@@ -740,7 +914,7 @@ def test_both_ranks_take_the_same_steps_and_see_the_same_scores(two_ranks: Path,
     assert second["pictures"] == [3, 3]
 
 
-@pytest.mark.parametrize("name", ["group", "batch"])
+@pytest.mark.parametrize("name", ["group", "batch", "gan"])
 def test_two_ranks_score_what_is_saved_as_one_does(two_ranks: Path, data: FitData, name: str):
     """Seven photos, four and three. With batch norm, too, whose statistics differ by rank."""
     saved = load_checkpoint(two_ranks / name / "last")

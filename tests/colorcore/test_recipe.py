@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
-from colorcore.losses import build_terms
-from colorcore.models import build_model
 from colorcore.recipe import (
+    DiscriminatorPart,
     ModelPart,
     OptimPart,
     Recipe,
@@ -30,16 +29,6 @@ def written(folder: Path, text: str) -> str:
 
 
 # The built-in recipes
-
-
-@pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_builds_its_model_and_its_loss(name: str):
-    shallow = ["model.depth=2"] if "model.depth" in load_recipe(name).flat() else []
-    recipe = load_recipe(name, ["model.channels=4", *shallow])
-    model = build_model(recipe.model.name, **recipe.model.options())
-    ab = model.eval()(torch.zeros(1, 1, 16, 16))["ab"]
-    loss, _ = build_terms(recipe.loss, recipe.loss_options)({"ab": ab}, torch.zeros(1, 3, 16, 16))
-    assert loss.isfinite()
 
 
 def test_the_simple_recipe_carries_the_numbers_of_the_guide_the_simple_truth():
@@ -95,7 +84,7 @@ EVERY_KEY = Recipe.model_validate(
             "attention": True,
             "head": "rgb",
         },
-        "loss": {"weighted_mse": 0.1, "ab_l1": 1e-7},
+        "loss": {"weighted_mse": 0.1, "ab_l1": 1e-7, "adversarial": 0.2},
         "loss_options": {"weighted_mse": {"grey": 0.3, "saturated": 1.7, "chroma_full": 35.5}},
         "optim": {
             "lr": 0.1 + 0.2,
@@ -103,9 +92,17 @@ EVERY_KEY = Recipe.model_validate(
             "betas": (0.5, 0.95),
             "schedule": "constant",
             "warmup": 0.0,
+            "warmup_epochs": 2.5,
             "clip": None,
         },
-        "data": {"batch": 6, "flip": False, "crop": 0.7},
+        "discriminator": {
+            "channels": 8,
+            "scales": 2,
+            "lr": 3e-5,
+            "betas": (0.6, 0.9),
+            "warmup": 0.3,
+        },
+        "data": {"batch": 6, "flip": False, "crop": 0.7, "jitter": 0.1},
         "train": {
             "epochs": 3,
             "seed": 2**31 - 1,
@@ -130,7 +127,7 @@ def test_a_written_recipe_reads_back_equal(recipe: Recipe, tmp_path: Path):
 
 def test_every_key_differs_from_its_default():
     """So that the round trip above cannot pass by falling back on a default."""
-    defaults = Recipe(loss={"ab_l1": 1.0}).flat()
+    defaults = Recipe(loss={"adversarial": 1.0}).flat()
     same = [key for key, value in EVERY_KEY.flat().items() if defaults.get(key) == value]
     assert same == ["model.name"]
 
@@ -161,11 +158,13 @@ def test_flat_names_every_setting_by_its_dotted_path():
         "optim.weight_decay": 1e-2,
         "optim.betas": (0.9, 0.999),
         "optim.schedule": "constant",
-        "optim.warmup": 0.1,
+        "optim.warmup": 0.0,
+        "optim.warmup_epochs": None,
         "optim.clip": 1.0,
         "data.batch": 64,
         "data.flip": True,
         "data.crop": None,
+        "data.jitter": 0.0,
         "train.epochs": 15,
         "train.seed": 0,
         "train.precision": "auto",
@@ -247,7 +246,7 @@ def test_a_key_below_a_value_is_refused():
         ("optim.learning_rate=1", "unknown key optim.learning_rate"),
         ("data.bach=3", "unknown key data.bach; did you mean batch?"),
         ("optimm.lr=1", "unknown key optimm; did you mean optim?"),
-        ("xyzzy=1", "unknown key xyzzy; known: about, data, loss, loss_options, model, optim"),
+        ("xyzzy=1", "unknown key xyzzy; known: about, data, discriminator, loss, loss_options,"),
         ("loss.ab_l2=1", "unknown loss term: 'ab_l2'; did you mean ab_l1?"),
         ("loss_options.ab_l2.x=1", "unknown loss term: 'ab_l2'; did you mean ab_l1?"),
         (
@@ -279,7 +278,10 @@ def test_an_unknown_name_is_refused_with_the_nearest(override: str, message: str
         ("optim.weight_decay=-1e-3", "optim.weight_decay: input should be greater than or equal"),
         ("optim.betas=[0.9]", "optim.betas.1: field required"),
         ("optim.betas=[0.9, 1.0]", "optim.betas.1: input should be less than 1, got 1.0"),
-        ("optim.schedule=linear", "optim.schedule: input should be 'onecycle' or 'constant'"),
+        ("optim.schedule=linear", "input should be 'onecycle', 'cosine' or 'constant'"),
+        ("optim.warmup_epochs=-1", "optim.warmup_epochs: input should be greater than or equal"),
+        ("data.jitter=1", "data.jitter: input should be less than 1"),
+        ("discriminator.lr=1e-4", "discriminator: no loss term listens to one; set loss.advers"),
         ("optim.warmup=1", "optim.warmup: input should be less than 1"),
         ("optim.clip=0", "optim.clip: input should be greater than 0"),
         ("optim.clip=off", "optim.clip: input should be a valid number"),
@@ -468,6 +470,74 @@ def test_onecycle_by_hand():
     assert lr_factor(optim, 99, 100) == pytest.approx(4e-6)
 
 
-def test_a_constant_rate_is_constant():
-    optim = OptimPart(schedule="constant")
+def test_a_constant_rate_is_constant_once_it_is_warm():
+    optim = OptimPart(schedule="constant", warmup=0.0)
     assert {lr_factor(optim, step, 7) for step in range(7)} == {1.0}
+    optim = OptimPart(schedule="constant", warmup=0.5)
+    rates = [lr_factor(optim, step, 8) for step in range(8)]
+    assert rates == [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("total", [10, 97, 600])
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.25, 0.9])
+def test_cosine_is_that_of_torch_after_a_linear_warmup(total: int, warmup: float):
+    """LinearLR up to the peak and CosineAnnealingLR from there, where the two meet at a step."""
+    warm = round(warmup * total)
+    optim = OptimPart(schedule="cosine", warmup=warm / total)
+    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=1.0)
+    rates = [(step + 1) / warm for step in range(warm - 1)]
+    falling = CosineAnnealingLR(optimizer, T_max=total - max(warm - 1, 0), eta_min=0.0)
+    for _ in range(total - len(rates)):
+        rates.append(falling.get_last_lr()[0])
+        optimizer.step()
+        falling.step()
+    ours = [lr_factor(optim, step, total) for step in range(total)]
+    assert ours == pytest.approx(rates, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("schedule", ["onecycle", "cosine", "constant"])
+def test_a_warmup_in_epochs_is_the_one_in_shares(schedule: str):
+    """Five of twenty epochs of 30 steps; more epochs than there are warm up to the end."""
+    share = OptimPart(schedule=schedule, warmup=0.25)
+    epochs = OptimPart(schedule=schedule, warmup_epochs=5)
+    for step in range(600):
+        assert lr_factor(epochs, step, 600, 30) == lr_factor(share, step, 600)
+    late = OptimPart(schedule=schedule, warmup_epochs=50)
+    rates = [lr_factor(late, step, 600, 30) for step in range(600)]
+    assert rates == sorted(rates)
+    assert rates[-1] == 1.0
+
+
+def test_a_recipe_has_a_discriminator_where_a_term_needs_one():
+    assert load_recipe("simple").discriminator is None
+    assert "discriminator" not in load_recipe("simple").to_toml()
+    assert load_recipe("gan", ["discriminator.scales=2"]).discriminator == DiscriminatorPart(
+        scales=2
+    )
+    judged = load_recipe("simple", ["loss.feature_matching=1", "discriminator.channels=7"])
+    assert judged.discriminator == DiscriminatorPart(channels=7)
+    with pytest.raises(RecipeError, match=r"key discriminator\.scale; did you mean scales\?"):
+        load_recipe("gan", ["discriminator.scale=2"])
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("guide", {"rgb_l1": 0.5, "perceptual": 1.0, "ab_huber": 2.0, "diversity": 0.1}),
+        ("enhanced", {"perceptual": 0.5, "luminance": 0.3, "ab": 3.0, "saturation": 0.5}),
+        (
+            "enhanced-conservative",
+            {"perceptual": 0.5, "luminance": 0.3, "ab": 2.0, "saturation": 0.3},
+        ),
+        ("enhanced-vibrant", {"perceptual": 0.3, "luminance": 0.2, "ab": 4.0, "saturation": 1.0}),
+        ("enhanced-maximum", {"perceptual": 0.2, "luminance": 0.2, "ab": 5.0, "saturation": 1.5}),
+    ],
+)
+def test_recipes_carry_the_weights_of_the_training_and_tuning_guides(
+    name: str, weights: dict[str, float]
+):
+    recipe = load_recipe(name)
+    assert recipe.loss == weights
+    assert recipe.flat()["model.attention"] == (name == "guide")
+    assert recipe.flat()["model.head"] == ("ab" if name == "guide" else "rgb")
+    assert recipe.optim.warmup_epochs == 5
