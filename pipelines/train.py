@@ -23,7 +23,7 @@ from colorcore.fit import FitData, Observer, StepEvent, TrainingDivergedError, V
 from colorcore.loader import Samples, TrainLoader
 from colorcore.losses import LossError
 from colorcore.palette import Palette, load_palette, mean_ab
-from colorcore.recipe import Recipe
+from colorcore.recipe import Recipe, parse_recipe
 from colorcore.storage import StorageError, Store, absolute_store
 from pipelines.cluster import ray_session
 from pipelines.errors import JobError, WrongCallError
@@ -89,11 +89,13 @@ def train(
     """Train the recipe on the dataset with ``workers`` data-parallel workers.
 
     Raises:
-        WrongCallError: ``out`` holds another training, or the batch cannot be divided.
+        WrongCallError: ``out`` holds another training, the batch cannot be divided, or a file of
+            weights that the recipe names is not there.
         DatasetError, FileNotFoundError: no finished dataset, or no palette in it.
         JobError: Ray or MLflow cannot be reached, or the training failed.
     """
     store = absolute_store(dataset)
+    recipe = _with_absolute_files(recipe)
     info = read_info(store)
     palette = load_palette(store.below("palette"))
     _check_bins(recipe, palette)
@@ -173,6 +175,24 @@ def _previous(out: Path, recipe: Recipe, info: DatasetInfo, *, resume: bool) -> 
             "repeat it or choose another --out"
         )
     return previous
+
+
+def _with_absolute_files(recipe: Recipe) -> Recipe:
+    """The recipe with the files of weights that it names by their whole path.
+
+    A worker's current folder is another one, and so may be that of a later ``--resume``.
+    """
+    values = recipe.values()
+    tables = [("model", values["model"]), *values["loss_options"].items()]
+    for table, options in tables:
+        for key in ("encoder_weights", "weights"):
+            if not (isinstance(given := options.get(key), str) and given):
+                continue
+            path = Path(given).expanduser().absolute()
+            if not path.is_file():
+                raise WrongCallError(f"expected a file of weights ({table}: {key}), got {given!r}")
+            options[key] = str(path)
+    return parse_recipe(values, "recipe")
 
 
 def _check_bins(recipe: Recipe, palette: Palette) -> None:

@@ -21,7 +21,7 @@ from colorcore.palette import load_palette, mean_ab
 from colorcore.recipe import Recipe, load_recipe
 from pipelines.errors import JobError, WrongCallError
 from pipelines.evaluate import evaluate_model
-from pipelines.train import TrainProgress, TrainReport, train
+from pipelines.train import TrainProgress, TrainReport, _with_absolute_files, train
 from tests.pipelines.conftest import TINY
 
 
@@ -168,8 +168,27 @@ def test_wrong_calls_are_told_before_anything_starts(
     bins = ["model.name=resnet-unet", "loss.bins_ce=1", "data.batch=4"]
     with pytest.raises(WrongCallError, match=r"313 bins, .* has 16; .*--set model\.bins=16"):
         call(load_recipe(str(_own_recipe(tmp_path)), bins))
+    with pytest.raises(WrongCallError, match=r"weights \(model: encoder_weights\), got 'no\.pth'"):
+        call(load_recipe("bins", ["model.encoder_weights=no.pth"]))
+    with pytest.raises(WrongCallError, match=r"\(perceptual: weights\), got '~/no\.pth'"):
+        call(load_recipe("guide", ["loss_options.perceptual.weights=~/no.pth"]))
     with pytest.raises(DatasetError, match=r"set data\.batch lower"):
         call(load_recipe("unet-l1", [*TINY, "data.batch=1024"]))
+
+
+def test_files_that_a_recipe_names_are_found_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("encoder.pth", "vgg.pth"):
+        Path(name).touch()
+    names = ["loss.perceptual=1", "loss_options.perceptual.weights=./vgg.pth"]
+    asked = load_recipe("bins", ["model.encoder_weights=encoder.pth", *names])
+    flat = _with_absolute_files(asked).flat()
+    assert flat["model.encoder_weights"] == str(tmp_path / "encoder.pth")
+    assert flat["loss_options.perceptual.weights"] == str(tmp_path / "vgg.pth")
+    changed = {key for key, value in asked.flat().items() if flat[key] != value}
+    assert changed == {"model.encoder_weights", "loss_options.perceptual.weights"}
 
 
 def _own_recipe(folder: Path) -> Path:
