@@ -8,6 +8,7 @@ import typer
 
 from cli.colorize import colorize
 from cli.demo import demo
+from cli.doctor import doctor
 from cli.evaluate import evaluate
 from cli.inspect import inspect
 from cli.priors import priors
@@ -44,4 +45,5 @@ app.command()(colorize)
 app.command()(inspect)
 app.command()(recipes)
 app.command()(ui)
+app.command()(doctor)
 app.command()(demo)

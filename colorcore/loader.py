@@ -12,6 +12,7 @@ held in memory is a row a shard; the index of a unit is read when one of its sam
 from __future__ import annotations
 
 import contextlib
+import copy
 import mmap
 import queue
 import threading
@@ -144,6 +145,15 @@ class Samples:
 
     def __len__(self) -> int:
         return int(self._starts[-1])
+
+    def first(self, count: int) -> Samples:
+        """The same split, ending after the shard of its ``count``-th sample: what a look needs."""
+        shards = int(np.searchsorted(self._starts, min(count, len(self))))
+        few = copy.copy(self)
+        few.shards = self.shards.slice(0, shards)
+        few.shard_counts, few.shard_bytes = self.shard_counts[:shards], self.shard_bytes[:shards]
+        few._units, few._starts = self._units[:shards], self._starts[: shards + 1]
+        return few
 
     def keys(self, positions: NDArray[np.int64]) -> list[str]:
         """The keys of samples, by which `cc inspect` and the index know them."""

@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 
 HEAVY = {"torch", "ray", "mlflow", "numpy", "pyarrow", "sklearn", "kornia", "cv2", "PIL"}
-COMMANDS = ["shard", "priors", "train", "eval", "colorize", "inspect", "recipes", "ui", "demo"]
+COMMANDS = [
+    "shard",
+    "priors",
+    "train",
+    "eval",
+    "colorize",
+    "inspect",
+    "recipes",
+    "ui",
+    "doctor",
+    "demo",
+]
 
 
 def cc(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
