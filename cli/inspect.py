@@ -11,11 +11,19 @@ TOP_LAYERS = 10
 
 
 def inspect(
-    what: Annotated[str, typer.Argument(metavar="DATASET|MODEL", help="A folder of either kind.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATASET|MODEL", help="A folder of either kind, or an old .pt file."
+        ),
+    ],
     picture: Annotated[
-        Path,
-        typer.Option(help="Of a dataset: the contact sheet of kept and refused photos."),
-    ] = Path("contact-sheet.png"),
+        Path | None,
+        typer.Option(
+            help="Of a dataset: its contact sheet (contact-sheet.png). Of a model: histograms of "
+            "its weights (weights.png), and their numbers beside it (weights.csv)."
+        ),
+    ] = None,
     no_picture: Annotated[bool, typer.Option("--no-picture", help="Write none.")] = False,
     seed: Annotated[int, typer.Option(help="Other random photos on the sheet.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -24,9 +32,11 @@ def inspect(
     from pipelines.inspect import is_dataset
 
     if is_dataset(what):
-        _dataset(what, None if no_picture else picture, seed, json=json)
+        sheet = picture or Path("contact-sheet.png")
+        _dataset(what, None if no_picture else sheet, seed, json=json)
     else:
-        _model(Path(what), json=json)
+        histograms = picture or Path("weights.png")
+        _model(Path(what), None if no_picture else histograms, json=json)
 
 
 def _dataset(dataset: str, picture: Path | None, seed: int, *, json: bool) -> None:
@@ -60,17 +70,31 @@ def _dataset(dataset: str, picture: Path | None, seed: int, *, json: bool) -> No
         print(f"\ncontact sheet: {picture}")
 
 
-def _model(model: Path, *, json: bool) -> None:
+def _model(model: Path, picture: Path | None, *, json: bool) -> None:
     from cli import show
+    from colorcore.weights import stats_facts
     from pipelines.inspect import inspect_model
 
-    found = inspect_model(model)
+    found = inspect_model(model, picture=picture)
+    if found.not_finite:
+        names = ", ".join(found.not_finite[:3])
+        show.warn(f"{len(found.not_finite)} tensors hold weights that are no numbers: {names}")
     if json:
-        show.as_json({**found.summary, "scores": found.scores, "layers": found.layers})
+        rows = [stats_facts(row) for row in found.weights]
+        show.as_json(
+            {
+                **found.summary,
+                "scores": found.scores,
+                "layers": found.layers,
+                "weights": rows,
+                "picture": found.picture,
+            }
+        )
         return
     show.facts(found.summary)
-    print()
-    show.table(["validation", "score"], list(found.scores.items()))
+    if found.scores:
+        print()
+        show.table(["validation", "score"], list(found.scores.items()))
     print()
     total = sum(found.layers.values())
     largest = list(found.layers.items())[:TOP_LAYERS]
@@ -78,3 +102,5 @@ def _model(model: Path, *, json: bool) -> None:
         ["largest layers", "parameters", "share"],
         [(name, count, f"{count / total:.1%}") for name, count in largest],
     )
+    if picture is not None:
+        print(f"\nweights: {picture}, {picture.with_suffix('.csv')}")

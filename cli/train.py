@@ -21,6 +21,18 @@ def train(
     workers: Annotated[int, typer.Option(min=1, help="Data-parallel workers.")] = 1,
     out: Annotated[str, typer.Option(help="Folder of the checkpoints last and best.")] = "model",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from --out/last.")] = False,
+    from_: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="MODEL|FILE.pt",
+            help="Start from the weights of a checkpoint, or of an old .pt file of a UNet.",
+        ),
+    ] = None,
+    from_reading: Annotated[
+        str | None,
+        typer.Option(help="How a .pt file saw its photos: unit/skip-first …; default: measured."),
+    ] = None,
     tracking_uri: Annotated[
         str | None, typer.Option(help="MLflow; default: $MLFLOW_TRACKING_URI or ./mlflow.db")
     ] = None,
@@ -47,8 +59,11 @@ def train(
             name=name or Path(recipe).stem,
             workers=workers,
             resume=resume,
+            initial=from_,
+            reading=from_reading,
             address=address,
             on_progress=lambda progress: _display(advance, progress),
+            on_initial=lambda about: show.warn(f"starts from {about}"),
         )
     if json:
         show.as_json(

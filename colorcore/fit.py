@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,14 +117,21 @@ class Training:
     """The state of one training: model, average, adversary, optimisers, and where it stands."""
 
     def __init__(
-        self, recipe: Recipe, data: FitData, device: torch.device, resume: Checkpoint | None
+        self,
+        recipe: Recipe,
+        data: FitData,
+        device: torch.device,
+        resume: Checkpoint | None,
+        initial: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.recipe, self.data, self.device = recipe, data, device
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
         self.world = distributed.get_world_size() if distributed.is_initialized() else 1
         torch.manual_seed(recipe.train.seed)
         self.model = self._build()
-        if resume is None and isinstance(self.model, StartsPretrained):
+        if initial is not None:
+            self.model.load_state_dict(initial)
+        elif resume is None and isinstance(self.model, StartsPretrained):
             self.model.load_pretrained()
         self.average = self._build()
         self.average.load_state_dict(self.model.state_dict())
@@ -367,17 +374,20 @@ def fit(
     *,
     device: torch.device | str = "cpu",
     resume: Checkpoint | None = None,
+    initial: Mapping[str, Tensor] | None = None,
     run_id: str | None = None,
     observers: Sequence[Observer] = (),
 ) -> dict[str, float]:
     """Train to the end; writes ``out/last`` and ``out/best`` and returns the last scores.
+
+    ``initial`` are the weights that model and average start from, instead of random ones.
 
     Raises:
         TrainingDivergedError: the loss or its gradient became infinite or NaN.
         CheckpointError: ``resume`` belongs to another dataset or model.
     """
     device = torch.device(device)
-    training = Training(recipe, data, device, resume)
+    training = Training(recipe, data, device, resume, initial)
     training.run_id = run_id or training.run_id
     _tell(observers, "on_start", training.total_steps, training.steps_done)
     scores: dict[str, float] = dict(resume.scores) if resume is not None else {}

@@ -6,14 +6,21 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from colorcore.checkpoint import load_checkpoint
 from colorcore.dataset import CF_STEP, read_info
+from colorcore.files import replace_bytes
+from colorcore.old_checkpoint import Reading, load_old_checkpoint
 from colorcore.palette import load_palette
-from colorcore.pictures import save_picture
+from colorcore.pictures import draw_weights, save_picture
 from colorcore.storage import Store, open_store
+from colorcore.weights import WeightStats, model_stats, stats_csv
+from pipelines.errors import WrongCallError
 from pipelines.look import look_at_dataset
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SHOWN_STEP = 10
 """Width of the classes of colourfulness that are shown; Hasler and Süsstrunk (2003, table 2)
@@ -34,11 +41,22 @@ class DatasetFacts:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """A model in numbers; layers maps a layer's name to its parameters, largest first."""
+    """A model in numbers; layers maps a layer's name to its parameters, largest first.
+
+    weights  of the whole model, then of each tensor, largest first
+    picture  where their histograms are; the numbers are beside it as CSV
+    """
 
     summary: dict[str, Any]
     scores: dict[str, float]
     layers: dict[str, int]
+    weights: list[WeightStats]
+    picture: Path | None = None
+
+    @property
+    def not_finite(self) -> list[str]:
+        """Tensors that hold NaN or infinite weights."""
+        return [row.layer for row in self.weights[1:] if row.non_finite]
 
 
 def inspect_dataset(
@@ -83,26 +101,50 @@ def colorfulness_rows(classes: Sequence[int]) -> dict[str, int]:
     return dict(zip([*labels, f"above {SHOWN_CLASSES * SHOWN_STEP}"], shown, strict=True))
 
 
-def inspect_model(model: Path) -> ModelFacts:
-    """Recipe, scores and parameters by layer of a checkpoint.
+def inspect_model(model: Path, *, picture: Path | None = None) -> ModelFacts:
+    """Recipe, scores, parameters and weights by layer of a checkpoint, or of an old .pt file.
+
+    ``picture`` is where the weights' histograms are drawn; their numbers go beside it, as .csv.
 
     Raises:
         CheckpointError: it is none.
+        WrongCallError: ``picture`` does not end in .png.
     """
-    checkpoint = load_checkpoint(model)
+    if picture is not None and picture.suffix.lower() != ".png":
+        raise WrongCallError(f"expected a name ending in .png for the histograms, got {picture}")
+    network, about, scores = _old_model(model) if model.is_file() else _own_model(model)
     layers: Counter[str] = Counter()
-    for name, parameter in checkpoint.model().named_parameters():
+    for name, parameter in network.named_parameters():
         layers[name.rpartition(".")[0]] += parameter.numel()
     total = sum(layers.values())
     top = sum(count for _, count in layers.most_common(5))
     summary = {
         "parameters": total,
         "share of the five largest layers": f"{top / total:.0%}",
+        **about,
+    }
+    weights = model_stats(network.named_parameters())
+    if picture is not None:
+        title = f"{model}   ·   {total:,} parameters, {top / total:.0%} in the five largest layers"
+        replace_bytes(picture, draw_weights(weights, title))
+        replace_bytes(picture.with_suffix(".csv"), stats_csv(weights))
+    return ModelFacts(summary, scores, dict(layers.most_common()), weights, picture)
+
+
+def _own_model(folder: Path) -> tuple[nn.Module, dict[str, Any], dict[str, float]]:
+    checkpoint = load_checkpoint(folder)
+    about = {
         "trained on": f"{checkpoint.size} px samples of dataset {checkpoint.dataset}",
         "epochs": checkpoint.epoch,
         **{key: value for key, value in checkpoint.recipe.flat().items() if value is not None},
     }
-    return ModelFacts(summary, checkpoint.scores, dict(layers.most_common()))
+    return checkpoint.model(), about, checkpoint.scores
+
+
+def _old_model(path: Path) -> tuple[nn.Module, dict[str, Any], dict[str, float]]:
+    old = load_old_checkpoint(path)
+    about = {"old checkpoint": old.about(), **{f"model.{k}": v for k, v in old.options.items()}}
+    return old.model(Reading()), about, {}
 
 
 def is_dataset(location: str | Path) -> bool:

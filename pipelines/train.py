@@ -27,6 +27,7 @@ from colorcore.recipe import Recipe, parse_recipe
 from colorcore.storage import StorageError, Store, absolute_store
 from pipelines.cluster import ray_session
 from pipelines.errors import JobError, WrongCallError
+from pipelines.initial import Initial, choose_initial
 from pipelines.tracking import RunObserver, TrackedRun, end_run, start_run, without_secrets
 
 WORKER_RESTARTS = 3
@@ -72,6 +73,7 @@ class _Job:
     mean_ab: tuple[float, float]
     run: TrackedRun
     threads: int | None
+    initial: Initial | None = None
 
 
 def train(
@@ -83,17 +85,26 @@ def train(
     name: str = "train",
     workers: int = 1,
     resume: bool = False,
+    initial: Path | None = None,
+    reading: str | None = None,
     address: str | None = None,
     on_progress: Callable[[TrainProgress], None] = lambda _: None,
+    on_initial: Callable[[str], None] = lambda _: None,
 ) -> TrainReport:
     """Train the recipe on the dataset with ``workers`` data-parallel workers.
 
+    ``initial`` is a checkpoint folder or an old .pt file whose weights a new training starts
+    from, ``reading`` how the latter is read; ``on_initial`` is told what was taken over.
+
     Raises:
-        WrongCallError: ``out`` holds another training, the batch cannot be divided, or a file of
-            weights that the recipe names is not there.
+        WrongCallError: ``out`` holds another training, the batch cannot be divided, a file of
+            weights that the recipe names is not there, or ``initial`` does not fit the recipe.
+        CheckpointError: ``initial`` cannot be read.
         DatasetError, FileNotFoundError: no finished dataset, or no palette in it.
         JobError: Ray or MLflow cannot be reached, or the training failed.
     """
+    if initial is not None and resume:
+        raise WrongCallError("--from starts a new training, --resume goes on with one: not both")
     store = absolute_store(dataset)
     recipe = _with_absolute_files(recipe)
     info = read_info(store)
@@ -102,11 +113,17 @@ def train(
     previous = _previous(out, recipe, info, resume=resume)
     mean = mean_ab(read_histogram(store))
     steps_an_epoch = _check_batches(store, recipe, workers)
+    tags = {"colorcore.dataset": str(dataset), "mlflow.note.content": recipe.about}
+    start = None
+    if initial is not None:
+        start = choose_initial(initial, recipe, palette, Samples(store, "val"), reading)
+        tags["colorcore.from"] = start.about
+        on_initial(start.about)
     run = start_run(
         tracking_uri,
         name,
         _params(recipe, info, palette, workers),
-        {"colorcore.dataset": str(dataset), "mlflow.note.content": recipe.about},
+        tags,
         previous.run_id if previous is not None else None,
     )
     job = _Job(
@@ -116,6 +133,7 @@ def train(
         mean_ab=(float(mean[0]), float(mean[1])),
         run=run,
         threads=None,
+        initial=start,
     )
     status = "FAILED"
     try:
@@ -399,12 +417,14 @@ def _train_rank(job: _Job, board: Any) -> None:
         observers += [_BoardObserver(board, job.recipe.train.epochs), RunObserver(job.run)]
     # There is a `last` of this very run when Ray replaces a worker, too.
     resumes = has_checkpoint(job.out / "last")
+    initial = None if resumes or job.initial is None else job.initial.weights()
     fit(
         job.recipe,
         data,
         job.out,
         device=get_device(),
         resume=load_checkpoint(job.out / "last", training=True) if resumes else None,
+        initial=initial,
         run_id=job.run.run_id,
         observers=observers,
     )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Norm = Literal["batch", "group"]
 Head = Literal["ab", "rgb"]
+Lightness = Literal["centered", "unit"]
 
 MAX_DEPTH = 7
 """Halvings: 256 pixels become 2, and the widest layer has 128 times the first one's channels."""
@@ -59,6 +60,9 @@ class UNet(nn.Module):
         attention: attention gates on the skip connections, each led by the decoder's map below.
         head: "ab", or "rgb": sRGB whose ab is the answer. A photo colorized with it keeps its own
             L, so the RGB's L matters to losses alone.
+        lightness: what the first convolution sees: "centered", L_norm as it comes, or "unit",
+            0..1. They differ in what padding looks like, middle grey or black; networks from
+            elsewhere were often trained with the latter.
 
     Raises:
         ValueError: an option is out of range.
@@ -73,6 +77,7 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         attention: bool = False,
         head: Head = "ab",
+        lightness: Lightness = "centered",
     ) -> None:
         super().__init__()
         if not 1 <= channels <= MAX_CHANNELS:
@@ -83,8 +88,12 @@ class UNet(nn.Module):
             raise ValueError(f"norm must be one of {', '.join(get_args(Norm))}, got '{norm}'")
         if head not in get_args(Head):
             raise ValueError(f"head must be one of {', '.join(get_args(Head))}, got '{head}'")
+        if lightness not in get_args(Lightness):
+            known = ", ".join(get_args(Lightness))
+            raise ValueError(f"lightness must be one of {known}, got '{lightness}'")
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must be in 0..1 (1 excluded), got {dropout}")
+        self.unit = lightness == "unit"
         *widths, deepest = [channels * 2**level for level in range(depth + 1)]
         self.encoder = nn.ModuleList(
             _double_conv(before, width, norm)
@@ -115,7 +124,7 @@ class UNet(nn.Module):
         one photo must be larger than 2**depth pixels, or not come alone.)
         """
         height, width = L_norm.shape[-2:]
-        x = grow(L_norm, 2 ** len(self.encoder))
+        x = grow((L_norm + 1) / 2 if self.unit else L_norm, 2 ** len(self.encoder))
         skips = []
         for block in self.encoder:
             x = block(x)
