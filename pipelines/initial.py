@@ -32,6 +32,8 @@ PHOTOS = 6
 """Photos on which the readings of an old file are told apart."""
 SIDE = 128
 """Pixels of those photos, at most about twice as many: it is done on the CPU."""
+FREE = frozenset({"dropout", "encoder_weights"})
+"""Options of a model that its weights do not depend on once they are there."""
 CLEAR = 1.02
 """Times by which the second best reading's error must exceed the best one's."""
 
@@ -132,7 +134,7 @@ def _ours(source: Path, recipe: Recipe, palette: Palette) -> Initial:
 
 
 def _require_model(source: Path, recipe: Recipe, theirs: Mapping[str, Any]) -> None:
-    """The recipe's model is the one that the weights belong to; dropout has no weights.
+    """The recipe's model is the one that the weights belong to.
 
     Raises:
         WrongCallError: it is not, with what to set.
@@ -141,7 +143,7 @@ def _require_model(source: Path, recipe: Recipe, theirs: Mapping[str, Any]) -> N
     changes = [
         f"--set model.{key}={str(value).lower() if isinstance(value, bool) else value}"
         for key, value in theirs.items()
-        if key != "dropout" and asked.get(key) != value
+        if key not in FREE and asked.get(key) != value
     ]
     if changes:
         raise WrongCallError(

@@ -15,7 +15,7 @@ from colorcore.old_checkpoint import Reading, load_old_checkpoint
 from colorcore.palette import load_palette
 from colorcore.pictures import draw_weights, save_picture
 from colorcore.storage import Store, open_store
-from colorcore.weights import WeightStats, model_stats, stats_csv
+from colorcore.weights import BINS, NEAR_ZERO, WeightStats, model_stats, stats_csv
 from pipelines.errors import WrongCallError
 from pipelines.look import look_at_dataset
 
@@ -125,7 +125,11 @@ def inspect_model(model: Path, *, picture: Path | None = None) -> ModelFacts:
     }
     weights = model_stats(network.named_parameters())
     if picture is not None:
-        title = f"{model}   ·   {total:,} parameters, {top / total:.0%} in the five largest layers"
+        title = (
+            f"{model}   ·   {total:,} parameters, {top / total:.0%} in the five largest layers"
+            f"   ·   share of the weights in each of {BINS} bins"
+            f"   ·   near zero: at most {NEAR_ZERO:g}"
+        )
         replace_bytes(picture, draw_weights(weights, title))
         replace_bytes(picture.with_suffix(".csv"), stats_csv(weights))
     return ModelFacts(summary, scores, dict(layers.most_common()), weights, picture)

@@ -167,6 +167,16 @@ def test_a_model_that_answers_in_bins_starts_from_palette_and_pretrained_weights
         Training(recipe, data, CPU, None)
 
 
+def test_model_and_average_start_from_given_weights(data: FitData):
+    torch.manual_seed(7)
+    given = build_model("unet", channels=4, depth=2).state_dict()
+    training = Training(recipe_of(), data, torch.device("cpu"), None, given)
+    for network in (training.model, training.average):
+        assert all(torch.equal(value, given[name]) for name, value in network.state_dict().items())
+    with pytest.raises(RuntimeError, match="Missing key"):
+        Training(recipe_of(), data, torch.device("cpu"), None, {})
+
+
 def test_a_palette_of_another_size_is_refused(data: FitData):
     recipe = load_recipe("simple", ["model={name = 'resnet-unet', channels = 4, bins = 9}"])
     with pytest.raises(ValueError, match=r"expected a palette of 9 bins.*got one of 8"):
