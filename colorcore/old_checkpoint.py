@@ -192,8 +192,8 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
     except (OSError, EOFError, ValueError, RuntimeError, KeyError, TypeError, AttributeError,
             IndexError, zipfile.BadZipFile) as error:  # fmt: skip
-        detail = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{none}: {detail}; name a .pt file") from error
+        said = str(error).splitlines()[:1] if isinstance(error, OSError | RuntimeError) else []
+        raise CheckpointError(f"{': '.join([none, *said])}; name a .pt file") from error
     if not isinstance(content, dict):
         raise CheckpointError(
             f"expected a dictionary with {', '.join(STATES[:3])} in {path}, "

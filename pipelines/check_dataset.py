@@ -19,8 +19,8 @@ from pipelines.finding import Check, Finding, fail, ok, warn
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SHARDS_MEASURED = 10_000
-"""Random shards whose size is compared with the index."""
+SHARDS_MEASURED, REMOTE_MEASURED = 10_000, 100
+"""Random shards whose size is compared with the index, here and in an object store."""
 WALKED_BYTES = 200_000_000
 """Random shards are read from end to end until they are this much; of a remote dataset just one."""
 REMOTE_SHARDS = 2
@@ -87,7 +87,8 @@ def check_shards(store: Store) -> Finding:
     table = read_table(store, "shards.parquet", ["shard", "unit", "bytes"])
     names, sizes = table["shard"].to_pylist(), table["bytes"].to_pylist()
     rng = np.random.default_rng(0)
-    chosen = rng.permutation(len(names))[:SHARDS_MEASURED].tolist()
+    limit = SHARDS_MEASURED if store.local is not None else REMOTE_MEASURED
+    chosen = rng.permutation(len(names))[:limit].tolist()
     wrong = []
     for i in chosen:
         try:

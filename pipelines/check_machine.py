@@ -143,7 +143,8 @@ def _other_than_tested(installed: Mapping[str, str | None], tested: Path) -> lis
 
 def check_cpu() -> Finding:
     """CPUs that this process may use, and memory."""
-    usable, there = len(os.sched_getaffinity(0)), os.cpu_count() or 1
+    there = os.cpu_count() or 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
     memory = psutil.virtual_memory()
     found = (
         f"{usable} of {there} CPUs, {memory.total / 1e9:.1f} GB of memory, "

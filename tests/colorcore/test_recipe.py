@@ -81,6 +81,7 @@ EVERY_KEY = Recipe.model_validate(
             "depth": 3,
             "norm": "group",
             "dropout": 0.25,
+            "lightness": "unit",
             "attention": True,
             "head": "rgb",
         },
@@ -152,6 +153,7 @@ def test_flat_names_every_setting_by_its_dotted_path():
         "model.dropout": 0.0,
         "model.attention": False,
         "model.head": "ab",
+        "model.lightness": "centered",
         "loss.ab_l1": 1.0,
         "loss_options.weighted_mse.grey": 0.2,
         "optim.lr": 2e-4,
@@ -410,6 +412,7 @@ def test_a_recipe_from_before_an_option_was_there_gets_its_default():
         "dropout": 0.0,
         "attention": False,
         "head": "ab",
+        "lightness": "centered",
     }
 
 

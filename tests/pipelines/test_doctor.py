@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import socket
 import sqlite3
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -109,6 +111,23 @@ def test_made_up_photos_that_cannot_be_read_stop_the_proofs(tmp_path, monkeypatc
     verdicts = by_name(health(None, tmp_path))
     assert verdicts["precursor: made-up photos"] == "FAIL"
     assert not {"precursor: learning", "precursor: batching"} & set(verdicts)
+
+
+def test_a_dataset_in_a_bucket(dataset_with_palette, s3_server, monkeypatch, tmp_path) -> None:
+    s3_server.make_bucket("doctor")
+    for path in dataset_with_palette.rglob("*"):
+        if path.is_file():
+            name = f"set/{path.relative_to(dataset_with_palette)}"
+            s3_server.put("doctor", name, path.read_bytes())
+    monkeypatch.setenv("COLORCORE_CACHE", str(tmp_path / "cache"))
+    store = open_store(s3_server.uri("doctor", "set"))
+    assert pickle.loads(pickle.dumps(store)).location == store.location  # noqa: S301 (our own)
+    lines = [doctor._line(*check) for check in dataset_checks(store)]
+    assert [line.verdict for line in lines if line.check != "counts"] == ["ok"] * 6, lines
+    monkeypatch.setattr(precursor, "PHOTOS", 1)
+    proofs = precursor.proofs(store, "cpu", tmp_path / "scratch", ranks=False)
+    proved = [doctor._line(proof.name, partial(doctor._prove, proof)) for proof in proofs]
+    assert [line.verdict for line in proved] == ["ok"] * 6, proved
 
 
 # -- datasets ----------------------------------------------------------------------------------
