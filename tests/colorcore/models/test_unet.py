@@ -275,3 +275,16 @@ def test_it_overfits_one_small_batch():
         error.backward()
         optimizer.step()
     assert error.sqrt() < 5
+
+
+def test_unit_lightness_is_what_the_first_convolution_sees():
+    torch.manual_seed(0)
+    unit = UNet(channels=4, depth=2, lightness="unit").eval()
+    centered = UNet(channels=4, depth=2).eval()
+    centered.load_state_dict(unit.state_dict())
+    L_norm = torch.rand(1, 1, 12, 8) * 2 - 1
+    with torch.no_grad():
+        assert torch.equal(unit(L_norm)["ab"], centered((L_norm + 1) / 2)["ab"])
+        assert not torch.equal(unit(L_norm)["ab"], centered(L_norm)["ab"])
+    with pytest.raises(ValueError, match="lightness must be one of centered, unit"):
+        UNet(lightness="percent")  # type: ignore[arg-type]
