@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,9 +22,17 @@ def colorize(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda; default: the best there is.")
     ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Of models of bins: 1 blends colours, towards 0 the likeliest."),
+    ] = None,
+    chroma: Annotated[float | None, typer.Option(help="Times this vivid; 1 is as trained.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> int:
-    """Colourize photos; their lightness stays untouched."""
+    """Colourize photos; their lightness stays untouched.
+
+    Temperature and chroma are those that were chosen for the model when its training ended.
+    """
     from cli import show
     from pipelines.colorize import colorize_photos
     from pipelines.sources import local_path
@@ -35,14 +44,23 @@ def colorize(
             local_path(out, "--out"),
             suffix=f".{format_}",
             device=device,
+            temperature=temperature,
+            chroma=chroma,
             on_progress=lambda done, total: advance(done, total, ""),
         )
     for path, why in report.refused.items():
         show.warn(f"refused {path}: {why}")
     if json:
-        show.as_json({"out": report.out, "written": report.written, "refused": report.refused})
+        show.as_json(
+            {
+                "out": report.out,
+                "written": report.written,
+                "refused": report.refused,
+                "decoding": asdict(report.decoding),
+            }
+        )
     else:
-        print(f"{len(report.written)} pictures in {report.out}")
+        print(f"{len(report.written)} pictures in {report.out}, decoded at {report.decoding}")
     if report.refused:
         show.warn(f"error: {len(report.refused)} photos could not be colourized")
         return 1

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from pipelines.evaluate import FrontReport
 
 _NAMES = {
     "psnr": "PSNR dB",
@@ -17,6 +21,7 @@ _NAMES = {
     "auc": "AuC",
     "auc_balanced": "AuC bal.",
 }
+_FRONT = ("psnr", "delta_e2000", "auc_balanced", "cf_gap")
 
 
 def evaluate(
@@ -25,32 +30,114 @@ def evaluate(
     picture: Annotated[
         Path | None, typer.Option(help="Write grey | predicted | truth of the first photos here.")
     ] = None,
+    front: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png",
+            help="Also score other temperatures and chroma scales; write the plot here.",
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Of models of bins: 1 blends colours, towards 0 the likeliest."),
+    ] = None,
+    chroma: Annotated[float | None, typer.Option(help="Times this vivid; 1 is as trained.")] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda; default: the best there is.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Score a model on a dataset's validation split, or on a folder of photos."""
+    """Score a model on a dataset's validation split, or on a folder of photos.
+
+    Temperature and chroma are those that were chosen for the model when its training ended.
+    """
     from cli import show
     from pipelines.evaluate import evaluate_model
 
-    report = evaluate_model(model, photos, picture=picture, device=device)
+    report = evaluate_model(
+        model,
+        photos,
+        picture=picture,
+        device=device,
+        temperature=temperature,
+        chroma=chroma,
+        front=front,
+    )
     for reason, count in report.refused.items():
         show.warn(f"refused: {count} {reason}")
     if json:
-        show.as_json({"scores": report.scores, "size": report.size, "refused": report.refused})
+        show.as_json(
+            {
+                "scores": report.scores,
+                "decoding": asdict(report.decoding),
+                "size": report.size,
+                "refused": report.refused,
+                **({"front": _front_rows(report.front)} if report.front else {}),
+            }
+        )
         return
     photos_scored = int(report.scores["model"]["photos"])
     print(
         f"{photos_scored} photos at {report.size} px; CF of the truth "
-        f"{report.scores['model']['cf_true']:.1f}"
+        f"{report.scores['model']['cf_true']:.1f}; decoded at {report.decoding}"
     )
     show.table(
         ["", *_NAMES.values()],
         [
-            (name, *(f"{scores[key]:.{4 if scores[key] < 1 else 2}f}" for key in _NAMES))
+            (name, *(_number(scores[key]) for key in _NAMES))
             for name, scores in report.scores.items()
         ],
     )
+    if report.front:
+        _show_front(report.front, report.scores)
     if report.picture:
         print(f"pictures: {report.picture}")
+
+
+def _show_front(front: FrontReport, beside: dict[str, dict[str, float]]) -> None:
+    from cli import show
+
+    rows = [
+        (
+            name,
+            "",
+            *(_number(beside[name][key]) for key in _FRONT),
+            "",
+            "",
+        )
+        for name in ("grey", "constant")
+    ]
+    print()
+    show.table(
+        ["T", "chroma", *(_NAMES[key] for key in _FRONT), "optimal", ""],
+        [
+            *rows,
+            *(
+                (
+                    "" if row["temperature"] is None else f"{row['temperature']:g}",
+                    f"×{row['chroma']:g}",
+                    *(_number(row["scores"][key]) for key in _FRONT),
+                    "*" if row["optimal"] else "",
+                    ", ".join(row["marked"]),
+                )
+                for row in _front_rows(front)
+            ),
+        ],
+    )
+    print(f"* no other setting is as good in all four; plot: {front.picture}")
+
+
+def _front_rows(front: FrontReport) -> list[dict[str, Any]]:
+    return [
+        {
+            **asdict(decoding),
+            "scores": scores,
+            "optimal": decoding in front.optimal,
+            "marked": [name for name, marked in front.marked.items() if marked == decoding],
+        }
+        for decoding, scores in front.scores.items()
+    ]
+
+
+def _number(value: float) -> str:
+    return f"{value:.{4 if value < 1 else 2}f}"

@@ -85,6 +85,7 @@ def _model(model: Path, picture: Path | None, *, json: bool) -> None:
             {
                 **found.summary,
                 "scores": found.scores,
+                "decoded": found.decoded,
                 "layers": found.layers,
                 "weights": rows,
                 "picture": found.picture,
@@ -94,7 +95,7 @@ def _model(model: Path, picture: Path | None, *, json: bool) -> None:
     show.facts(found.summary)
     if found.scores:
         print()
-        show.table(["validation", "score"], list(found.scores.items()))
+        show.scores("validation", found.scores, found.decoded)
     print()
     total = sum(found.layers.values())
     largest = list(found.layers.items())[:TOP_LAYERS]

@@ -36,6 +36,15 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         print("  ".join(row).rstrip())
 
 
+def scores(title: str, own: Mapping[str, float], decoded: Mapping[str, float]) -> None:
+    """A checkpoint's scores: as the model itself decodes, and with the decoding chosen for it."""
+    if decoded:
+        rows = [(name, value, decoded.get(name)) for name, value in own.items()]
+        table([title, "own decoding", "chosen decoding"], rows)
+    else:
+        table([title, "score"], list(own.items()))
+
+
 def facts(pairs: Mapping[str, object]) -> None:
     """Names and values on stdout, a line each."""
     width = max(map(len, pairs), default=0)

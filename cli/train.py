@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,14 +72,20 @@ def train(
                 "out": report.out,
                 "steps": report.steps,
                 "best": report.scores,
+                "decoding": asdict(report.decoding),
+                "decoded": report.decoded,
                 "metric": report.metric,
                 "tracking_uri": report.tracking_uri,
                 "run_id": report.run_id,
             }
         )
         return
-    show.table(["best checkpoint", "value"], list(report.scores.items()))
+    show.scores("best checkpoint", report.scores, report.decoded)
     print(f"{report.steps} steps; best by {report.metric}: {report.out / 'best'}")
+    print(
+        f"chosen decoding: {report.decoding}; {report.metric} "
+        f"{report.scores[report.metric]:.4f} -> {report.decoded[report.metric]:.4f}"
+    )
     print(f"run {report.run_id} in {report.tracking_uri}; look at it with: cc ui")
 
 

@@ -2,7 +2,7 @@
 
 ::
 
-    checkpoint.json        recipe, sizes, scores, where the run stands; written last
+    checkpoint.json        recipe, sizes, scores, decoding, where the run stands; written last
     model.safetensors      the averaged (EMA) weights: what one uses
     palette.safetensors    centroids, priors, weights
     training.safetensors   raw weights, optimiser state, the discriminator if there is one; only
@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from colorcore.decoding import Decoding
 from colorcore.models import build_model
 from colorcore.palette import Palette
 from colorcore.recipe import Recipe, RecipeError, parse_recipe
@@ -57,6 +58,8 @@ class Checkpoint:
                   "discriminator_optimizer.*"); {} when not loaded
     optimizer     what of it is no tensor: for each optimiser its numbers, and the gradient
                   scaler's under "scaler"
+    decoding      what answers are decoded with: the model's own until one is chosen
+    decoded       scores with the chosen decoding, on the validation photos; {} until then
     """
 
     recipe: Recipe
@@ -72,6 +75,8 @@ class Checkpoint:
     run_id: str | None = None
     training: dict[str, Tensor] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
+    decoding: Decoding = field(default_factory=Decoding)
+    decoded: dict[str, float] = field(default_factory=dict)
 
     def model(self, device: torch.device | str = "cpu") -> nn.Module:
         """The model with the EMA weights, ready to predict.
@@ -109,6 +114,8 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     record = {
         "format": FORMAT,
         **{name: getattr(checkpoint, name) for name in _FACTS},
+        "decoding": asdict(checkpoint.decoding),
+        "decoded": checkpoint.decoded,
         "palette": palette.about,
         "recipe": checkpoint.recipe.values(),
     }
@@ -145,6 +152,9 @@ def load_checkpoint(folder: Path, *, training: bool = False) -> Checkpoint:
             palette=Palette(**arrays, about=record["palette"]),
             training=load_file(folder / "training.safetensors") if training else {},
             **{**{name: record[name] for name in _FACTS}, "mean_ab": tuple(record["mean_ab"])},
+            # Checkpoints from before decodings were chosen have neither.
+            decoding=Decoding(**record.get("decoding", {})),
+            decoded=record.get("decoded", {}),
         )
     except (OSError, KeyError, TypeError, ValueError, RecipeError, SafetensorError) as error:
         raise CheckpointError(

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from colorcore.evaluate import predict_lab
+from colorcore.evaluate import OWN, predict_lab
 from colorcore.lab import fit_gamut, lab_to_rgb, rgb_to_lab
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
+
+    from colorcore.decoding import Decoding
 
 STRIP_PIXELS = 1 << 20
 """Pixels that are converted at a time (about 100 MB of intermediate results)."""
@@ -31,6 +33,7 @@ def colorize(
     *,
     size: int,
     device: torch.device | str = "cpu",
+    decoding: Decoding = OWN,
 ) -> NDArray[np.uint8]:
     """The photo with predicted colours.
 
@@ -40,7 +43,7 @@ def colorize(
     Returns (H, W, 3) uint8 sRGB whose L differs from the photo's by rounding to 8 bits alone.
     """
     height, width = rgb.shape[:2]
-    ab = _predict_ab(model, rgb, size, device)
+    ab = _predict_ab(model, rgb, size, device, decoding)
     out = np.empty_like(rgb)
     rows = max(1, STRIP_PIXELS // width)
     for top in range(0, height, rows):
@@ -53,7 +56,11 @@ def colorize(
 
 
 def _predict_ab(
-    model: nn.Module, rgb: NDArray[np.uint8], size: int, device: torch.device | str
+    model: nn.Module,
+    rgb: NDArray[np.uint8],
+    size: int,
+    device: torch.device | str,
+    decoding: Decoding = OWN,
 ) -> NDArray[np.float32]:
     """Predicted ab of a small copy, widened to the photo's width: (2, h, W) ab units."""
     import cv2
@@ -64,7 +71,8 @@ def _predict_ab(
     shrinking = scale < 1.0
     how = cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC
     copy = np.asarray(cv2.resize(rgb, small, interpolation=how), np.uint8)
-    predicted = predict_lab(model, rgb_to_lab(_tensor(copy).to(device)))[0, 1:].cpu().numpy()
+    lab = predict_lab(model, rgb_to_lab(_tensor(copy).to(device)), decoding)
+    predicted = lab[0, 1:].cpu().numpy()
     return np.stack(
         [
             cv2.resize(plane, (width, small[1]), interpolation=cv2.INTER_LINEAR)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from colorcore.decoding import Decoding, decode
 from colorcore.lab import decode_lab, normalize_L
 from colorcore.metrics import Evaluation, constant_baseline, grey_baseline
 from colorcore.palette import nearest_bins
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from colorcore.palette import Palette
 
 BASELINES = ("grey", "constant")
+OWN = Decoding()
+"""The model's own answer."""
 
 
 def evaluation_for(palette: Palette) -> Evaluation:
@@ -29,10 +32,14 @@ def evaluation_for(palette: Palette) -> Evaluation:
 
 
 @torch.inference_mode()
-def predict_lab(model: nn.Module, lab: Tensor) -> Tensor:
-    """The photos with predicted colours. lab (B, 3, H, W) CIELAB; only its L is looked at."""
-    ab: Tensor = model(normalize_L(lab[:, :1]))["ab"]
-    return torch.cat([lab[:, :1], ab.float()], dim=1)
+def predict_lab(model: nn.Module, lab: Tensor, decoding: Decoding = OWN) -> Tensor:
+    """The photos with predicted colours. lab (B, 3, H, W) CIELAB; only its L is looked at.
+
+    Raises:
+        ValueError: a temperature for a model that answers in no bins.
+    """
+    ab = decode(model, model(normalize_L(lab[:, :1])), decoding)
+    return torch.cat([lab[:, :1], ab], dim=1)
 
 
 def evaluate(
@@ -63,6 +70,12 @@ def evaluate(
     return evaluation, torch.cat(shown) if shown else torch.empty(0)
 
 
+def baselines(mean_ab: tuple[float, float]) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The answers that need no model, as functions of a batch of LAB (B, 3, H, W)."""
+    constant = torch.tensor(mean_ab)
+    return {"grey": grey_baseline, "constant": lambda lab: constant_baseline(lab, constant)}
+
+
 def score_with_baselines(
     model: nn.Module,
     batches: Iterable[Tensor],
@@ -70,16 +83,15 @@ def score_with_baselines(
     mean_ab: tuple[float, float],
     *,
     device: torch.device | str = "cpu",
+    decoding: Decoding = OWN,
 ) -> dict[str, dict[str, float]]:
     """The model's scores beside those of grey and of the constant mean ab, in one pass.
 
     Returns {"grey": {...}, "constant": {...}, "model": {...}}, each as ``Evaluation.compute``.
     """
-    constant = torch.tensor(mean_ab)
     answers: dict[str, Callable[[Tensor], Tensor]] = {
-        "grey": grey_baseline,
-        "constant": lambda lab: constant_baseline(lab, constant),
-        "model": lambda lab: predict_lab(model, lab),
+        **baselines(mean_ab),
+        "model": lambda lab: predict_lab(model, lab, decoding),
     }
     evaluations = {name: evaluation_for(palette) for name in answers}
     for lab_u8 in batches:

@@ -28,12 +28,16 @@ from colorcore.augment import augment
 from colorcore.checkpoint import (
     Checkpoint,
     CheckpointError,
+    has_checkpoint,
+    load_checkpoint,
     optimizer_state,
     restore_optimizer,
     save_checkpoint,
     weights_under,
 )
+from colorcore.decoding import Decoding
 from colorcore.evaluate import evaluate, evaluation_for
+from colorcore.front import choose_decoding
 from colorcore.lab import decode_lab, normalize_L
 from colorcore.loader import Batch, Samples, TrainLoader, val_batches
 from colorcore.losses import build_terms
@@ -97,6 +101,15 @@ class ValidationEvent:
     pairs: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class DecodingEvent:
+    """What ``best`` is decoded with, and its scores with that over all ranks."""
+
+    step: int
+    decoding: Decoding
+    scores: dict[str, float]
+
+
 class Observer:
     """What a training tells; every method may be overridden, and is called on every rank."""
 
@@ -111,6 +124,9 @@ class Observer:
 
     def on_saved(self, event: ValidationEvent) -> None:
         """The checkpoints of this validation are on disk."""
+
+    def on_decoding(self, event: DecodingEvent) -> None:
+        """Training is over and ``best`` has its decoding; told again when that is resumed."""
 
 
 class Training:
@@ -382,6 +398,9 @@ def fit(
 
     ``initial`` are the weights that model and average start from, instead of random ones.
 
+    At the end a decoding is chosen for ``best``. Until then all is scored as the model itself
+    decodes, so that the scores of two steps, or of two runs, differ by what was learned.
+
     Raises:
         TrainingDivergedError: the loss or its gradient became infinite or NaN.
         CheckpointError: ``resume`` belongs to another dataset or model.
@@ -403,6 +422,8 @@ def fit(
             if training.rank == 0:
                 _save(training, validation, out)
             _tell(observers, "on_saved", validation)
+    if decoded := _choose_decoding(training, out):
+        _tell(observers, "on_decoding", decoded)
     return scores
 
 
@@ -443,6 +464,42 @@ def _save(training: Training, validation: ValidationEvent, out: Path) -> None:
     if validation.is_best:
         save_checkpoint(replace(checkpoint, training={}), out / "best")
     save_checkpoint(checkpoint, out / "last")
+
+
+def _choose_decoding(training: Training, out: Path) -> DecodingEvent | None:
+    """Choose for ``best`` and write it there, once; None if there is no ``best`` here.
+
+    Only the first rank reads and writes files. It hands its weights on, so that all ranks score
+    the same model, each on its share of the photos.
+    """
+    folder, recipe, data = out / "best", training.recipe, training.data
+    best = load_checkpoint(folder) if training.rank == 0 and has_checkpoint(folder) else None
+    there = [None if best is None else (best.decoding, best.decoded)]
+    if training.world > 1:
+        distributed.broadcast_object_list(there, 0, device=training.device)
+    if there[0] is None:
+        return None
+    decoding, scores = there[0]
+    if not scores:
+        model = build_model(recipe.model.name, **recipe.model.options()).eval()
+        if best is not None:
+            model.load_state_dict(best.weights)
+        model.to(training.device)
+        if training.world > 1:
+            for tensor in model.state_dict().values():
+                distributed.broadcast(tensor, 0)
+        decoding, scores = choose_decoding(
+            model,
+            data.val,
+            data.palette,
+            recipe.train.metric,
+            device=training.device,
+            rank=training.rank,
+            world=training.world,
+        )
+        if best is not None:
+            save_checkpoint(replace(best, decoding=decoding, decoded=scores), folder)
+    return DecodingEvent(training.steps_done, decoding, scores)
 
 
 def autocast(device: torch.device, precision: str) -> Any:

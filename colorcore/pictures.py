@@ -19,7 +19,7 @@ from colorcore.lab import AB_OFFSET, fit_gamut, lab_to_rgb
 from colorcore.palette import gamut_lightness, hue_order
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -37,22 +37,22 @@ _WEIGHT_ROWS, _WEIGHT_COLUMNS = 3, 4
 GAP = 4
 """Pixels between the photos of a triptych."""
 
-_INK = "#2b2b2b"
-_QUIET = "#8a8a8a"
+INK = "#2b2b2b"
+QUIET = "#8a8a8a"
 _EXTENT = (-128.5, 127.5, -128.5, 127.5)
 _STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 11,
     "axes.edgecolor": "#c8c8c8",
-    "axes.labelcolor": _INK,
+    "axes.labelcolor": INK,
     "axes.titlesize": 13,
-    "axes.titlecolor": _INK,
+    "axes.titlecolor": INK,
     "axes.titlelocation": "left",
     "axes.titlepad": 10,
     "axes.linewidth": 0.8,
-    "xtick.color": _QUIET,
-    "ytick.color": _QUIET,
-    "text.color": _INK,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "text.color": INK,
 }
 _AXIS = np.arange(256) - AB_OFFSET
 
@@ -64,15 +64,20 @@ def draw_palette(palette: Palette, histogram: NDArray[np.integer[Any]]) -> bytes
     (256, 256); the loss weight of every colour. Below: each bin's prior, hue by hue, its weight
     as a line.
     """
+    return plot_png((16, 10.4), lambda figure: _draw(figure, palette, histogram))
+
+
+def plot_png(inches: tuple[float, float], draw: Callable[[Figure], None]) -> bytes:
+    """What ``draw`` puts on an empty figure, in the house style: a PNG of 100 px an inch."""
     from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     # From matplotlib's defaults: the reader's own matplotlibrc must not change the picture.
     with style.context(["default", _STYLE]):
-        figure = Figure(figsize=(16, 10.4), dpi=100, facecolor="white")
+        figure = Figure(figsize=inches, dpi=100, facecolor="white")
         canvas = FigureCanvasAgg(figure)
-        _draw(figure, palette, histogram)
+        draw(figure)
         buffer = io.BytesIO()
         canvas.print_figure(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
@@ -244,7 +249,7 @@ def _captioned(row: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
 
     strip = Image.new("RGB", (row.shape[1], 18), "white")
     font = ImageFont.load_default(12)
-    ImageDraw.Draw(strip).text((2, 2), text, fill=_INK, font=font)
+    ImageDraw.Draw(strip).text((2, 2), text, fill=INK, font=font)
     return np.concatenate([row, np.asarray(strip)])
 
 
@@ -252,9 +257,9 @@ def _draw(figure: Figure, palette: Palette, histogram: NDArray[np.integer[Any]])
     """All panels of :func:`draw_palette`, with the title above them."""
     about = palette.about
     figure.text(0.055, 0.962, f"Palette of {len(palette)} colours", fontsize=19, weight="bold")
-    figure.text(0.055, 0.934, _facts(about, histogram), fontsize=11.5, color=_QUIET)
+    figure.text(0.055, 0.934, _facts(about, histogram), fontsize=11.5, color=QUIET)
     figure.text(
-        0.955, 0.962, palette.fingerprint, fontsize=10, color=_QUIET, ha="right", family="monospace"
+        0.955, 0.962, palette.fingerprint, fontsize=10, color=QUIET, ha="right", family="monospace"
     )
     grid = figure.add_gridspec(
         2, 3, left=0.055, right=0.955, top=0.885, bottom=0.08, height_ratios=[1.9, 1], hspace=0.26
@@ -301,7 +306,7 @@ def _draw_bins(plane: Axes, palette: Palette, rgb: NDArray[np.float64]) -> None:
     area = 6 + 3000 * palette.priors
     a, b = palette.centroids[by_size].T
     own = display_rgb(palette.centroids[by_size], clip=True)
-    plane.scatter(a, b, s=area[by_size], c=own, edgecolors=_INK, linewidths=0.4, zorder=3)
+    plane.scatter(a, b, s=area[by_size], c=own, edgecolors=INK, linewidths=0.4, zorder=3)
 
 
 def _draw_histogram(plane: Axes, histogram: NDArray[np.integer[Any]]) -> None:
@@ -359,7 +364,7 @@ def _draw_priors(axes: Axes, palette: Palette) -> None:
     axes.set_xticks(*_hue_ticks(points[order]))
     axes.set_xlabel("hue angle  (0° red, 90° yellow, 180° green, 270° blue)")
     line = axes.twinx()
-    line.step(x, weights, where="mid", color=_INK, lw=0.9)
+    line.step(x, weights, where="mid", color=INK, lw=0.9)
     line.set_ylim(0, weights.max() * 1.12)
     line.set_ylabel("weight (line)")
     for side in (axes, line):

@@ -10,10 +10,12 @@ from pathlib import Path
 from colorcore.checkpoint import load_checkpoint
 from colorcore.colorize import colorize
 from colorcore.dataset import PlannedPhoto
+from colorcore.decoding import Decoding
 from colorcore.photo import read_photo
 from colorcore.pictures import save_picture
 from colorcore.refusal import PhotoLimits, PhotoRefused
 from colorcore.storage import open_store
+from pipelines.decoding import asked_decoding
 from pipelines.device import best_device
 from pipelines.errors import JobError
 from pipelines.sources import Source, is_tar, list_photos, open_sources, read_photos
@@ -29,6 +31,7 @@ class ColorizeReport:
     """What `cc colorize` did: pictures written, and photos refused with their reason."""
 
     out: Path
+    decoding: Decoding
     written: list[Path] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
 
@@ -40,27 +43,31 @@ def colorize_photos(
     *,
     suffix: str = ".png",
     device: str | None = None,
+    temperature: float | None = None,
+    chroma: float | None = None,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> ColorizeReport:
     """Colourize photos and folders of photos at their own resolution.
 
     A photo given by itself becomes OUT/name.png; a folder keeps its tree below OUT. Two photos
     that differ only in their suffix keep it (``a.jpg.png``); the photos of a tar become
-    OUT/tar/name.png. Holds the list of photos: fine up to 10⁶.
+    OUT/tar/name.png. Holds the list of photos: fine up to 10⁶. Colours are decoded as the
+    checkpoint says, but for a ``temperature`` or ``chroma`` that is given.
 
     Raises:
         CheckpointError: ``model`` is no checkpoint.
-        WrongCallError: a photo or folder is missing.
+        WrongCallError: a photo or folder is missing, or the model cannot be decoded so.
         JobError: there are no photos.
     """
     checkpoint = load_checkpoint(model)
+    network = checkpoint.model(place := device or best_device())
+    decoding = asked_decoding(network, checkpoint.decoding, temperature, chroma)
     sources = open_sources(photos)
     planned = list(list_photos(sources, Counter(), skip=open_store(out)))
     if not planned:
         raise JobError(f"found no photos in {', '.join(photos)}")
     names = _Names(out, suffix, [_relative(sources[photo.root], photo) for photo in planned])
-    network = checkpoint.model(place := device or best_device())
-    report = ColorizeReport(out)
+    report = ColorizeReport(out, decoding)
     for done, photo in enumerate(planned):
         on_progress(done, len(planned))
         source = sources[photo.root]
@@ -73,7 +80,7 @@ def colorize_photos(
                 report.refused[place_of] = str(error)
                 continue
             target = names.target(_relative(source, photo), member)
-            picture = colorize(network, rgb, size=checkpoint.size, device=place)
+            picture = colorize(network, rgb, size=checkpoint.size, device=place, decoding=decoding)
             try:
                 save_picture(target, picture)
             except (FileExistsError, IsADirectoryError, NotADirectoryError):  # x.jpg beside x.png/

@@ -12,19 +12,32 @@ import torch
 
 from colorcore.checkpoint import load_checkpoint
 from colorcore.dataset import read_info
-from colorcore.evaluate import predict_lab, score_with_baselines
+from colorcore.decoding import Decoding, completed, own_decoding
+from colorcore.evaluate import (
+    BASELINES,
+    baselines,
+    evaluation_for,
+    predict_lab,
+    score_with_baselines,
+)
+from colorcore.files import replace_bytes
+from colorcore.front import COLOR, FIDELITY, grid, scoring, sweep, undominated
 from colorcore.lab import decode_lab
 from colorcore.loader import Samples, val_batches
 from colorcore.pictures import save_picture, triptychs
+from colorcore.plots import draw_front
 from colorcore.refusal import PhotoLimits, PhotoRefused
 from colorcore.sample import lab_of
 from colorcore.storage import open_store
+from pipelines.decoding import asked_decoding
 from pipelines.device import best_device
 from pipelines.errors import JobError, WrongCallError
 from pipelines.sources import photos_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from colorcore.checkpoint import Checkpoint
 
 BATCH = 32
 PICTURES = 16
@@ -32,28 +45,61 @@ PICTURES = 16
 
 @dataclass(slots=True)
 class EvalReport:
-    """scores maps "grey", "constant" and "model" to their metrics; refused photos by reason."""
+    """scores maps "grey", "constant" and "model" to their metrics; refused photos by reason.
+
+    decoding is what "model" was decoded with.
+    """
 
     scores: dict[str, dict[str, float]]
     size: int
+    decoding: Decoding
     refused: dict[str, int] = field(default_factory=dict)
     picture: Path | None = None
+    front: FrontReport | None = None
+
+
+@dataclass(slots=True)
+class FrontReport:
+    """The scores of every setting, from cold to hot and from pale to vivid.
+
+    optimal   no other setting is as good in PSNR, ΔE2000, balanced AuC and the colourfulness gap
+              and better in one of them
+    marked    the model's own setting ("default"), the checkpoint's ("stored"), what was "asked"
+    """
+
+    scores: dict[Decoding, dict[str, float]]
+    optimal: list[Decoding]
+    marked: dict[str, Decoding]
+    picture: Path
 
 
 def evaluate_model(
-    model: Path, photos: str | Path, *, picture: Path | None = None, device: str | None = None
+    model: Path,
+    photos: str | Path,
+    *,
+    picture: Path | None = None,
+    device: str | None = None,
+    temperature: float | None = None,
+    chroma: float | None = None,
+    front: Path | None = None,
 ) -> EvalReport:
     """Score a checkpoint on a dataset's validation split or on a folder of photos.
 
-    ``picture`` is where grey | predicted | truth of the first photos is written.
+    ``picture`` is where grey | predicted | truth of the first photos is written. Colours are
+    decoded as the checkpoint says, but for a ``temperature`` or ``chroma`` that is given. With
+    ``front``, where its plot is written, other settings are scored beside that one.
 
     Raises:
         CheckpointError, DatasetError: no checkpoint, or a damaged dataset.
-        WrongCallError: ``photos`` does not exist, or its samples are of another size.
+        WrongCallError: ``photos`` does not exist, its samples are of another size, the model
+            cannot be decoded so, or ``front`` is no .png.
         JobError: no photo could be read.
     """
+    if front is not None and front.suffix.lower() != ".png":
+        raise WrongCallError(f"expected the name of a .png for the front's plot, got {front}")
     checkpoint = load_checkpoint(model)
     network = checkpoint.model(place := device or best_device())
+    decoding = asked_decoding(network, checkpoint.decoding, temperature, chroma)
     refused: Counter[str] = Counter()
     if open_store(photos).exists("dataset.json"):
         size = read_info(photos).settings.size
@@ -65,20 +111,60 @@ def evaluate_model(
     else:
         batches = _folder_batches(photos, checkpoint.size, refused)
     shown: list[Tensor] = []
+    report = EvalReport({}, checkpoint.size, decoding, picture=picture)
+    kept = _keep_first(batches, shown)
     try:
-        scores = score_with_baselines(
-            network,
-            _keep_first(batches, shown),
-            checkpoint.palette,
-            checkpoint.mean_ab,
-            device=place,
-        )
+        if front is None:
+            report.scores = score_with_baselines(
+                network,
+                kept,
+                checkpoint.palette,
+                checkpoint.mean_ab,
+                device=place,
+                decoding=decoding,
+            )
+        else:
+            report.front = _front(checkpoint, network, kept, place, report, front)
     except ValueError as error:
         raise JobError(f"found no readable photos in {photos}: {dict(refused)}") from error
+    report.refused = dict(refused)
+    if report.front is not None:
+        _plot(report, report.front, f"{model} on {photos}")
     if picture is not None:
         lab = decode_lab(torch.cat(shown)[:PICTURES].to(place))
-        save_picture(picture, triptychs(predict_lab(network, lab), lab))
-    return EvalReport(scores, checkpoint.size, dict(refused), picture)
+        save_picture(picture, triptychs(predict_lab(network, lab, decoding), lab))
+    return report
+
+
+def _front(
+    checkpoint: Checkpoint,
+    network: nn.Module,
+    batches: Iterator[Tensor],
+    place: str,
+    report: EvalReport,
+    picture: Path,
+) -> FrontReport:
+    """Score grid, baselines and the report's own decoding in one pass; fills report.scores."""
+    marked = {"default": own_decoding(network), "stored": completed(network, checkpoint.decoding)}
+    if report.decoding != marked["stored"]:
+        marked["asked"] = report.decoding
+    answers = baselines(checkpoint.mean_ab)
+    evaluations = {name: evaluation_for(checkpoint.palette) for name in answers}
+    for name, answer in answers.items():
+        batches = scoring(batches, evaluations[name], answer, place)
+    settings = grid(network, marked.values())
+    swept = sweep(network, batches, checkpoint.palette, settings, device=place)
+    scores = {setting: evaluation.compute() for setting, evaluation in swept.items()}
+    report.scores = {name: evaluation.compute() for name, evaluation in evaluations.items()}
+    report.scores["model"] = scores[report.decoding]
+    return FrontReport(scores, undominated(scores, (*FIDELITY, COLOR)), marked, picture)
+
+
+def _plot(report: EvalReport, front: FrontReport, title: str) -> None:
+    scores = {name: report.scores[name] for name in BASELINES}
+    photos = int(report.scores["model"]["photos"])
+    title = f"{title}: {photos:,} photos at {report.size} px"
+    replace_bytes(front.picture, draw_front(front.scores, scores, front.marked, title))
 
 
 def _keep_first(batches: Iterator[Tensor], shown: list[Tensor]) -> Iterator[Tensor]:

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from colorcore.checkpoint import load_checkpoint
 from colorcore.dataset import CF_STEP, read_info
+from colorcore.decoding import completed
 from colorcore.files import replace_bytes
 from colorcore.old_checkpoint import Reading, load_old_checkpoint
 from colorcore.palette import load_palette
@@ -43,12 +44,15 @@ class DatasetFacts:
 class ModelFacts:
     """A model in numbers; layers maps a layer's name to its parameters, largest first.
 
+    scores   of the validation, and ``decoded`` those with the decoding that was chosen at the end
+             of the training; {} where there are none
     weights  of the whole model, then of each tensor, largest first
     picture  where their histograms are; the numbers are beside it as CSV
     """
 
     summary: dict[str, Any]
     scores: dict[str, float]
+    decoded: dict[str, float]
     layers: dict[str, int]
     weights: list[WeightStats]
     picture: Path | None = None
@@ -112,7 +116,9 @@ def inspect_model(model: Path, *, picture: Path | None = None) -> ModelFacts:
     """
     if picture is not None and picture.suffix.lower() != ".png":
         raise WrongCallError(f"expected a name ending in .png for the histograms, got {picture}")
-    network, about, scores = _old_model(model) if model.is_file() else _own_model(model)
+    network, about, scores, decoded = (
+        _old_model(model) if model.is_file() else _own_model(model)
+    )
     layers: Counter[str] = Counter()
     for name, parameter in network.named_parameters():
         layers[name.rpartition(".")[0]] += parameter.numel()
@@ -132,23 +138,29 @@ def inspect_model(model: Path, *, picture: Path | None = None) -> ModelFacts:
         )
         replace_bytes(picture, draw_weights(weights, title))
         replace_bytes(picture.with_suffix(".csv"), stats_csv(weights))
-    return ModelFacts(summary, scores, dict(layers.most_common()), weights, picture)
+    return ModelFacts(summary, scores, decoded, dict(layers.most_common()), weights, picture)
 
 
-def _own_model(folder: Path) -> tuple[nn.Module, dict[str, Any], dict[str, float]]:
+_Loaded: TypeAlias = "tuple[nn.Module, dict[str, Any], dict[str, float], dict[str, float]]"
+"""A network, what is said about it, its scores, and those with the decoding that was chosen."""
+
+
+def _own_model(folder: Path) -> _Loaded:
     checkpoint = load_checkpoint(folder)
+    network = checkpoint.model()
     about = {
         "trained on": f"{checkpoint.size} px samples of dataset {checkpoint.dataset}",
         "epochs": checkpoint.epoch,
+        "decoding": str(completed(network, checkpoint.decoding)),
         **{key: value for key, value in checkpoint.recipe.flat().items() if value is not None},
     }
-    return checkpoint.model(), about, checkpoint.scores
+    return network, about, checkpoint.scores, checkpoint.decoded
 
 
-def _old_model(path: Path) -> tuple[nn.Module, dict[str, Any], dict[str, float]]:
+def _old_model(path: Path) -> _Loaded:
     old = load_old_checkpoint(path)
     about = {"old checkpoint": old.about(), **{f"model.{k}": v for k, v in old.options.items()}}
-    return old.model(Reading()), about, {}
+    return old.model(Reading()), about, {}, {}
 
 
 def is_dataset(location: str | Path) -> bool:

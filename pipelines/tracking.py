@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colorcore.fit import Observer, StepEvent, ValidationEvent
+from colorcore.fit import DecodingEvent, Observer, StepEvent, ValidationEvent
 from colorcore.pictures import triptychs
 from pipelines.errors import JobError
 
@@ -161,13 +161,21 @@ class RunObserver(Observer):
             self._run.run_id, picture, key=PICTURE_KEY, step=event.step, synchronous=True
         )
 
-    def _log(self, values: Mapping[str, float], step: int) -> None:
+    def on_decoding(self, event: DecodingEvent) -> None:
+        """The knobs and the scores with them, as metrics: so that runs can be compared by them."""
+        decoding = event.decoding
+        knobs = {"temperature": decoding.temperature, "chroma": decoding.chroma}
+        values = {name: value for name, value in knobs.items() if value is not None}
+        named = {f"decoding/{name}": value for name, value in {**values, **event.scores}.items()}
+        self._log(named, event.step, wait=True)
+
+    def _log(self, values: Mapping[str, float], step: int, *, wait: bool = False) -> None:
         from mlflow.entities import Metric
         from mlflow.utils.time import get_current_time_millis
 
         now = get_current_time_millis()
         metrics = [Metric(name, value, now, step) for name, value in values.items()]
-        self._client.log_batch(self._run.run_id, metrics=metrics, synchronous=False)
+        self._client.log_batch(self._run.run_id, metrics=metrics, synchronous=wait)
 
 
 def _experiment(client: MlflowClient, uri: str) -> str:

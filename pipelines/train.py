@@ -19,6 +19,7 @@ from typing import Any
 
 from colorcore.checkpoint import Checkpoint, CheckpointError, has_checkpoint, load_checkpoint
 from colorcore.dataset import DatasetError, DatasetInfo, read_histogram, read_info
+from colorcore.decoding import Decoding
 from colorcore.fit import FitData, Observer, StepEvent, TrainingDivergedError, ValidationEvent, fit
 from colorcore.loader import Samples, TrainLoader
 from colorcore.losses import LossError
@@ -52,11 +53,16 @@ class TrainProgress:
 
 @dataclass(frozen=True, slots=True)
 class TrainReport:
-    """What `cc train` did; scores are those of the best checkpoint."""
+    """What `cc train` did; scores are those of the best checkpoint.
+
+    decoded are the same with ``decoding``, which was chosen for it at the end.
+    """
 
     out: Path
     steps: int
     scores: dict[str, float]
+    decoding: Decoding
+    decoded: dict[str, float]
     metric: str
     tracking_uri: str
     experiment_id: str
@@ -157,6 +163,8 @@ def train(
         out=out,
         steps=last.epoch * steps_an_epoch,
         scores=best.scores,
+        decoding=best.decoding,
+        decoded=best.decoded,
         metric=recipe.train.metric,
         tracking_uri=without_secrets(tracking_uri),
         experiment_id=run.experiment_id,

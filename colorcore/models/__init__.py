@@ -4,16 +4,17 @@ A model is an ``nn.Module`` from L_norm (B, 1, H, W) to a
 :class:`~colorcore.models.prediction.Prediction`. Its constructor's keyword arguments are what a
 recipe's ``[model]`` table may set, so a new option needs no second declaration: types and
 defaults are the signature's, ranges are what the constructor refuses with a ValueError whose
-message begins with the option. A model that answers in bins has an option ``bins`` and a method
-``use_palette``; one that can start from weights of elsewhere has a method ``load_pretrained``.
-Training calls them when it starts; what they bring in are parameters and buffers, and so part of
-the model's weights. A constructor reads no files: a checkpoint builds its model anywhere.
+message begins with the option. A model that answers in bins has an option ``bins`` and methods
+``use_palette`` and ``decode``; one that can start from weights of elsewhere has a method
+``load_pretrained``. Training calls the first and the last when it starts; what
+they bring in are parameters and buffers, and so part of the model's weights. A constructor reads
+no files: a checkpoint builds its model anywhere.
 """
 
 from __future__ import annotations
 
 import inspect
-from typing import Any, Protocol, get_type_hints, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, get_type_hints, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict, create_model
@@ -23,7 +24,10 @@ from colorcore.models.patchgan import MultiScaleDiscriminator, PatchDiscriminato
 from colorcore.models.resnet_unet import ResNetUNet
 from colorcore.models.unet import UNet
 from colorcore.names import options_of, require_known
-from colorcore.palette import Palette
+from colorcore.palette import TEMPERATURE, Palette
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MODELS: dict[str, type[nn.Module]] = {
     "unet": UNet,
@@ -51,6 +55,20 @@ class AnswersInBins(Protocol):
 
         Raises:
             ValueError: the palette has another number of bins than the model.
+        """
+
+    def decode(
+        self,
+        logits: Tensor,
+        residual: Tensor,
+        confidence: Tensor,
+        *,
+        size: tuple[int, int] | None = None,
+        temperature: float = TEMPERATURE,
+    ) -> Tensor:
+        """The ab (B, 2, H, W) of an answer, at any temperature above 0.
+
+        At the default temperature it is the ``ab`` that the model answered.
         """
 
 
