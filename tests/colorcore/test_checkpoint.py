@@ -19,6 +19,7 @@ from colorcore.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
+from colorcore.decoding import Decoding
 from colorcore.models import build_model
 from colorcore.palette import Palette, fit_palette
 from colorcore.recipe import Recipe, load_recipe
@@ -99,6 +100,30 @@ def test_a_checkpoint_comes_back_bit_for_bit(trained, tmp_path: Path):
         assert getattr(loaded, name) == getattr(saved, name), name
     assert loaded.run_id == "a-run"
     assert loaded.recipe.optim.clip is None
+    assert (loaded.decoding, loaded.decoded) == (Decoding(), {})
+
+
+def test_the_chosen_decoding_comes_back(trained, tmp_path: Path):
+    chosen = replace(trained[0], decoding=Decoding(0.6, 1.2), decoded={"psnr": 1 / 3})
+    save_checkpoint(chosen, tmp_path / "best")
+    loaded = load_checkpoint(tmp_path / "best")
+    assert (loaded.decoding, loaded.decoded) == (Decoding(0.6, 1.2), {"psnr": 1 / 3})
+    record = json.loads((tmp_path / "best/checkpoint.json").read_text())
+    assert record["decoding"] == {"temperature": 0.6, "chroma": 1.2}
+    assert record["format"] == 1
+    record["decoding"]["chroma"] = -1.0
+    (tmp_path / "best/checkpoint.json").write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match=r"is damaged: .*chroma must be above 0"):
+        load_checkpoint(tmp_path / "best")
+
+
+def test_a_checkpoint_from_before_there_were_decodings(trained, tmp_path: Path):
+    save_checkpoint(trained[0], tmp_path / "old")
+    record = json.loads((tmp_path / "old/checkpoint.json").read_text())
+    del record["decoding"], record["decoded"]
+    (tmp_path / "old/checkpoint.json").write_text(json.dumps(record))
+    loaded = load_checkpoint(tmp_path / "old")
+    assert (loaded.decoding, loaded.decoded) == (Decoding(), {})
 
 
 def test_the_training_state_has_moments_and_steps(trained, tmp_path: Path):

@@ -15,9 +15,11 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from colorcore import fit as module
 from colorcore.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from colorcore.decoding import Decoding
 from colorcore.evaluate import evaluate, score_with_baselines
 from colorcore.fit import (
     PICTURES,
+    DecodingEvent,
     FitData,
     Observer,
     StepEvent,
@@ -26,6 +28,7 @@ from colorcore.fit import (
     ValidationEvent,
     fit,
 )
+from colorcore.front import choose_decoding
 from colorcore.lab import decode_lab, encode_lab
 from colorcore.loader import Samples, TrainLoader
 from colorcore.losses import LossError
@@ -91,6 +94,7 @@ class Diary(Observer):
     steps: list[StepEvent] = field(default_factory=list)
     validations: list[ValidationEvent] = field(default_factory=list)
     saved: list[ValidationEvent] = field(default_factory=list)
+    decodings: list[DecodingEvent] = field(default_factory=list)
 
     def on_start(self, total_steps: int, first_step: int) -> None:
         self.starts.append((total_steps, first_step))
@@ -103,6 +107,9 @@ class Diary(Observer):
 
     def on_saved(self, event: ValidationEvent) -> None:
         self.saved.append(event)
+
+    def on_decoding(self, event: DecodingEvent) -> None:
+        self.decodings.append(event)
 
 
 class Killed(BaseException):
@@ -462,7 +469,9 @@ def test_a_finished_run_has_nothing_to_resume(data: FitData, tmp_path: Path):
     resume = load_checkpoint(tmp_path / "last", training=True)
     again = fit(recipe_of("train.epochs=1"), data, tmp_path, resume=resume, observers=[diary])
     assert again == scores
-    assert diary == Diary(starts=[(5, 5)])
+    best = load_checkpoint(tmp_path / "best")
+    told = DecodingEvent(5, best.decoding, best.decoded)  # so that it is not lost with a kill
+    assert diary == Diary(starts=[(5, 5)], decodings=[told])
     assert bytes_of(tmp_path) == before
 
 
@@ -835,6 +844,68 @@ def test_the_best_is_chosen_by_the_metric_in_its_direction(
     assert not (tmp_path / "best/training.safetensors").exists()
 
 
+# What the best one is decoded with
+
+
+def test_the_decoding_of_the_best_is_chosen_at_the_end(data: FitData, tmp_path: Path):
+    """By the recipe's metric: the colourfulness gap makes pale answers as vivid as may be."""
+    diary = Diary()
+    recipe = recipe_of("train.metric=cf_gap", "train.epochs=2")
+    scores = fit(recipe, data, tmp_path, observers=[diary])
+    best, last = load_checkpoint(tmp_path / "best"), load_checkpoint(tmp_path / "last")
+    assert best.decoding == Decoding(None, 2.0)
+    assert best.decoded["cf_gap"] < best.scores["cf_gap"]
+    assert diary.decodings == [DecodingEvent(10, best.decoding, best.decoded)]
+    beside = score_with_baselines(
+        best.model(), [data.val.lab_u8], data.palette, data.mean_ab, decoding=best.decoding
+    )
+    assert beside["model"] == pytest.approx(best.decoded, rel=1e-5)
+    # The curve, and what goes on from it, stay those of the model itself.
+    assert (last.decoding, last.decoded, last.scores) == (Decoding(), {}, scores)
+    own, _ = evaluate(best.model(), [data.val.lab_u8], data.palette)
+    assert own.compute() == pytest.approx(best.scores, rel=1e-5)
+
+
+def test_a_run_killed_while_choosing_has_a_decoding_after_all(
+    data: FitData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    recipe = recipe_of("train.epochs=1")
+    fit(recipe, data, tmp_path / "whole")
+    for name in ("choose_decoding", "save_checkpoint"):
+        with monkeypatch.context() as patch:
+            if name == "save_checkpoint":
+                patch.setattr(module, name, _killed_when_decoded)
+            else:
+                patch.setattr(module, name, killed)
+            with pytest.raises(Killed):
+                fit(recipe, data, tmp_path / name)
+        assert load_checkpoint(tmp_path / name / "best").decoded == {}
+        resume = load_checkpoint(tmp_path / name / "last", training=True)
+        fit(recipe, data, tmp_path / name, resume=resume)
+        assert bytes_of(tmp_path / name) == bytes_of(tmp_path / "whole")
+
+
+def _killed_when_decoded(checkpoint: Checkpoint, folder: Path) -> None:
+    if checkpoint.decoded:
+        raise Killed
+    save_checkpoint(checkpoint, folder)
+
+
+def test_a_run_that_ended_before_there_were_decodings_gets_one(data: FitData, tmp_path: Path):
+    fit(recipe_of("train.epochs=1"), data, tmp_path)
+    whole = bytes_of(tmp_path)
+    for record in (tmp_path / "best/checkpoint.json", tmp_path / "last/checkpoint.json"):
+        values = json.loads(record.read_text())
+        del values["decoding"], values["decoded"]
+        record.write_text(json.dumps(values))
+    resume = load_checkpoint(tmp_path / "last", training=True)
+    fit(recipe_of("train.epochs=1"), data, tmp_path, resume=resume)
+    assert bytes_of(tmp_path)["best/checkpoint.json"] == whole["best/checkpoint.json"]
+
+
 # Two processes
 
 DISTRIBUTED = ("data.batch=8", "train.epochs=2", "data.flip=false")
@@ -858,6 +929,7 @@ def distributed_worker(rank: int, folder: Path) -> None:
             "steps": [asdict(event) for event in diary.steps],
             "validations": [(e.epoch, e.step, e.is_best) for e in diary.validations],
             "pictures": [len(event.pairs) for event in diary.validations],
+            "decodings": [asdict(event) for event in diary.decodings],
         }
         (folder / f"{name}-{rank}.json").write_text(json.dumps(seen))
     distributed.destroy_process_group()
@@ -932,6 +1004,18 @@ def test_two_ranks_score_what_is_saved_as_one_does(two_ranks: Path, data: FitDat
     assert alone.compute()["photos"] == 7
     for seen in seen_by(two_ranks, name):
         assert seen["scores"] == pytest.approx(alone.compute(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["group", "batch"])
+def test_two_ranks_choose_what_one_would(two_ranks: Path, data: FitData, name: str):
+    best = load_checkpoint(two_ranks / name / "best")
+    chosen, scores = choose_decoding(best.model(), data.val, data.palette, "auc_balanced")
+    assert (best.decoding, best.decoded["photos"]) == (chosen, 7)
+    assert best.decoded == pytest.approx(scores, rel=1e-5)
+    for seen in seen_by(two_ranks, name):
+        assert seen["decodings"] == [
+            {"step": 4, "decoding": asdict(best.decoding), "scores": best.decoded}
+        ]
 
 
 if __name__ == "__main__":

@@ -208,6 +208,7 @@ def test_inspect_a_model(trained: TrainReport) -> None:
     facts = inspect_model(trained.out)
     assert sum(facts.layers.values()) == facts.summary["parameters"]
     assert facts.scores == pytest.approx(trained.scores)
+    assert facts.decoded == pytest.approx(trained.decoded)
 
 
 def test_the_demos_photographs_fill_a_dataset(tmp_path: Path) -> None:

@@ -40,7 +40,9 @@ def test_checkpoints_scores_and_steps(trained: TrainReport, dataset_with_palette
     assert trained.steps == 2 * steps_an_epoch
     assert load_checkpoint(trained.out / "last").epoch == 2
     report = evaluate_model(trained.out, dataset_with_palette)
-    assert report.scores["model"] == pytest.approx(trained.scores, rel=1e-4)
+    assert report.decoding == trained.decoding
+    assert report.scores["model"] == pytest.approx(trained.decoded, rel=1e-4)
+    assert trained.scores["photos"] == trained.decoded["photos"]
 
 
 def test_the_run_in_mlflow_holds_parameters_curves_and_pictures(
@@ -56,6 +58,9 @@ def test_the_run_in_mlflow_holds_parameters_curves_and_pictures(
     history = client.get_metric_history(trained.run_id, "val/psnr")
     assert [point.step for point in history] == [trained.steps // 2, trained.steps]
     assert client.get_metric_history(trained.run_id, "train/loss")[-1].step == trained.steps
+    assert run.data.metrics["decoding/chroma"] == trained.decoding.chroma
+    assert run.data.metrics["decoding/psnr"] == pytest.approx(trained.decoded["psnr"])
+    assert "decoding/temperature" not in run.data.metrics  # a regression has none
     pictures = [item.path for item in client.list_artifacts(trained.run_id, "images")]
     assert len([path for path in pictures if path.endswith(".png")]) == 2
     best = {item.path for item in client.list_artifacts(trained.run_id, "best")}

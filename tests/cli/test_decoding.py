@@ -1,0 +1,147 @@
+"""`cc eval`, `cc colorize` and `cc inspect` with the two knobs, on untrained models."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from colorcore.checkpoint import Checkpoint, save_checkpoint
+from colorcore.dataset import read_histogram, read_info
+from colorcore.decoding import Decoding
+from colorcore.front import CHROMAS, TEMPERATURES
+from colorcore.models import build_model
+from colorcore.palette import fit_palette
+from colorcore.recipe import parse_recipe
+
+
+@pytest.fixture(scope="module")
+def models(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model of "bins", stored at T 0.6 and chroma 1.2, and a regression, "ab"."""
+    folder = tmp_path_factory.mktemp("models")
+    palette = fit_palette(read_histogram(dataset), bins=6)
+    parts = {
+        "bins": {"name": "resnet-unet", "channels": 4, "bins": 6},
+        "ab": {"name": "unet", "channels": 4, "depth": 2},
+    }
+    for name, part in parts.items():
+        torch.manual_seed(0)
+        recipe = parse_recipe({"model": part, "loss": {"ab_l1": 1.0}}, "here")
+        model = build_model(recipe.model.name, **recipe.model.options())
+        if name == "bins":
+            model.use_palette(palette)
+            torch.nn.init.normal_(model.bins.weight, std=1.0)
+        else:
+            torch.nn.init.normal_(model.head.weight, std=0.3)
+        checkpoint = Checkpoint(
+            recipe=recipe,
+            weights=model.state_dict(),
+            palette=palette,
+            mean_ab=(3.0, 5.0),
+            size=64,
+            dataset=read_info(dataset).fingerprint or "",
+            decoding=Decoding(0.6, 1.2) if name == "bins" else Decoding(),
+        )
+        save_checkpoint(checkpoint, folder / name)
+    return folder
+
+
+def cc(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cli.main", *map(str, arguments)],
+        capture_output=True, text=True, check=False, cwd=cwd, timeout=240,
+    )  # fmt: skip
+
+
+def test_the_front_as_json_and_as_a_plot(models: Path, dataset: Path, tmp_path: Path) -> None:
+    answer = cc("eval", models / "bins", dataset, "--front", "f.png", "--json", cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    found = json.loads(answer.stdout)
+    settings = [(row["temperature"], row["chroma"]) for row in found["front"]]
+    assert settings == [(t, c) for t in TEMPERATURES for c in CHROMAS]
+    stored = [row for row in found["front"] if row["marked"] == ["stored"]]
+    default = [row for row in found["front"] if row["marked"] == ["default"]]
+    assert [(row["temperature"], row["chroma"]) for row in stored] == [(0.6, 1.2)]
+    assert [(row["temperature"], row["chroma"]) for row in default] == [(0.38, 1.0)]
+    assert stored[0]["scores"] == found["scores"]["model"]
+    assert set(found["scores"]) == {"grey", "constant", "model"}
+    assert 0 < sum(row["optimal"] for row in found["front"]) < len(settings)
+    with Image.open(tmp_path / "f.png") as plot:
+        assert plot.size == (1800, 720)
+    # One setting without the front scores the same, by the checkpoint and by asking for it.
+    for knobs in ([], ["--temperature", "0.6", "--chroma", "1.2"]):
+        again = json.loads(
+            cc("eval", models / "bins", dataset, "--json", *knobs, cwd=tmp_path).stdout
+        )
+        assert again["decoding"] == {"temperature": 0.6, "chroma": 1.2}
+        assert again["scores"]["model"] == pytest.approx(stored[0]["scores"], rel=1e-5)
+        assert again["scores"]["grey"] == pytest.approx(found["scores"]["grey"], rel=1e-5)
+
+
+def test_the_front_as_a_table(models: Path, dataset: Path, tmp_path: Path) -> None:
+    answer = cc("eval", models / "ab", dataset, "--front", "f.png", "--chroma", "1.5", cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    lines = answer.stdout.splitlines()
+    assert lines[0].endswith("decoded at chroma ×1.5")
+    rows = {line.split()[0]: line for line in lines if line.lstrip().startswith("×")}
+    assert list(rows) == ["×0.8", "×1", "×1.2", "×1.4", "×1.5", "×1.7", "×2"]
+    assert rows["×1"].endswith("default, stored")
+    assert rows["×1.5"].endswith("asked")
+    assert lines[-1].endswith("plot: f.png")
+    assert sum(line.startswith(("grey", "constant")) for line in lines) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ["eval", "ab", ".", "--temperature", "1"],
+            "--temperature is for models that answer in bins",
+        ),
+        (["colorize", "ab", ".", "--temperature", "1"], "UNet does not; leave it out"),
+        (["eval", "bins", ".", "--temperature", "0"], "--temperature must be above 0"),
+        (
+            ["colorize", "bins", ".", "--chroma", "nan"],
+            "--chroma must be above 0 and finite, got nan",
+        ),
+        (["eval", "bins", ".", "--front", "f.jpg"], "expected the name of a .png"),
+        (["eval", "bins", ".", "--front"], "--front"),
+    ],
+)
+def test_wrong_calls(models: Path, arguments: list[str], expected: str) -> None:
+    answer = cc(*arguments, cwd=models)
+    assert answer.returncode == 2, answer.stderr
+    assert expected in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_photos_are_colourized_as_the_checkpoint_says(
+    models: Path, tmp_path: Path, scene, jpeg
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg(scene(0)))
+    made = {}
+    for name, knobs in {
+        "stored": [],
+        "asked": ["--temperature", "0.6", "--chroma", "1.2"],
+        "pale": ["--chroma", "0.01"],
+        "hot": ["--temperature", "3"],
+    }.items():
+        answer = cc("colorize", models / "bins", "a.jpg", "--out", name, *knobs, cwd=tmp_path)
+        assert answer.returncode == 0, answer.stderr
+        made[name] = np.asarray(Image.open(tmp_path / name / "a.png")).astype(int)
+    assert np.array_equal(made["stored"], made["asked"])
+    assert np.ptp(made["pale"], axis=2).max() <= 6 < np.ptp(made["stored"], axis=2).max()
+    assert not np.array_equal(made["hot"], made["stored"])
+
+
+def test_inspect_shows_the_decoding(models: Path, tmp_path: Path) -> None:
+    lines = cc("inspect", models / "bins", cwd=tmp_path).stdout.splitlines()
+    assert [line.split(maxsplit=1)[1] for line in lines if line.startswith("decoding ")] == [
+        "T 0.6, chroma ×1.2"
+    ]
