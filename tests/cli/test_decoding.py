@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cli.main import main
 from colorcore.checkpoint import Checkpoint, save_checkpoint
 from colorcore.dataset import read_histogram, read_info
 from colorcore.decoding import Decoding
@@ -52,16 +53,30 @@ def models(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def cc(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cli.main", *map(str, arguments)],
-        capture_output=True, text=True, check=False, cwd=cwd, timeout=240,
-    )  # fmt: skip
+@dataclass(frozen=True)
+class Answer:
+    code: int
+    stdout: str
+    stderr: str
 
 
-def test_the_front_as_json_and_as_a_plot(models: Path, dataset: Path, tmp_path: Path) -> None:
-    answer = cc("eval", models / "bins", dataset, "--front", "f.png", "--json", cwd=tmp_path)
-    assert answer.returncode == 0, answer.stderr
+@pytest.fixture
+def cc(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Answer]:
+    """The command, in this process and in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> Answer:
+        code = main(["colorcore", *map(str, arguments)])
+        return Answer(code, *capsys.readouterr())
+
+    return run
+
+
+def test_the_front_as_json_and_as_a_plot(cc, models: Path, dataset: Path, tmp_path: Path) -> None:
+    answer = cc("eval", models / "bins", dataset, "--front", "f.png", "--json")
+    assert answer.code == 0, answer.stderr
     found = json.loads(answer.stdout)
     settings = [(row["temperature"], row["chroma"]) for row in found["front"]]
     assert settings == [(t, c) for t in TEMPERATURES for c in CHROMAS]
@@ -76,17 +91,15 @@ def test_the_front_as_json_and_as_a_plot(models: Path, dataset: Path, tmp_path: 
         assert plot.size == (1800, 720)
     # One setting without the front scores the same, by the checkpoint and by asking for it.
     for knobs in ([], ["--temperature", "0.6", "--chroma", "1.2"]):
-        again = json.loads(
-            cc("eval", models / "bins", dataset, "--json", *knobs, cwd=tmp_path).stdout
-        )
+        again = json.loads(cc("eval", models / "bins", dataset, "--json", *knobs).stdout)
         assert again["decoding"] == {"temperature": 0.6, "chroma": 1.2}
         assert again["scores"]["model"] == pytest.approx(stored[0]["scores"], rel=1e-5)
         assert again["scores"]["grey"] == pytest.approx(found["scores"]["grey"], rel=1e-5)
 
 
-def test_the_front_as_a_table(models: Path, dataset: Path, tmp_path: Path) -> None:
-    answer = cc("eval", models / "ab", dataset, "--front", "f.png", "--chroma", "1.5", cwd=tmp_path)
-    assert answer.returncode == 0, answer.stderr
+def test_the_front_as_a_table(cc, models: Path, dataset: Path) -> None:
+    answer = cc("eval", models / "ab", dataset, "--front", "f.png", "--chroma", "1.5")
+    assert answer.code == 0, answer.stderr
     lines = answer.stdout.splitlines()
     assert lines[0].endswith("decoded at chroma ×1.5")
     rows = {line.split()[0]: line for line in lines if line.lstrip().startswith("×")}
@@ -114,15 +127,16 @@ def test_the_front_as_a_table(models: Path, dataset: Path, tmp_path: Path) -> No
         (["eval", "bins", ".", "--front"], "--front"),
     ],
 )
-def test_wrong_calls(models: Path, arguments: list[str], expected: str) -> None:
-    answer = cc(*arguments, cwd=models)
-    assert answer.returncode == 2, answer.stderr
+def test_wrong_calls(cc, models: Path, arguments: list[str], expected: str, monkeypatch) -> None:
+    monkeypatch.chdir(models)
+    answer = cc(*arguments)
+    assert answer.code == 2, answer.stderr
     assert expected in answer.stderr
     assert "Traceback" not in answer.stderr
 
 
 def test_photos_are_colourized_as_the_checkpoint_says(
-    models: Path, tmp_path: Path, scene, jpeg
+    cc, models: Path, tmp_path: Path, scene, jpeg
 ) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg(scene(0)))
     made = {}
@@ -132,16 +146,16 @@ def test_photos_are_colourized_as_the_checkpoint_says(
         "pale": ["--chroma", "0.01"],
         "hot": ["--temperature", "3"],
     }.items():
-        answer = cc("colorize", models / "bins", "a.jpg", "--out", name, *knobs, cwd=tmp_path)
-        assert answer.returncode == 0, answer.stderr
+        answer = cc("colorize", models / "bins", "a.jpg", "--out", name, *knobs)
+        assert answer.code == 0, answer.stderr
         made[name] = np.asarray(Image.open(tmp_path / name / "a.png")).astype(int)
     assert np.array_equal(made["stored"], made["asked"])
     assert np.ptp(made["pale"], axis=2).max() <= 6 < np.ptp(made["stored"], axis=2).max()
     assert not np.array_equal(made["hot"], made["stored"])
 
 
-def test_inspect_shows_the_decoding(models: Path, tmp_path: Path) -> None:
-    lines = cc("inspect", models / "bins", cwd=tmp_path).stdout.splitlines()
+def test_inspect_shows_the_decoding(cc, models: Path) -> None:
+    lines = cc("inspect", models / "bins").stdout.splitlines()
     assert [line.split(maxsplit=1)[1] for line in lines if line.startswith("decoding ")] == [
         "T 0.6, chroma ×1.2"
     ]
