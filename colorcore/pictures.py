@@ -101,7 +101,7 @@ def draw_weights(stats: Sequence[WeightStats], title: str) -> bytes:
         figure = Figure(figsize=(16, height), dpi=100, facecolor="white")
         canvas = FigureCanvasAgg(figure)
         figure.text(0.045, 1 - 0.42 / height, "Weights", fontsize=19, weight="bold")
-        figure.text(0.045, 1 - 0.72 / height, title, fontsize=11.5, color=_QUIET)
+        figure.text(0.045, 1 - 0.72 / height, title, fontsize=11.5, color=QUIET)
         grid = figure.add_gridspec(
             rows, _WEIGHT_COLUMNS, left=0.045, right=0.985, top=1 - 1.35 / height,
             bottom=0.42 / height, hspace=0.62, wspace=0.2,
@@ -118,7 +118,7 @@ def _draw_weight_histogram(axes: Axes, row: WeightStats, *, whole: bool) -> None
     shape = "" if whole else f"   {'×'.join(map(str, row.shape))}"
     axes.set_title(f"{row.layer}{shape}", fontsize=10.5, pad=19)
     facts = f"{row.count:,} weights   σ {row.std:.3g}   {row.near_zero:.0%} near zero"
-    axes.text(0, 1.035, facts, transform=axes.transAxes, fontsize=9, color=_QUIET)
+    axes.text(0, 1.035, facts, transform=axes.transAxes, fontsize=9, color=QUIET)
     if row.non_finite:
         note = f"{row.non_finite:,} not finite"
         axes.text(
@@ -130,7 +130,7 @@ def _draw_weight_histogram(axes: Axes, row: WeightStats, *, whole: bool) -> None
         axes.set(xticks=[], yticks=[])
         return
     share = row.histogram / row.histogram.sum()
-    color = _INK if whole else "#4a7fb5"
+    color = INK if whole else "#4a7fb5"
     axes.stairs(share, row.edges(), fill=True, color=color, baseline=share[share > 0].min() / 2)
     axes.set_yscale("log")
     axes.set_ylim(bottom=share[share > 0].min() / 2)
