@@ -51,6 +51,8 @@ def evaluate(
 
     Temperature and chroma are those that were chosen for the model when its training ended.
     """
+    from math import isfinite
+
     from cli import show
     from pipelines.evaluate import evaluate_model
 
@@ -72,6 +74,11 @@ def evaluate(
                 "decoding": asdict(report.decoding),
                 "size": report.size,
                 "refused": report.refused,
+                "statistics": {
+                    name: value if isfinite(value) else None
+                    for name, value in report.statistics.items()
+                },
+                "signs": [each.as_record() for each in report.signs],
                 **({"front": _front_rows(report.front)} if report.front else {}),
             }
         )
@@ -90,6 +97,8 @@ def evaluate(
     )
     if report.front:
         _show_front(report.front, report.scores)
+    for each in report.signs:
+        print(f"sign: {each}")
     if report.picture:
         print(f"pictures: {report.picture}")
 

@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from cli.show import Advance
+    from colorcore.advice import Advised
     from pipelines.train import TrainProgress
 
 
@@ -51,6 +52,7 @@ def train(
     from pipelines.train import train as run
 
     loaded = load_recipe(recipe, set_ or [])
+    signs: dict[str, Advised] = {}
     with show.progress("train") as advance:
         report = run(
             dataset,
@@ -63,7 +65,7 @@ def train(
             initial=from_,
             reading=from_reading,
             address=address,
-            on_progress=lambda progress: _display(advance, progress),
+            on_progress=lambda progress: _display(advance, progress, signs),
             on_initial=lambda about: show.warn(f"starts from {about}"),
         )
     if json:
@@ -89,7 +91,8 @@ def train(
     print(f"run {report.run_id} in {report.tracking_uri}; look at it with: cc ui")
 
 
-def _display(advance: Advance, progress: TrainProgress) -> None:
+def _display(advance: Advance, progress: TrainProgress, signs: dict[str, Advised]) -> None:
+    _display_signs(progress, signs)
     if not progress.total_steps:
         return
     notes = [f"epoch {min(progress.epoch + 1, progress.epochs)}/{progress.epochs}"]
@@ -101,3 +104,18 @@ def _display(advance: Advance, progress: TrainProgress) -> None:
         notes.append(f"val PSNR {progress.scores['psnr']:.2f}")
         notes.append(f"AuC {progress.scores['auc_balanced']:.4f}")
     advance(progress.step, progress.total_steps, ", ".join(notes))
+
+
+def _display_signs(progress: TrainProgress, signs: dict[str, Advised]) -> None:
+    """A line when a sign appears, and one when it is gone; ``signs`` are those shown so far."""
+    from cli import show
+
+    found = {each.sign.name: each for each in progress.signs}
+    for name, each in found.items():
+        if name not in signs:
+            show.warn(f"sign after step {progress.scored_step}: {each}")
+    for name in signs:
+        if name not in found:
+            show.warn(f"sign gone after step {progress.scored_step}: {name}")
+    signs.clear()
+    signs.update(found)

@@ -60,6 +60,7 @@ class Checkpoint:
                   scaler's under "scaler"
     decoding      what answers are decoded with: the model's own until one is chosen
     decoded       scores with the chosen decoding, on the validation photos; {} until then
+    history       the course of the loss (signs.LossHistory.state); [] when not known
     """
 
     recipe: Recipe
@@ -77,6 +78,7 @@ class Checkpoint:
     optimizer: dict[str, Any] = field(default_factory=dict)
     decoding: Decoding = field(default_factory=Decoding)
     decoded: dict[str, float] = field(default_factory=dict)
+    history: list[float] = field(default_factory=list)
 
     def model(self, device: torch.device | str = "cpu") -> nn.Module:
         """The model with the EMA weights, ready to predict.
@@ -95,6 +97,8 @@ class Checkpoint:
 
 
 _FACTS = ("mean_ab", "size", "dataset", "epoch", "step", "scores", "best", "run_id", "optimizer")
+_LATER_FACTS = ("decoded", "history")
+"""Facts that checkpoints may lack, of versions that did not know them."""
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
@@ -113,9 +117,8 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     )
     record = {
         "format": FORMAT,
-        **{name: getattr(checkpoint, name) for name in _FACTS},
+        **{name: getattr(checkpoint, name) for name in (*_FACTS, *_LATER_FACTS)},
         "decoding": asdict(checkpoint.decoding),
-        "decoded": checkpoint.decoded,
         "palette": palette.about,
         "recipe": checkpoint.recipe.values(),
     }
@@ -152,9 +155,9 @@ def load_checkpoint(folder: Path, *, training: bool = False) -> Checkpoint:
             palette=Palette(**arrays, about=record["palette"]),
             training=load_file(folder / "training.safetensors") if training else {},
             **{**{name: record[name] for name in _FACTS}, "mean_ab": tuple(record["mean_ab"])},
-            # Checkpoints from before decodings were chosen have neither.
+            # Checkpoints from before decodings were chosen have none.
             decoding=Decoding(**record.get("decoding", {})),
-            decoded=record.get("decoded", {}),
+            **{name: record[name] for name in _LATER_FACTS if name in record},
         )
     except (OSError, KeyError, TypeError, ValueError, RecipeError, SafetensorError) as error:
         raise CheckpointError(

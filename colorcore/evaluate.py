@@ -11,10 +11,12 @@ from colorcore.decoding import Decoding, decode
 from colorcore.lab import decode_lab, normalize_L
 from colorcore.metrics import Evaluation, constant_baseline, grey_baseline
 from colorcore.palette import nearest_bins
+from colorcore.signs import ColorStatistics
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from colorcore.models.prediction import Prediction
     from colorcore.palette import Palette
 
 BASELINES = ("grey", "constant")
@@ -31,6 +33,11 @@ def evaluation_for(palette: Palette) -> Evaluation:
     )
 
 
+def statistics_for(palette: Palette, mean_ab: tuple[float, float]) -> ColorStatistics:
+    """Empty statistics whose balance is the palette's."""
+    return ColorStatistics(mean_ab, torch.from_numpy(palette.balance()))
+
+
 @torch.inference_mode()
 def predict_lab(model: nn.Module, lab: Tensor, decoding: Decoding = OWN) -> Tensor:
     """The photos with predicted colours. lab (B, 3, H, W) CIELAB; only its L is looked at.
@@ -38,8 +45,15 @@ def predict_lab(model: nn.Module, lab: Tensor, decoding: Decoding = OWN) -> Tens
     Raises:
         ValueError: a temperature for a model that answers in no bins.
     """
-    ab = decode(model, model(normalize_L(lab[:, :1])), decoding)
-    return torch.cat([lab[:, :1], ab], dim=1)
+    return _predict(model, lab, decoding)[0]
+
+
+@torch.inference_mode()
+def _predict(model: nn.Module, lab: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor | None]:
+    """As :func:`predict_lab`, and the answer of an RGB head, whose L is its own."""
+    prediction: Prediction = model(normalize_L(lab[:, :1]))
+    ab = decode(model, prediction, decoding)
+    return torch.cat([lab[:, :1], ab], dim=1), prediction.get("rgb")
 
 
 def evaluate(
@@ -49,11 +63,13 @@ def evaluate(
     *,
     device: torch.device | str = "cpu",
     pictures: int = 0,
+    statistics: ColorStatistics | None = None,
 ) -> tuple[Evaluation, Tensor]:
     """Score a model.
 
     batches of stored LAB (B, 3, H, W) uint8. Returns the evaluation, and predicted and true
-    LAB of the first ``pictures`` photos as (pictures, 2, 3, H, W) on the CPU.
+    LAB of the first ``pictures`` photos as (pictures, 2, 3, H, W) on the CPU. ``statistics``
+    are added to.
     """
     was_training = model.training
     model.eval()
@@ -61,8 +77,10 @@ def evaluate(
     shown: list[Tensor] = []
     for lab_u8 in batches:
         lab = decode_lab(lab_u8.to(device, non_blocking=True))
-        predicted = predict_lab(model, lab)
+        predicted, rgb = _predict(model, lab, OWN)
         evaluation.update(predicted, lab)
+        if statistics is not None:
+            statistics.update(predicted, lab, rgb)
         missing = pictures - sum(len(pairs) for pairs in shown)
         if missing > 0:
             shown.append(torch.stack([predicted, lab], dim=1)[:missing].cpu())
@@ -84,18 +102,21 @@ def score_with_baselines(
     *,
     device: torch.device | str = "cpu",
     decoding: Decoding = OWN,
+    statistics: ColorStatistics | None = None,
 ) -> dict[str, dict[str, float]]:
     """The model's scores beside those of grey and of the constant mean ab, in one pass.
 
     Returns {"grey": {...}, "constant": {...}, "model": {...}}, each as ``Evaluation.compute``.
+    ``statistics`` of the model are added to.
     """
-    answers: dict[str, Callable[[Tensor], Tensor]] = {
-        **baselines(mean_ab),
-        "model": lambda lab: predict_lab(model, lab, decoding),
-    }
-    evaluations = {name: evaluation_for(palette) for name in answers}
+    answers = baselines(mean_ab)
+    evaluations = {name: evaluation_for(palette) for name in (*answers, "model")}
     for lab_u8 in batches:
         lab = decode_lab(lab_u8.to(device, non_blocking=True))
+        predicted, rgb = _predict(model, lab, decoding)
+        if statistics is not None:
+            statistics.update(predicted, lab, rgb)
         for name, answer in answers.items():
             evaluations[name].update(answer(lab), lab)
+        evaluations["model"].update(predicted, lab)
     return {name: evaluation.compute() for name, evaluation in evaluations.items()}

@@ -15,7 +15,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ from colorcore.checkpoint import (
     weights_under,
 )
 from colorcore.decoding import Decoding
-from colorcore.evaluate import evaluate, evaluation_for
+from colorcore.evaluate import evaluate, evaluation_for, statistics_for
 from colorcore.front import choose_decoding
 from colorcore.lab import decode_lab, normalize_L
 from colorcore.loader import Batch, Samples, TrainLoader, val_batches
@@ -45,6 +45,7 @@ from colorcore.losses.adversarial import KINDS
 from colorcore.metrics import HIGHER_IS_BETTER
 from colorcore.models import AnswersInBins, StartsPretrained, build_model
 from colorcore.recipe import Recipe, lr_factor
+from colorcore.signs import LossHistory, Sign, find_signs, steady_loss
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -92,13 +93,18 @@ class StepEvent:
 
 @dataclass(frozen=True, slots=True)
 class ValidationEvent:
-    """One validation, over all ranks; pairs (N, 2, 3, H, W) are predicted and true LAB."""
+    """One validation, over all ranks; pairs (N, 2, 3, H, W) are predicted and true LAB.
+
+    ``statistics`` are those that ``signs`` were found by (colorcore.signs).
+    """
 
     epoch: int
     step: int
     scores: dict[str, float]
     is_best: bool
     pairs: Tensor
+    statistics: dict[str, float] = field(default_factory=dict)
+    signs: tuple[Sign, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +177,7 @@ class Training:
         self.epoch, self.step_in_epoch = 0, 0
         self.best: float | None = None
         self.run_id: str | None = None
+        self.history = LossHistory(recipe.data.batch, len(self.loader))
         if resume is not None:
             self._restore(resume)
         self.parallel: DistributedDataParallel | None = None
@@ -305,25 +312,36 @@ class Training:
             # Batch norm's statistics differ by rank; rank 0's are those that will be saved.
             for buffer in self.average.buffers():
                 distributed.broadcast(buffer, 0)
+        statistics = statistics_for(self.data.palette, self.data.mean_ab)
         evaluation, pairs = evaluate(
             self.average,
             val_batches(self.data.val, VAL_BATCH, rank=self.rank, world=self.world),
             self.data.palette,
             device=self.device,
             pictures=PICTURES,
+            statistics=statistics,
         )
         if self.world > 1:
-            total = evaluation.state().to(self.device)
+            history = torch.tensor(self.history.state(), dtype=torch.float64) / self.world
+            states = [evaluation.state(), statistics.state(), history]
+            total = torch.cat(states).to(self.device)
             distributed.all_reduce(total)
+            sums = total.split([len(state) for state in states])
             evaluation = evaluation_for(self.data.palette)
-            evaluation.add_state(total)
+            evaluation.add_state(sums[0])
+            statistics = statistics_for(self.data.palette, self.data.mean_ab)
+            statistics.add_state(sums[1])
+            self.history.load_state(sums[2].tolist())
         scores = evaluation.compute()
+        measured = {**statistics.compute(), **self.history.compute()}
+        young = self.history.young and self.epoch < self.recipe.train.epochs
         score, metric = scores[self.recipe.train.metric], self.recipe.train.metric
         sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
         is_best = self.best is None or sign * score > sign * self.best
         if is_best:
             self.best = score
-        return ValidationEvent(self.epoch, self.steps_done, scores, is_best, pairs)
+        signs = find_signs(measured, young=young)
+        return ValidationEvent(self.epoch, self.steps_done, scores, is_best, pairs, measured, signs)
 
     def checkpoint(self, scores: dict[str, float]) -> Checkpoint:
         """All of this training's state."""
@@ -350,6 +368,7 @@ class Training:
             run_id=self.run_id,
             training=tensors,
             optimizer=numbers,
+            history=self.history.state(),
         )
 
     def _restore(self, resume: Checkpoint) -> None:
@@ -381,6 +400,7 @@ class Training:
             ) from error
         self.epoch, self.step_in_epoch = resume.epoch, resume.step
         self.best, self.run_id = resume.best, resume.run_id
+        self.history.load_state(resume.history)
 
 
 def fit(
@@ -412,6 +432,7 @@ def fit(
     scores: dict[str, float] = dict(resume.scores) if resume is not None else {}
     while training.epoch < recipe.train.epochs:
         for event in _epoch(training):
+            training.history.add(steady_loss(event.terms, recipe.loss), event.lr)
             _tell(observers, "on_step", event)
         training.epoch, training.step_in_epoch = training.epoch + 1, 0
         is_last = training.epoch == recipe.train.epochs

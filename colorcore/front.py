@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from colorcore.loader import Samples
     from colorcore.palette import Palette
+    from colorcore.signs import ColorStatistics
 
 TEMPERATURES = (0.2, 0.38, 0.6, 0.8, 1.0)
 """From nearly the likeliest bin to the plain mean; 0.38 is that of Zhang et al. (2016, §2.3)."""
@@ -60,11 +61,13 @@ def sweep(
     settings: Sequence[Decoding],
     *,
     device: torch.device | str = "cpu",
+    also: Mapping[Decoding, ColorStatistics] | None = None,
 ) -> dict[Decoding, Evaluation]:
     """Score a model with several settings in one pass of the network.
 
-    batches of stored LAB (B, 3, H, W) uint8; the model is in evaluation mode. Memory is that of
-    a batch, its prediction and one decoded answer. Neighbours of one temperature are decoded once.
+    batches of stored LAB (B, 3, H, W) uint8; the model is in evaluation mode. ``also`` has
+    statistics to add a setting's answers to. Memory is that of a batch, its prediction and one
+    decoded answer. Neighbours of one temperature are decoded once.
 
     Raises:
         ValueError: a temperature for a model that answers in no bins.
@@ -78,6 +81,8 @@ def sweep(
             for setting in same:
                 predicted = torch.cat([lab[:, :1], scaled(ab, setting.chroma)], dim=1)
                 evaluations[setting].update(predicted, lab)
+                if also and setting in also:
+                    also[setting].update(predicted, lab, prediction.get("rgb"))
     return evaluations
 
 

@@ -236,7 +236,7 @@ class Evaluation:
         with torch.autocast(device.type, enabled=False):
             values = self._per_photo(lab_pred.float(), lab_true.float())
             per_photo = torch.stack([values[name] for name in _MEANS])
-            used = self._bin_of_cell[_cells(lab_pred[:, 1:])].flatten()
+            used = self._bin_of_cell[stored_cells(lab_pred[:, 1:])].flatten()
         self._state[0] += len(lab_true)
         self._state[1 : 1 + len(_MEANS)] += per_photo.cpu().double().sum(1)
         self._state[1 + len(_MEANS) :] += torch.bincount(used, minlength=self._bins).cpu()
@@ -255,7 +255,7 @@ class Evaluation:
             "cf_true": cf_true,
             "cf_gap": (cf - cf_true).abs(),
             "auc": auc(ab_pred, ab_true),
-            "auc_balanced": auc(ab_pred, ab_true, self._balance[_cells(ab_true)]),
+            "auc_balanced": auc(ab_pred, ab_true, self._balance[stored_cells(ab_true)]),
         }
 
     @property
@@ -294,7 +294,7 @@ class Evaluation:
         return {**result, "bins_in_use": float(in_use.sum()), "photos": photos}
 
 
-def _cells(ab: Tensor) -> tuple[Tensor, Tensor]:
+def stored_cells(ab: Tensor) -> tuple[Tensor, Tensor]:
     """The stored cell of each pixel. ab (B, 2, H, W) -> indices of a and b, (B, H, W) each.
 
     Colours beyond the stored range count for the nearest cell, and NaN for neutral: an index

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from colorcore.advice import Advised, advised
 from colorcore.checkpoint import load_checkpoint
 from colorcore.dataset import read_info
 from colorcore.decoding import Decoding, completed, own_decoding
@@ -19,6 +20,7 @@ from colorcore.evaluate import (
     evaluation_for,
     predict_lab,
     score_with_baselines,
+    statistics_for,
 )
 from colorcore.files import replace_bytes
 from colorcore.front import COLOR, FIDELITY, grid, scoring, sweep, undominated
@@ -28,6 +30,7 @@ from colorcore.pictures import save_picture, triptychs
 from colorcore.plots import draw_front
 from colorcore.refusal import PhotoLimits, PhotoRefused
 from colorcore.sample import lab_of
+from colorcore.signs import ColorStatistics, LossHistory, find_signs
 from colorcore.storage import open_store
 from pipelines.decoding import asked_decoding
 from pipelines.device import best_device
@@ -47,7 +50,8 @@ PICTURES = 16
 class EvalReport:
     """scores maps "grey", "constant" and "model" to their metrics; refused photos by reason.
 
-    decoding is what "model" was decoded with.
+    decoding is what "model" was decoded with. statistics are what signs are found by: of the
+    colours on these photos, and of the loss of the training up to this checkpoint.
     """
 
     scores: dict[str, dict[str, float]]
@@ -55,6 +59,8 @@ class EvalReport:
     decoding: Decoding
     refused: dict[str, int] = field(default_factory=dict)
     picture: Path | None = None
+    statistics: dict[str, float] = field(default_factory=dict)
+    signs: tuple[Advised, ...] = ()
     front: FrontReport | None = None
 
 
@@ -112,6 +118,7 @@ def evaluate_model(
         batches = _folder_batches(photos, checkpoint.size, refused)
     shown: list[Tensor] = []
     report = EvalReport({}, checkpoint.size, decoding, picture=picture)
+    statistics = statistics_for(checkpoint.palette, checkpoint.mean_ab)
     kept = _keep_first(batches, shown)
     try:
         if front is None:
@@ -122,9 +129,10 @@ def evaluate_model(
                 checkpoint.mean_ab,
                 device=place,
                 decoding=decoding,
+                statistics=statistics,
             )
         else:
-            report.front = _front(checkpoint, network, kept, place, report, front)
+            report.front = _front(checkpoint, network, kept, place, report, statistics, front)
     except ValueError as error:
         raise JobError(f"found no readable photos in {photos}: {dict(refused)}") from error
     report.refused = dict(refused)
@@ -133,6 +141,10 @@ def evaluate_model(
     if picture is not None:
         lab = decode_lab(torch.cat(shown)[:PICTURES].to(place))
         save_picture(picture, triptychs(predict_lab(network, lab, decoding), lab))
+    history = LossHistory()
+    history.load_state(checkpoint.history)
+    report.statistics = {**statistics.compute(), **history.compute()}
+    report.signs = advised(find_signs(report.statistics), checkpoint.recipe)
     return report
 
 
@@ -142,9 +154,13 @@ def _front(
     batches: Iterator[Tensor],
     place: str,
     report: EvalReport,
+    statistics: ColorStatistics,
     picture: Path,
 ) -> FrontReport:
-    """Score grid, baselines and the report's own decoding in one pass; fills report.scores."""
+    """Score grid, baselines and the report's own decoding in one pass; fills report.scores.
+
+    The report's own decoding is added to ``statistics``, too.
+    """
     marked = {"default": own_decoding(network), "stored": completed(network, checkpoint.decoding)}
     if report.decoding != marked["stored"]:
         marked["asked"] = report.decoding
@@ -153,7 +169,8 @@ def _front(
     for name, answer in answers.items():
         batches = scoring(batches, evaluations[name], answer, place)
     settings = grid(network, marked.values())
-    swept = sweep(network, batches, checkpoint.palette, settings, device=place)
+    also = {report.decoding: statistics}
+    swept = sweep(network, batches, checkpoint.palette, settings, device=place, also=also)
     scores = {setting: evaluation.compute() for setting, evaluation in swept.items()}
     report.scores = {name: evaluation.compute() for name, evaluation in evaluations.items()}
     report.scores["model"] = scores[report.decoding]

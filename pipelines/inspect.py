@@ -116,9 +116,7 @@ def inspect_model(model: Path, *, picture: Path | None = None) -> ModelFacts:
     """
     if picture is not None and picture.suffix.lower() != ".png":
         raise WrongCallError(f"expected a name ending in .png for the histograms, got {picture}")
-    network, about, scores, decoded = (
-        _old_model(model) if model.is_file() else _own_model(model)
-    )
+    network, about, scores, decoded = _old_model(model) if model.is_file() else _own_model(model)
     layers: Counter[str] = Counter()
     for name, parameter in network.named_parameters():
         layers[name.rpartition(".")[0]] += parameter.numel()

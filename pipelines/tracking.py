@@ -9,20 +9,28 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from colorcore.advice import Advised, advised
 from colorcore.fit import DecodingEvent, Observer, StepEvent, ValidationEvent
 from colorcore.pictures import triptychs
+from colorcore.signs import NOT_FINITE
 from pipelines.errors import JobError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from colorcore.recipe import Recipe
+    from colorcore.signs import Sign
+
 EXPERIMENT = "colorcore"
 PICTURE_KEY = "val/grey - predicted - truth"
+SIGN = "sign."
+"""What tags of a run begin with that say what was seen of a sign, and what to do about it."""
+_GONE = "gone at step "
 LOG_EVERY = 10
 """Steps between two logged points of the loss."""
 _QUIET = {
@@ -134,14 +142,26 @@ def ui_link(asked: str | None, folder: Path, host: str, port: int) -> str:
 
 
 class RunObserver(Observer):
-    """Logs a training into its run: losses, validation scores and pictures, asynchronously."""
+    """Logs a training into its run: losses, validation scores and pictures, asynchronously.
 
-    def __init__(self, run: TrackedRun) -> None:
-        self._run = run
+    Also what signs are found by (``val/sign/...``), and the signs, as tags.
+    """
+
+    def __init__(self, run: TrackedRun, recipe: Recipe) -> None:
+        self._run, self._recipe = run, recipe
         self._client = client_for(run.uri)
+        # A run that goes on has tags from before; when a sign of those is gone, they shall say so.
+        tags = self._client.get_run(run.run_id).data.tags
+        self._signs = {
+            name.removeprefix(SIGN): text
+            for name, text in tags.items()
+            if name.startswith(SIGN) and not text.startswith(_GONE)
+        }
+        self._step = 0
 
     def on_step(self, event: StepEvent) -> None:
         """Loss, terms, learning rate, gradient norm and photos/s, every tenth step."""
+        self._step = event.step
         if event.step % LOG_EVERY and event.step != event.total_steps:
             return
         values = {
@@ -156,6 +176,9 @@ class RunObserver(Observer):
     def on_validation(self, event: ValidationEvent) -> None:
         """All scores, and the same validation photos each time."""
         self._log({f"val/{name}": value for name, value in event.scores.items()}, event.step)
+        measured = {f"val/sign/{name}": value for name, value in event.statistics.items()}
+        self._log(measured, event.step)
+        self._tag(event.signs, event.step)
         picture = triptychs(event.pairs[:, 0], event.pairs[:, 1])
         self._client.log_image(
             self._run.run_id, picture, key=PICTURE_KEY, step=event.step, synchronous=True
@@ -168,6 +191,24 @@ class RunObserver(Observer):
         values = {name: value for name, value in knobs.items() if value is not None}
         named = {f"decoding/{name}": value for name, value in {**values, **event.scores}.items()}
         self._log(named, event.step, wait=True)
+
+    def on_diverged(self) -> None:
+        """Tag the run, after a TrainingDivergedError of :func:`colorcore.fit.fit`."""
+        self._appeared(advised([NOT_FINITE], self._recipe)[0], self._step + 1)
+
+    def _tag(self, signs: Sequence[Sign], step: int) -> None:
+        """A tag for each sign that appeared, and for each that is gone."""
+        found = {each.sign.name: each for each in advised(signs, self._recipe)}
+        for name in found.keys() - self._signs.keys():
+            self._appeared(found[name], step)
+        for name in self._signs.keys() - found.keys():
+            text = f"{_GONE}{step}; {self._signs.pop(name)}"
+            self._client.set_tag(self._run.run_id, SIGN + name, text)
+
+    def _appeared(self, each: Advised, step: int) -> None:
+        name = each.sign.name
+        self._signs[name] = f"step {step}: {each.sign.meaning}; {each.advice}"
+        self._client.set_tag(self._run.run_id, SIGN + name, self._signs[name])
 
     def _log(self, values: Mapping[str, float], step: int, *, wait: bool = False) -> None:
         from mlflow.entities import Metric

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from colorcore.advice import Advised, advised
 from colorcore.checkpoint import Checkpoint, CheckpointError, has_checkpoint, load_checkpoint
 from colorcore.dataset import DatasetError, DatasetInfo, read_histogram, read_info
 from colorcore.decoding import Decoding
@@ -39,7 +40,7 @@ OWN_ERRORS = (TrainingDivergedError, CheckpointError, DatasetError, LossError, S
 
 @dataclass(frozen=True, slots=True)
 class TrainProgress:
-    """Where a training stands, for a display."""
+    """Where a training stands, for a display; scores and signs are those of ``scored_step``."""
 
     step: int = 0
     total_steps: int = 0
@@ -49,6 +50,8 @@ class TrainProgress:
     loss: float | None = None
     photos_per_s: float | None = None
     scores: dict[str, float] = field(default_factory=dict)
+    signs: tuple[Advised, ...] = ()
+    scored_step: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,9 +355,9 @@ def _why(error: Exception) -> str:
 class _BoardObserver(Observer):
     """Pins the first worker's progress up, at most ten times a second."""
 
-    def __init__(self, board: Any, epochs: int) -> None:
-        self._board = board
-        self._progress = TrainProgress(epochs=epochs)
+    def __init__(self, board: Any, recipe: Recipe) -> None:
+        self._board, self._recipe = board, recipe
+        self._progress = TrainProgress(epochs=recipe.train.epochs)
         self._smooth: float | None = None
 
     def on_start(self, total_steps: int, first_step: int) -> None:
@@ -367,7 +370,8 @@ class _BoardObserver(Observer):
         self._pin(step=event.step, epoch=event.epoch, loss=event.loss, photos_per_s=self._smooth)
 
     def on_validation(self, event: ValidationEvent) -> None:
-        self._pin(scores=event.scores)
+        signs = advised(event.signs, self._recipe)
+        self._pin(scores=event.scores, signs=signs, scored_step=event.step)
 
     def _pin(self, **changes: Any) -> None:
         self._progress = replace(self._progress, **changes)
@@ -421,18 +425,25 @@ def _train_rank(job: _Job, board: Any) -> None:
         fingerprint=read_info(job.dataset).fingerprint or "",
     )
     observers: list[Observer] = [_ReportObserver()]
+    run: RunObserver | None = None
     if ray_train.get_context().get_world_rank() == 0:
-        observers += [_BoardObserver(board, job.recipe.train.epochs), RunObserver(job.run)]
+        run = RunObserver(job.run, job.recipe)
+        observers += [_BoardObserver(board, job.recipe), run]
     # There is a `last` of this very run when Ray replaces a worker, too.
     resumes = has_checkpoint(job.out / "last")
     initial = None if resumes or job.initial is None else job.initial.weights()
-    fit(
-        job.recipe,
-        data,
-        job.out,
-        device=get_device(),
-        resume=load_checkpoint(job.out / "last", training=True) if resumes else None,
-        initial=initial,
-        run_id=job.run.run_id,
-        observers=observers,
-    )
+    try:
+        fit(
+            job.recipe,
+            data,
+            job.out,
+            device=get_device(),
+            resume=load_checkpoint(job.out / "last", training=True) if resumes else None,
+            initial=initial,
+            run_id=job.run.run_id,
+            observers=observers,
+        )
+    except TrainingDivergedError:
+        if run is not None:
+            run.on_diverged()
+        raise

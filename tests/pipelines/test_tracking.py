@@ -8,9 +8,22 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import torch
 
+from colorcore.advice import advice
+from colorcore.fit import ValidationEvent
+from colorcore.recipe import load_recipe
+from colorcore.signs import Sign
 from pipelines.errors import JobError
-from pipelines.tracking import client_for, tracking_uri, ui_command, ui_link, without_secrets
+from pipelines.tracking import (
+    RunObserver,
+    client_for,
+    start_run,
+    tracking_uri,
+    ui_command,
+    ui_link,
+    without_secrets,
+)
 from pipelines.train import TrainReport
 
 
@@ -79,3 +92,35 @@ def test_the_ui_serves_the_runs_on_loopback(trained: TrainReport, tracking: str)
 def test_a_server_needs_no_server(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="is a server already"):
         ui_command("http://user:pw@team:5000", tmp_path, "127.0.0.1", 5000)
+
+
+def test_tags_say_when_a_sign_appeared_and_when_it_was_gone(tracking: str) -> None:
+    """Also over a resume, which begins with a new observer."""
+    run = start_run(tracking, "signs", {}, {}, None)
+    recipe = load_recipe("simple")
+    grey = Sign("grey", 0.1, 0.15, "hardly any colour")
+
+    def validate(observer: RunObserver, step: int, *signs: Sign) -> None:
+        pairs = torch.zeros(1, 2, 3, 16, 16)
+        event = ValidationEvent(1, step, {"psnr": 20.0}, False, pairs, {"hue_focus": 0.5}, signs)
+        observer.on_validation(event)
+
+    def tag() -> str | None:
+        return client_for(tracking).get_run(run.run_id).data.tags.get("sign.grey")
+
+    first = RunObserver(run, recipe)
+    validate(first, 5)
+    assert tag() is None
+    validate(first, 10, grey)
+    validate(first, 15, grey)
+    seen = f"step 10: hardly any colour; {advice(grey, recipe)}"
+    assert tag() == seen
+    resumed = RunObserver(run, recipe)
+    validate(resumed, 20, grey)
+    assert tag() == seen
+    validate(resumed, 25)
+    assert tag() == f"gone at step 25; {seen}"
+    RunObserver(run, recipe).on_diverged()
+    assert "sign.diverged" in client_for(tracking).get_run(run.run_id).data.tags
+    values = client_for(tracking).get_metric_history(run.run_id, "val/sign/hue_focus")
+    assert {point.value for point in values} == {0.5}

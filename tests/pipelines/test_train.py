@@ -151,6 +151,7 @@ def test_an_error_that_would_repeat_is_not_tried_again(
     client = MlflowClient(tracking_uri=tracking)
     runs = client.search_runs(["1"], "attributes.run_name = 'diverged'")
     assert [run.info.status for run in runs] == ["FAILED"]
+    assert "optim.clip none → 1" in runs[0].data.tags["sign.diverged"]
 
 
 def test_wrong_calls_are_told_before_anything_starts(
@@ -208,3 +209,28 @@ def test_a_dataset_without_palette_says_what_to_do(
     build_dataset([photo_folder.path], tmp_path / "fresh")
     with pytest.raises(FileNotFoundError, match="cc priors"):
         train(tmp_path / "fresh", tiny, tmp_path / "m", tracking_uri=tracking)
+
+
+def test_signs_reach_the_display_mlflow_and_the_evaluation(
+    dataset_with_palette: Path, tracking: str, local_ray: None, tmp_path: Path
+) -> None:
+    """A model that learns nothing is grey: said at the end, with what the recipe could change."""
+    seen: list[TrainProgress] = []
+    still = load_recipe("unet-l1", [*TINY, "optim.lr=1e-9"])
+    report = train(
+        dataset_with_palette, still, tmp_path / "model", tracking_uri=tracking,
+        on_progress=seen.append,
+    )  # fmt: skip
+    (shown,) = seen[-1].signs
+    assert shown.sign.name == "grey"
+    assert "raise model.channels 4 → 8" in shown.advice
+    assert seen[-1].scored_step == report.steps
+    client = MlflowClient(tracking_uri=tracking)
+    data = client.get_run(report.run_id).data
+    assert data.tags["sign.grey"] == f"step {report.steps}: {shown.sign.meaning}; {shown.advice}"
+    history = client.get_metric_history(report.run_id, "val/sign/chroma_ratio")
+    assert [point.step for point in history] == [report.steps // 2, report.steps]
+    assert history[-1].value == pytest.approx(shown.sign.value)
+    evaluated = evaluate_model(tmp_path / "model", dataset_with_palette)
+    assert [each.sign.name for each in evaluated.signs] == ["grey"]
+    assert evaluated.statistics["chroma_ratio"] == pytest.approx(shown.sign.value, abs=1e-3)
