@@ -95,10 +95,10 @@ def evaluate(
             for name, scores in report.scores.items()
         ],
     )
-    if report.front:
-        _show_front(report.front, report.scores)
     for each in report.signs:
         print(f"sign: {each}")
+    if report.front:
+        _show_front(report.front, report.scores)
     if report.picture:
         print(f"pictures: {report.picture}")
 
