@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,49 @@ def test_threads_that_want_the_same_shard_fetch_it_once(remote: Path, folder: Pa
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(want, range(8))) == {content(5)}
     assert [shard(5)] == FETCHED
+
+
+class Looking(type(Path())):
+    """A folder whose listing is a moment older than what is done with it."""
+
+    def glob(self, pattern: str) -> Iterator[Path]:
+        found = list(super().glob(pattern))
+        LISTED.set()
+        ARRIVED.wait(0.5)  # the longest: what is well done waits for the one who looks
+        return iter(found)
+
+
+LISTED, ARRIVED = threading.Event(), threading.Event()
+
+
+def test_a_shard_that_arrives_while_another_process_counts_is_counted(
+    remote: Path, folder: Path
+) -> None:
+    """Listed under the one name, in place under the other before the listing was read."""
+
+    class Watched(LocalStore):
+        def fetch(self, name: str, target: Path) -> None:
+            super().fetch(name, target)
+            fetched.set()
+            assert LISTED.wait(10)
+
+    def fetch_one() -> Path:
+        one = ShardCache(Watched(remote), "0123", folder=folder, limit=SIZE * 3 // 2)
+        try:
+            return one.path(shard(0), SIZE)
+        finally:
+            ARRIVED.set()
+
+    fetched = threading.Event()
+    LISTED.clear()
+    ARRIVED.clear()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(fetch_one)
+        assert fetched.wait(10)
+        cache_of(remote, Looking(folder), 1.5).path(shard(1), SIZE)
+        first.result()
+    assert held(folder) == [shard(1)]
+    assert not left_over(folder)
 
 
 def _read_many(remote: Path, folder: Path, seed: int, limit: int, results: Any) -> None:
