@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,11 @@ from pipelines.errors import JobError
 
 ANSWER_S = 10.0
 """Seconds within which a cluster's address must take a connection."""
+PATIENCE_S = 60.0
+"""For so long a head that cannot serve a client of ``ray://`` is asked again."""
+FIRST_PAUSE_S = 2.0
+"""Pause after the first try, twice as long after each further one."""
+_BUSY = ("Starting Ray client server failed", "Proxy failed to Connect to backend", "psutil.")
 _REFUSED = ("Unauthenticated", "AuthToken", "authentication token")
 
 
@@ -49,7 +55,7 @@ def ray_session(address: str | None = None, *, cpus: int | None = None) -> Itera
             )
         else:
             _knock(address)  # Ray itself tries for minutes
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            _join(address)
     except (RayError, RuntimeError, ValueError, OSError) as error:
         raise JobError(f"cannot reach {address or 'a local Ray'}: {_reason(error)}") from error
     try:
@@ -67,6 +73,27 @@ def _knock(address: str) -> None:
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+
+
+def _join(address: str) -> None:
+    """`ray.init` at an address.
+
+    A head starts a process for each client of ``ray://``, and sends the client away if that does
+    not come up, as may happen on a busy machine: then it is asked again.
+    """
+    import ray
+
+    end, pause = time.monotonic() + PATIENCE_S, FIRST_PAUSE_S
+    while True:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except ConnectionAbortedError as error:
+            busy = any(sign in str(error) for sign in _BUSY)
+            if not busy or time.monotonic() + pause > end:
+                raise
+        time.sleep(pause)
+        pause *= 2
 
 
 def _reason(error: BaseException) -> str:

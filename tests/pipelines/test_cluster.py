@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from pipelines import cluster
+from pipelines.errors import JobError
 
 
 @pytest.mark.parametrize("form", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}"])
@@ -31,3 +36,75 @@ def test_where_nothing_listens_it_is_said_at_once(form: str) -> None:
     (line,) = done.stdout.splitlines()
     assert line.startswith(f"cannot reach {address}: ")
     assert "refused" in line
+
+
+# Busy heads
+
+
+class Head:
+    """`ray.init` that answers in turn, after a while; ``pauses`` are what was waited in between."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *answers: object, each_s: float = 0
+    ) -> None:
+        import ray
+
+        self.now, self.each_s, self.pauses = 0.0, each_s, list[float]()
+        self.answers = iter(answers)
+        clock = SimpleNamespace(monotonic=lambda: self.now, sleep=self.sleep)
+        monkeypatch.setattr(cluster, "time", clock)
+        monkeypatch.setattr(ray, "init", self.init)
+
+    def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now += seconds
+
+    def init(self, **_: object) -> None:
+        self.now += self.each_s
+        if isinstance(answer := next(self.answers), str):
+            text = (
+                f"Initialization failure from server:\nTraceback (most recent call last):\n{answer}"
+            )
+            raise ConnectionAbortedError(text)
+
+
+BUSY = [
+    "RuntimeError: Starting Ray client server failed. See ray_client_server_23000.err for more",
+    "RuntimeError: Proxy failed to Connect to backend! Check `ray_client_server.err`",
+    "psutil.ZombieProcess: PID still exists but it's a zombie (pid=23951)",
+]
+
+
+def test_a_busy_head_is_asked_again_after_longer_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = Head(monkeypatch, *BUSY, None)
+    cluster._join("ray://head:10001")
+    assert head.pauses == [2, 4, 8]
+
+
+@pytest.mark.parametrize(("each_s", "tries"), [(0, 5), (45, 2), (100, 1)])
+def test_a_head_that_stays_busy_is_given_up(
+    each_s: float, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a minute, or after one try that takes longer."""
+    head = Head(monkeypatch, *[BUSY[0]] * 9, each_s=each_s)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # of the tests' own
+    with (
+        pytest.raises(JobError, match=r"cannot reach ray://head: .*client server failed$"),
+        cluster.ray_session("ray://head"),
+    ):
+        pass
+    assert len(head.pauses) == tries - 1
+
+
+def test_what_would_fail_again_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = Head(monkeypatch, "RuntimeError: no such runtime environment")
+    with pytest.raises(ConnectionAbortedError, match="runtime environment"):
+        cluster._join("ray://head:10001")
+    assert not head.pauses
+
+
+def test_these_are_the_words_of_this_ray() -> None:
+    from ray.util.client.server import proxier
+
+    source = inspect.getsource(proxier)
+    assert [words for words in cluster._BUSY if words not in source] == []
