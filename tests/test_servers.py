@@ -36,7 +36,7 @@ SIGNED = {"Authorization": "AWS4-HMAC-SHA256 Credential=testing/20250101/us-east
 
 
 def ask(endpoint: str, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-    with closing(http.client.HTTPConnection(endpoint, timeout=20)) as connection:
+    with closing(http.client.HTTPConnection(endpoint, timeout=60)) as connection:
         connection.request(method, path, body, SIGNED)
         answer = connection.getresponse()
         return answer.status, answer.read()
@@ -91,7 +91,7 @@ def test_each_nth_request_is_told_to_slow_down(flaky_s3: FlakyS3) -> None:
     flaky_s3.put(bucket, "key", b"data")
     flaky_s3.set("every:3")
     # One connection for all: after a failure it is still in step.
-    with closing(http.client.HTTPConnection(flaky_s3.endpoint, timeout=20)) as connection:
+    with closing(http.client.HTTPConnection(flaky_s3.endpoint, timeout=60)) as connection:
         statuses = []
         for i in range(9):
             method, body = ("PUT", b"new") if i % 2 else ("GET", None)
@@ -140,6 +140,17 @@ def test_the_connection_closes_in_the_middle_of_an_answer(flaky_s3: FlakyS3) -> 
     with pytest.raises(http.client.RemoteDisconnected):
         ask(flaky_s3.endpoint, "HEAD", f"/{bucket}/key")
     assert flaky_s3.counts() == {"requests": 4, "counted": 4, "failures": 2}
+
+
+def test_a_rule_may_be_about_some_paths_alone(flaky_s3: FlakyS3) -> None:
+    bucket = flaky_s3.make_bucket("endings")
+    for key in ("a.tar", "a.tar.json"):
+        flaky_s3.put(bucket, key, b"data")
+    flaky_s3.set("every:1@GET~.tar")
+    assert ask(flaky_s3.endpoint, "GET", f"/{bucket}/a.tar.json?x=.tar") == (200, b"data")
+    assert ask(flaky_s3.endpoint, "HEAD", f"/{bucket}/a.tar")[0] == 200
+    assert ask(flaky_s3.endpoint, "GET", f"/{bucket}/a.tar?x=y")[0] == 503
+    assert flaky_s3.counts() == {"requests": 3, "counted": 1, "failures": 1}
 
 
 @pytest.mark.parametrize(("kind", "arrives"), [("drop", False), ("lost", True)])
@@ -205,7 +216,7 @@ def echo() -> Iterator[str]:
 def test_the_proxy_changes_nothing_that_is_signed(echo: str) -> None:
     with (
         flaky_proxy(echo) as proxy,
-        closing(http.client.HTTPConnection(proxy.endpoint, timeout=20)) as connection,
+        closing(http.client.HTTPConnection(proxy.endpoint, timeout=60)) as connection,
     ):
         connection.request(
             "PUT", "/a%20b?x=%2F", b"body", {"Host": "signed.example", "X-Amz-A": "1"}
@@ -232,7 +243,7 @@ def test_the_server_ends_with_a_test_run_that_is_killed() -> None:
         assert len(servers) == 1
         assert ask(endpoint, "GET", "/")[0] == 200
         os.kill(run.pid, signal.SIGKILL)
-    _, alive = psutil.wait_procs(servers, timeout=20)
+    _, alive = psutil.wait_procs(servers, timeout=60)
     assert not alive
     with pytest.raises(ConnectionError):
         ask(endpoint, "GET", "/")

@@ -12,7 +12,8 @@ A rule is ``KIND:N`` and makes each N-th request fail, counted from when the rul
     lost:N    the target does it, the connection closes without an answer
     hang:N:S  no answer for S seconds, then the connection closes
 
-With ``@METHOD`` behind it, ``drop:3@GET``, only requests of that method count and fail.
+With ``@METHOD`` behind it, ``drop:3@GET``, only requests of that method count and fail; with
+``@METHOD~END`` those whose path ends so, too: ``hang:1:9@GET~.tar``.
 
 ``/__control?fail=RULE`` sets a rule and clears the counts, ``/__count`` gives them as JSON:
 requests (all), counted (those that the rule is about) and failures.
@@ -55,17 +56,19 @@ class Rule:
     every: int = 1
     seconds: float = 0.0
     method: str = ""
+    ending: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Rule:
         """Read a rule; ValueError when it is none."""
-        text, _, method = text.partition("@")
+        text, _, which = text.partition("@")
+        method, _, ending = which.partition("~")
         kind, *numbers = text.split(":")
         if kind in ("none", "all") and not numbers:
-            return cls("none" if kind == "none" else "every", method=method)
+            return cls("none" if kind == "none" else "every", method=method, ending=ending)
         if kind not in ("every", "drop", "lost", "hang") or len(numbers) != 1 + (kind == "hang"):
             raise ValueError(f"expected none, all or KIND:N, got {text!r}")
-        rule = cls(kind, int(numbers[0]), float(numbers[-1]), method)
+        rule = cls(kind, int(numbers[0]), float(numbers[-1]), method, ending)
         if rule.every < 1:
             raise ValueError(f"expected each N-th request with N >= 1, got {text!r}")
         return rule
@@ -85,11 +88,11 @@ class Proxy(ThreadingHTTPServer):
         with self._lock:
             self._rule, self._requests, self._counted, self._failures = rule, 0, 0, 0
 
-    def judge(self, method: str) -> Rule:
+    def judge(self, method: str, path: str) -> Rule:
         """Count a request; the rule by which it fails, or kind "none"."""
         with self._lock:
             self._requests += 1
-            if self._rule.method not in ("", method):
+            if self._rule.method not in ("", method) or not path.endswith(self._rule.ending):
                 return Rule()
             self._counted += 1
             if self._rule.kind == "none" or self._counted % self._rule.every:
@@ -122,7 +125,7 @@ class Handler(BaseHTTPRequestHandler):
         if url.path == "/__count":
             self._answer(200, json.dumps(self.server.counts()).encode(), "application/json")
             return
-        rule = self.server.judge(self.command)
+        rule = self.server.judge(self.command, url.path)
         if rule.kind == "every":
             for _ in self._body():
                 pass
