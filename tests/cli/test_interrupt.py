@@ -44,22 +44,25 @@ AGENTS = ("DashboardAgent", "RuntimeEnvAgent")
 def stop(
     command: list[str], how: signal.Signals, folder: Path
 ) -> tuple[int, str, list[psutil.Process]]:
-    """Send a signal once a checkpoint is there; returns exit code, stderr and all processes."""
+    """Send a signal once a new checkpoint is there, one without "seen"; returns exit code, stderr
+    and all processes.
+    """
+    last = folder / "model" / "last"
     process = subprocess.Popen(
         command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
-    deadline = time.monotonic() + 120
-    while not (folder / "model" / "last" / "checkpoint.json").exists():
-        assert process.poll() is None
+    deadline = time.monotonic() + 240
+    while (last / "seen").exists() or not (last / "checkpoint.json").exists():
+        assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.05)
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(how)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
     return process.returncode, errors, family
 
 
-def remaining(family: list[psutil.Process], seconds: float) -> list[str]:
+def remaining(family: list[psutil.Process], seconds: float = 60) -> list[str]:
     """What still runs after that time, but for the agents, which are ended here."""
     _, alive = psutil.wait_procs(
         [process for process in family if not is_agent(process)], timeout=seconds
@@ -78,45 +81,33 @@ def is_agent(process: psutil.Process) -> bool:
         return False
 
 
-def test_ctrl_c_says_so_and_the_training_can_be_resumed(command: list[str], tmp_path: Path) -> None:
-    code, errors, family = stop(command, signal.SIGINT, tmp_path)
+def test_a_training_is_killed_then_resumed_and_interrupted(
+    command: list[str], tmp_path: Path
+) -> None:
+    last = tmp_path / "model" / "last"
+    code, _, family = stop(command, signal.SIGKILL, tmp_path)
+    assert code == -signal.SIGKILL
+    assert not remaining(family)
+    before = load_checkpoint(last).epoch
+    assert 0 < before < SETTINGS["train.epochs"]
+
+    # Resumed: it goes on from there. Ctrl-C says what it did, and leaves nothing running either.
+    (last / "seen").touch()
+    code, errors, family = stop([*command, "--resume"], signal.SIGINT, tmp_path)
     assert code == 130, errors
     assert "interrupted" in errors
     assert "Traceback" not in errors
-    assert not remaining(family, 20)
+    assert not remaining(family)
+    epoch = load_checkpoint(last).epoch
+    assert before < epoch < SETTINGS["train.epochs"]
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    (run,) = client.search_runs(["1"])
+    (run,) = client.search_runs(["1"])  # the same run
     assert run.info.status == "KILLED"
-    epoch = load_checkpoint(tmp_path / "model" / "last").epoch
-    assert 0 < epoch < SETTINGS["train.epochs"]
+
+    # As it was asked for, or not at all.
     shorter = [word.replace("train.epochs=400", f"train.epochs={epoch}") for word in command]
     refused = subprocess.run(
         [*shorter, "--resume"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert refused.returncode == 2
     assert f"train.epochs is 400 there, {epoch} asked" in refused.stderr
-
-
-def test_a_killed_training_leaves_no_processes_and_a_whole_checkpoint(
-    command: list[str], tmp_path: Path
-) -> None:
-    code, _, family = stop(command, signal.SIGKILL, tmp_path)
-    assert code == -signal.SIGKILL
-    assert not remaining(family, 40)
-    before = load_checkpoint(tmp_path / "model" / "last").epoch
-    # Resumed and interrupted again: it went on from there, in the same run.
-    (tmp_path / "model" / "last" / "seen").touch()
-    process = subprocess.Popen(
-        [*command, "--resume"], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while (tmp_path / "model" / "last" / "seen").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert load_checkpoint(tmp_path / "model" / "last").epoch > before
-    assert len(MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_runs(["1"])) == 1
