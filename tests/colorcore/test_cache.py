@@ -307,7 +307,7 @@ def _used(folder: Path) -> int:
     return sum(sizes.values())
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_processes_together_keep_the_bound(remote: Path, folder: Path) -> None:
     results = SPAWN.Queue()
     limit = 4 * SIZE + SIZE // 2
@@ -353,7 +353,7 @@ def stuck(remote: Path, folder: Path) -> Any:
     process.join()
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 def test_a_process_killed_while_fetching_leaves_nothing_in_the_way(
     stuck: Any, remote: Path, folder: Path
 ) -> None:
@@ -370,7 +370,7 @@ def test_a_process_killed_while_fetching_leaves_nothing_in_the_way(
     assert held(folder) == [shard(0), shard(2)]
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 def test_the_killed_ones_shard_can_be_fetched_at_once(
     stuck: Any, remote: Path, folder: Path
 ) -> None:
@@ -382,7 +382,7 @@ def test_the_killed_ones_shard_can_be_fetched_at_once(
     assert not left_over(folder)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 def test_what_is_being_fetched_counts_and_is_not_evicted(
     stuck: Any, remote: Path, folder: Path
 ) -> None:
@@ -395,7 +395,7 @@ def test_what_is_being_fetched_counts_and_is_not_evicted(
         assert part.exists()
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 def test_who_wants_the_shard_of_a_killed_process_goes_on(
     stuck: Any, remote: Path, folder: Path
 ) -> None:

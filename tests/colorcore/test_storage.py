@@ -128,7 +128,7 @@ def test_admit_is_asked_before_anything_is_read(store, tmp_path):
     assert asked == [2**42, 3]
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 def test_pipes_and_devices_are_no_files(store, tmp_path):
     """Opening a pipe that nobody writes to would wait for ever."""
     os.mkfifo(tmp_path / "pipe")

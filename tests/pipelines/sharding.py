@@ -28,7 +28,7 @@ def command(*places: object, hooks: str = "") -> list[str]:
 
 
 def run(
-    *places: object, hooks: str = "", code: int = 0, timeout: float = 100
+    *places: object, hooks: str = "", code: int = 0, timeout: float = 200
 ) -> subprocess.CompletedProcess[str]:
     """Run the command to its end, which must be with that exit code."""
     done = subprocess.run(
@@ -86,7 +86,7 @@ def leftovers(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
-def wait(what: Callable[[], object], process: subprocess.Popen[str], seconds: float = 90) -> None:
+def wait(what: Callable[[], object], process: subprocess.Popen[str], seconds: float = 180) -> None:
     """Wait until something is the case, while the process runs."""
     end = time.monotonic() + seconds
     while not what():

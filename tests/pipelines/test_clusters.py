@@ -45,7 +45,7 @@ def job(tmp_path: Path) -> list[str]:
 
 
 def wait_for(folder: str, count: int, job: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 90
+    end = time.monotonic() + 180
     while len(list(Path(folder).iterdir())) < count:
         assert job.poll() is None, job.communicate()[0]
         assert time.monotonic() < end
@@ -53,7 +53,7 @@ def wait_for(folder: str, count: int, job: subprocess.Popen[str]) -> None:
 
 
 def results(job: subprocess.Popen[str]) -> list[tuple[int, str, str]]:
-    output = job.communicate(timeout=120)[0]
+    output = job.communicate(timeout=240)[0]
     assert job.returncode == 0, output
     lines = [line.split() for line in output.splitlines() if line.startswith("result ")]
     return [(int(i), node, ip) for _, i, node, ip in lines]
@@ -84,7 +84,7 @@ def test_a_job_outlives_a_node_beside_another_ray(local_ray, job) -> None:
 
         # Another token is refused, so tokens are on.
         other = {"RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_NUM_REDIS_GET_RETRIES": "1"}
-        refused = cluster.driver(job, env=other, timeout=60)
+        refused = cluster.driver(job, env=other, timeout=120)
         assert refused.returncode != 0
         assert "InvalidAuthToken" in refused.stdout
 
@@ -108,7 +108,7 @@ def test_a_cluster_ends_with_a_test_run_that_is_killed() -> None:
         processes = psutil.Process(run.pid).children(recursive=True)
         assert {"raylet", "gcs_server"} <= {process.name() for process in processes}
         os.kill(run.pid, signal.SIGKILL)
-    _, alive = psutil.wait_procs(processes, timeout=30)
+    _, alive = psutil.wait_procs(processes, timeout=60)
     assert not alive
     assert not folder.exists()
 

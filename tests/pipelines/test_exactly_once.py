@@ -104,7 +104,7 @@ def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def on(ray: Cluster, *places: object, hooks: str = "", code: int = 0) -> str:
     """Run the command on that Ray; returns what it said."""
     words = [*command(*places, hooks=SMALL_PLANS + hooks), "--address", ray.address]
-    done = ray.driver(words, timeout=100, cwd=ROOT)
+    done = ray.driver(words, timeout=200, cwd=ROOT)
     assert done.returncode == code, done.stdout
     return done.stdout
 
@@ -118,7 +118,7 @@ def finish_alone(*places: object, hooks: str = "", code: int = 0) -> str:
 
 def settle(ray: Cluster) -> None:
     """Wait until the workers of a driver that was killed are gone, too."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while at_work(ray._keeper.process.pid):
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -263,7 +263,7 @@ def test_a_worker_that_is_killed_costs_no_more_than_its_unit(tmp_path: Path) -> 
             wait(in_a_unit, job)
             busy[0].send_signal(signal.SIGKILL)
             assert list(dataset.glob(".unit-*"))
-            said = job.communicate(timeout=100)[0]
+            said = job.communicate(timeout=200)[0]
         finally:
             job.kill()
     assert job.returncode == 0, said

@@ -369,7 +369,7 @@ def test_the_listing_waits_no_longer_than_it_is_told() -> None:
     listing.stop()
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 def test_the_listing_stops_with_a_full_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LISTED_AHEAD", 5)
     made = []

@@ -211,7 +211,7 @@ def test_tars_that_were_joined_as_files_are_said_to_go_on(path: Path) -> None:
     assert reason is Reason.TRUNCATED
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", ["a.jpg", "a.txt"])
 @pytest.mark.parametrize("size", [10**6, 2**40, 2**80, -5, -5000])
 def test_a_header_that_says_a_wrong_size(path: Path, name: str, size: int) -> None:
@@ -259,7 +259,7 @@ def test_a_tar_that_is_gone_or_a_folder(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 def test_a_pipe_named_like_a_tar(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.tar")
     ((source, reason, _),) = bad(read(tmp_path))

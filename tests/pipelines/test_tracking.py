@@ -72,7 +72,7 @@ def test_the_ui_serves_the_runs_on_loopback(trained: TrainReport, tracking: str)
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while True:
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
@@ -86,7 +86,7 @@ def test_the_ui_serves_the_runs_on_loopback(trained: TrainReport, tracking: str)
             assert trained.run_id.encode() in answer.read()
     finally:
         server.terminate()
-        server.wait(timeout=30)
+        server.wait(timeout=60)
 
 
 def test_a_server_needs_no_server(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ class Child:
         )
         self.hello: dict[str, Any] = {}
 
-    def receive(self, seconds: float = 60) -> dict[str, Any]:
+    def receive(self, seconds: float = 120) -> dict[str, Any]:
         """The child's next object."""
         assert self.process.stdout is not None
         line, end = b"", time.monotonic() + seconds
@@ -58,14 +58,14 @@ class Child:
             raise RuntimeError(f"{self._name}: {answer['error']}; {self._said()}")
         return answer
 
-    def ask(self, seconds: float = 60, **request: Any) -> dict[str, Any]:
+    def ask(self, seconds: float = 120, **request: Any) -> dict[str, Any]:
         """Send an object and wait for the answer."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(request).encode() + b"\n")
         self.process.stdin.flush()
         return self.receive(seconds)
 
-    def close(self, seconds: float = 30) -> None:
+    def close(self, seconds: float = 60) -> None:
         """Let the child end; kill it if it does not."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -86,7 +86,7 @@ class Child:
 
 @contextmanager
 def child(
-    module: str, *words: str, env: Mapping[str, str] | None = None, seconds: float = 60
+    module: str, *words: str, env: Mapping[str, str] | None = None, seconds: float = 120
 ) -> Iterator[Child]:
     """``python -m module words``, ready when the block begins and gone when it ends."""
     process = Child(module, *words, env=env)
