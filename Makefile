@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PHOTOS ?=
+# Processes that run tests side by side; 0 runs them one by one, in this process.
+TESTERS ?= 2
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 
@@ -29,7 +31,7 @@ demo: $(READY)
 	@$(BIN)/cc demo $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 test: $(READY)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses=$(TESTERS) --dist=loadfile
 
 lint: $(READY)
 	@$(BIN)/ruff check --no-cache .

@@ -16,9 +16,11 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import random
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -52,6 +54,20 @@ def environment(**more: str) -> dict[str, str]:
     }
 
 
+@contextmanager
+def claimed() -> Iterator[int]:
+    """A number of 1 to 250 that no other process has, for addresses; it goes with the process."""
+    for number in random.sample(range(1, 251), 250):
+        with socket.socket(socket.AF_UNIX) as claim:
+            try:
+                claim.bind(f"\0colorcore-tests-{number}")  # in no folder: dropped by the kernel
+            except OSError:
+                continue
+            yield number
+            return
+    raise RuntimeError("250 clusters are running")
+
+
 # -- nodes on loopback --------------------------------------------------------------------------
 
 
@@ -82,7 +98,7 @@ class Cluster:
         return _start(command, self.env, options, self._started)
 
     def driver(
-        self, command: Sequence[str], *, timeout: float = 120, **options: Any
+        self, command: Sequence[str], *, timeout: float = 240, **options: Any
     ) -> subprocess.CompletedProcess[str]:
         """``start``, and wait for its end; standard output and error in one string."""
         return _driver(self.start, command, timeout, options)
@@ -93,7 +109,7 @@ def several_nodes(count: int, cpus_each: int = 1, *, head_cpus: int = 0) -> Iter
     """A head, by default without CPUs so that all tasks run elsewhere, and ``count`` nodes."""
     env = environment()
     words = ("keep", str(count), str(cpus_each), str(head_cpus))
-    with child("tests.clusters", *words, env=env, seconds=60 + 30 * count) as keeper:
+    with child("tests.clusters", *words, env=env, seconds=120 + 60 * count) as keeper:
         address, nodes, folder = (keeper.hello[name] for name in ("address", "nodes", "folder"))
         env["RAY_ADDRESS"] = address
         cluster = Cluster(address, env, nodes, Path(folder), keeper)
@@ -139,8 +155,13 @@ def _driver(
 
 def keep(count: str, cpus_each: str, head_cpus: str) -> None:
     """The helper process of ``several_nodes``."""
+    with claimed() as number:
+        _keep(number, count, cpus_each, head_cpus)
+
+
+def _keep(number: int, count: str, cpus_each: str, head_cpus: str) -> None:
     parent = Parent()
-    folder = tempfile.mkdtemp(prefix="cc-ray-")
+    folder = tempfile.mkdtemp(prefix="ray-")
     # Ray's files, the one with the current cluster's address too, which Cluster leaves alone then.
     os.environ["RAY_TMPDIR"] = folder
     import psutil
@@ -150,7 +171,7 @@ def keep(count: str, cpus_each: str, head_cpus: str) -> None:
 
     # Each node has a loopback address of its own. Not 127.0.0.1: clients take that for this
     # machine's outer address, where nothing listens.
-    addresses = (f"127.77.{os.getpid() % 250}.{number}" for number in range(1, 255))
+    addresses = (f"127.77.{number}.{node}" for node in range(1, 255))
 
     def add(cpus: int) -> Any:
         return cluster.add_node(
@@ -252,7 +273,7 @@ class Network:
         command: Sequence[str],
         *,
         at: Node | None = None,
-        timeout: float = 120,
+        timeout: float = 240,
         **options: Any,
     ) -> subprocess.CompletedProcess[str]:
         """``start``, and wait for its end; standard output and error in one string."""
@@ -275,10 +296,10 @@ def namespaced_nodes(
         pytest.skip(reason)
     number = next(_numbers)
     prefix = f"colorcore-{os.getpid()}-{number}"
-    subnet = f"10.77.{(os.getpid() + number) % 250 + 1}"
-    folder = Path(tempfile.mkdtemp(prefix="cc-ray-"))
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))
     # The helper does the clearing up alone, so it is the same after an error and after a SIGKILL.
-    with child("tests.clusters", "clear_up", prefix, str(folder)):
+    with claimed() as net, child("tests.clusters", "clear_up", prefix, str(folder)):
+        subnet = f"10.77.{net}"
         head = f"{subnet}.1"
         env = environment(RAY_ADDRESS=f"{head}:{PORT}")
         network = Network(f"{head}:{PORT}", env, None, folder)
@@ -325,7 +346,7 @@ def _start_ray(network: Network, node: Node, cpus: int) -> None:
     # Not through a pipe: Ray's own processes would hold it open.
     with (network.folder / f"{node.ip}.log").open("w+") as log:
         process = network.start(command, at=node, stdout=log)
-        if process.wait(timeout=90):
+        if process.wait(timeout=180):
             log.seek(0)
             raise RuntimeError(f"ray start: {log.read()[-2000:]}")
 

@@ -1,13 +1,22 @@
 """Fixtures that more than one folder of tests uses."""
 
 import io
+import os
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+# Before torch is loaded: threads that wait for each other leave the cores to other processes.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -17,6 +26,82 @@ from tests.servers.s3 import CREDENTIALS, S3, UNSET, serve_s3
 
 torch.set_num_threads(1)
 cv2.setNumThreads(1)
+
+
+# -- side by side: what `make test` needs, for it runs two processes of tests ---------------------
+
+LOCAL_RAY = {
+    f"tests/pipelines/test_{name}.py"
+    for name in ("clusters", "jobs", "shard", "shard_s3", "tracking", "train")
+}
+"""Whose tests use the local Ray, or the model that was trained on it: one process runs them all."""
+SLOW = ("tests/cli/", "tests/pipelines/")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist=loadfile`: a file's tests stay together, and the files of ``LOCAL_RAY`` do."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "local Ray" if file in LOCAL_RAY else file
+
+    config.option.loadscopereorder = False  # in the order of the collection, see below
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if "local_ray" in getattr(item, "fixturenames", ()) and _file(item) not in LOCAL_RAY:
+            raise pytest.UsageError(f"add {_file(item)} to LOCAL_RAY in tests/conftest.py")
+    if hasattr(config, "workerinput"):  # slow files first, so that the processes end together
+        items.sort(
+            key=lambda item: (_file(item) not in LOCAL_RAY, not _file(item).startswith(SLOW))
+        )
+
+
+def _file(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_temporary_folder(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """What this process and its children write unasked, Ray's files too, lies in a folder of its
+    own, and no Ray there outlives the tests.
+
+    Its name is short, for the paths of Ray's sockets lie below and have at most 107 bytes.
+    """
+    tmp_path_factory.getbasetemp()  # where it always is: pytest keeps the last few
+    folder = tempfile.mkdtemp(prefix="cc-")
+    Path(folder).chmod(0o711)  # a test becomes nobody
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", folder)
+        patch.delenv("RAY_TMPDIR", raising=False)
+        patch.setattr("tempfile.tempdir", folder)
+        yield
+    left = _processes_of(folder)
+    _, left = psutil.wait_procs(left, timeout=30)
+    for process in left:
+        process.kill()
+    if not request.session.testsfailed:  # else one wants to read Ray's logs
+        shutil.rmtree(folder, ignore_errors=True)
+    assert not left
+
+
+def _processes_of(folder: str) -> list[psutil.Process]:
+    """Those whose command names something in the folder, as Ray's do."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if any(folder in word for word in process.cmdline()):
+                found.append(process)
+    return found
 
 
 # -- photos and datasets: made-up photos, and a dataset of them made in process, without Ray ----
