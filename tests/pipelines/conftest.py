@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,9 +42,10 @@ def tiny() -> Recipe:
 
 
 @pytest.fixture(scope="session")
-def dataset_with_palette(dataset: Path) -> Path:
-    make_palette(dataset, bins=16)
-    return dataset
+def dataset_with_palette(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = shutil.copytree(dataset, tmp_path_factory.mktemp("with-palette") / "dataset")
+    make_palette(copy, bins=16)
+    return copy
 
 
 @pytest.fixture(scope="session")
