@@ -32,7 +32,7 @@ cv2.setNumThreads(1)
 
 LOCAL_RAY = {
     f"tests/pipelines/test_{name}.py"
-    for name in ("clusters", "jobs", "shard", "shard_s3", "tracking", "train")
+    for name in ("clusters", "doctor", "initial", "jobs", "shard", "shard_s3", "tracking", "train")
 }
 """Whose tests use the local Ray, or the model that was trained on it: one process runs them all."""
 SLOW = ("tests/cli/", "tests/pipelines/")
@@ -55,13 +55,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for item in items:
-        if "local_ray" in getattr(item, "fixturenames", ()) and _file(item) not in LOCAL_RAY:
-            raise pytest.UsageError(f"add {_file(item)} to LOCAL_RAY in tests/conftest.py")
     if hasattr(config, "workerinput"):  # slow files first, so that the processes end together
         items.sort(
             key=lambda item: (_file(item) not in LOCAL_RAY, not _file(item).startswith(SLOW))
         )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if "local_ray" in getattr(item, "fixturenames", ()) and _file(item) not in LOCAL_RAY:
+        pytest.fail(f"add {_file(item)} to LOCAL_RAY in tests/conftest.py", pytrace=False)
 
 
 def _file(item: pytest.Item) -> str:
