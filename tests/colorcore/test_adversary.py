@@ -61,7 +61,7 @@ def test_a_judge_learns_to_tell_photos_from_grey(adversary: Adversary):
         loss.backward()
         adversary.optimizer.step()
         adversary.optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[0] == pytest.approx(2.0, abs=0.2)
     assert losses[-1] < 1.0
 

@@ -16,7 +16,7 @@ def test_require_known_says_so_when_there_is_nothing_to_choose():
 
 
 def test_options_are_read_off_the_constructor():
-    expected = ["channels", "depth", "norm", "dropout", "attention", "head"]
+    expected = ["channels", "depth", "norm", "dropout", "attention", "head", "lightness"]
     assert options_of(MODELS["unet"]) == expected
 
 
