@@ -116,7 +116,7 @@ def draw_weights(stats: Sequence[WeightStats], title: str) -> bytes:
 
 def _draw_weight_histogram(axes: Axes, row: WeightStats, *, whole: bool) -> None:
     shape = "" if whole else f"   {'×'.join(map(str, row.shape))}"
-    axes.set_title(f"{row.layer}{shape}", fontsize=10.5, pad=19)
+    axes.set_title(f"{row.layer}{shape}", fontsize=9, pad=19)
     facts = f"{row.count:,} weights   σ {row.std:.3g}   {row.near_zero:.0%} near zero"
     axes.text(0, 1.035, facts, transform=axes.transAxes, fontsize=9, color=QUIET)
     if row.non_finite:
