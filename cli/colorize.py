@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from cli.options import Chroma, Device, Temperature
+
 
 def colorize(
     model: Annotated[Path, typer.Argument(help="A checkpoint folder, or the --out of cc train.")],
@@ -19,14 +21,9 @@ def colorize(
         Literal["png", "jpg", "webp"],
         typer.Option("--format", help="png keeps lightness exact; jpg and webp are smaller."),
     ] = "png",
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda; default: the best there is.")
-    ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option(help="Of models of bins: 1 blends colours, towards 0 the likeliest."),
-    ] = None,
-    chroma: Annotated[float | None, typer.Option(help="Times this vivid; 1 is as trained.")] = None,
+    device: Device = None,
+    temperature: Temperature = None,
+    chroma: Chroma = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> int:
     """Colourize photos; their lightness stays untouched.

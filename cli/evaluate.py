@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.options import Chroma, Device, Temperature
+
 if TYPE_CHECKING:
     from pipelines.evaluate import FrontReport
 
@@ -37,14 +39,9 @@ def evaluate(
             help="Also score other temperatures and chroma scales; write the plot here.",
         ),
     ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option(help="Of models of bins: 1 blends colours, towards 0 the likeliest."),
-    ] = None,
-    chroma: Annotated[float | None, typer.Option(help="Times this vivid; 1 is as trained.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda; default: the best there is.")
-    ] = None,
+    temperature: Temperature = None,
+    chroma: Chroma = None,
+    device: Device = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Score a model on a dataset's validation split, or on a folder of photos.

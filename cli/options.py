@@ -1,0 +1,14 @@
+"""Options that several commands take, each said once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Device = Annotated[str | None, typer.Option(help="cpu, cuda; default: the best there is.")]
+Temperature = Annotated[
+    float | None,
+    typer.Option(help="Of models of bins: 1 blends colours, towards 0 the likeliest."),
+]
+Chroma = Annotated[float | None, typer.Option(help="Times this vivid; 1 is as trained.")]
