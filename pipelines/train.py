@@ -19,18 +19,19 @@ from typing import Any
 
 from colorcore.advice import Advised, advised
 from colorcore.checkpoint import Checkpoint, CheckpointError, has_checkpoint, load_checkpoint
-from colorcore.dataset import DatasetError, DatasetInfo, read_histogram, read_info
+from colorcore.dataset import DatasetError
 from colorcore.decoding import Decoding
-from colorcore.fit import FitData, Observer, StepEvent, TrainingDivergedError, ValidationEvent, fit
-from colorcore.loader import Samples, TrainLoader
+from colorcore.fit import Observer, StepEvent, TrainingDivergedError, ValidationEvent
+from colorcore.loader import Samples
 from colorcore.losses import LossError
-from colorcore.palette import Palette, load_palette, mean_ab
-from colorcore.recipe import Recipe, parse_recipe
-from colorcore.storage import StorageError, Store, absolute_store
+from colorcore.palette import load_palette
+from colorcore.recipe import Recipe
+from colorcore.storage import StorageError
 from pipelines.cluster import ray_session
 from pipelines.errors import JobError, WrongCallError
-from pipelines.initial import Initial, choose_initial
-from pipelines.tracking import RunObserver, TrackedRun, end_run, start_run, without_secrets
+from pipelines.initial import choose_initial
+from pipelines.tracking import end_run, start_run, without_secrets
+from pipelines.training_job import Job, prepare_job, train_rank
 
 WORKER_RESTARTS = 3
 POLL_S = 0.25
@@ -72,19 +73,6 @@ class TrainReport:
     run_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """All that a worker needs to know."""
-
-    dataset: Store
-    recipe: Recipe
-    out: Path
-    mean_ab: tuple[float, float]
-    run: TrackedRun
-    threads: int | None
-    initial: Initial | None = None
-
-
 def train(
     dataset: str | Path,
     recipe: Recipe,
@@ -114,40 +102,28 @@ def train(
     """
     if initial is not None and resume:
         raise WrongCallError("--from starts a new training, --resume goes on with one: not both")
-    store = absolute_store(dataset)
-    recipe = _with_absolute_files(recipe)
-    info = read_info(store)
-    palette = load_palette(store.below("palette"))
-    _check_bins(recipe, palette)
-    previous = _previous(out, recipe, info, resume=resume)
-    mean = mean_ab(read_histogram(store))
-    steps_an_epoch = _check_batches(store, recipe, workers)
+    job = prepare_job(dataset, recipe, out, workers)
+    previous = _previous(job, resume=resume)
     tags = {"colorcore.dataset": str(dataset), "mlflow.note.content": recipe.about}
     start = None
     if initial is not None:
-        start = choose_initial(initial, recipe, palette, Samples(store, "val"), reading)
+        palette = load_palette(job.dataset.below("palette"))
+        val = Samples(job.dataset, "val")
+        start = choose_initial(initial, job.recipe, palette, val, reading)
         tags["colorcore.from"] = start.about
         on_initial(start.about)
     run = start_run(
         tracking_uri,
         name,
-        _params(recipe, info, palette, workers),
+        job.params,
         tags,
         previous.run_id if previous is not None else None,
     )
-    job = _Job(
-        dataset=store,
-        recipe=recipe,
-        out=out.absolute(),
-        mean_ab=(float(mean[0]), float(mean[1])),
-        run=run,
-        threads=None,
-        initial=start,
-    )
+    job = replace(job, run=run, initial=start)
     status = "FAILED"
     try:
         with ray_session(address):
-            _run(job, workers, on_progress)
+            _run(job, run.run_id, workers, on_progress)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -157,14 +133,14 @@ def train(
             artifacts = {}
             if status == "FINISHED":
                 picture = Path(folder) / "palette.png"
-                store.fetch("palette/palette.png", picture)
+                job.dataset.fetch("palette/palette.png", picture)
                 artifacts = {"best": out / "best", "palette": picture}
             end_run(run, status, artifacts)
     best = load_checkpoint(out / "best")
     last = load_checkpoint(out / "last")
     return TrainReport(
         out=out,
-        steps=last.epoch * steps_an_epoch,
+        steps=last.epoch * job.steps_an_epoch,
         scores=best.scores,
         decoding=best.decoding,
         decoded=best.decoded,
@@ -175,8 +151,9 @@ def train(
     )
 
 
-def _previous(out: Path, recipe: Recipe, info: DatasetInfo, *, resume: bool) -> Checkpoint | None:
+def _previous(job: Job, *, resume: bool) -> Checkpoint | None:
     """The checkpoint to go on from, if that was asked for and makes sense."""
+    out, recipe = job.out, job.recipe
     exists = has_checkpoint(out / "last")
     if exists and not resume:
         raise WrongCallError(
@@ -187,10 +164,10 @@ def _previous(out: Path, recipe: Recipe, info: DatasetInfo, *, resume: bool) -> 
     if not exists:
         return None
     previous = load_checkpoint(out / "last")
-    if previous.dataset != info.fingerprint:
+    if previous.dataset != job.fingerprint:
         raise WrongCallError(
             f"{out} was trained on the dataset {previous.dataset}, "
-            f"this one is {info.fingerprint}; resume on the same dataset"
+            f"this one is {job.fingerprint}; resume on the same dataset"
         )
     there, asked = previous.recipe.flat(), recipe.flat()
     differences = [
@@ -204,53 +181,6 @@ def _previous(out: Path, recipe: Recipe, info: DatasetInfo, *, resume: bool) -> 
             "repeat it or choose another --out"
         )
     return previous
-
-
-def _with_absolute_files(recipe: Recipe) -> Recipe:
-    """The recipe with the files of weights that it names by their whole path.
-
-    A worker's current folder is another one, and so may be that of a later ``--resume``.
-    """
-    values = recipe.values()
-    tables = [("model", values["model"]), *values["loss_options"].items()]
-    for table, options in tables:
-        for key in ("encoder_weights", "weights"):
-            if not (isinstance(given := options.get(key), str) and given):
-                continue
-            path = Path(given).expanduser().absolute()
-            if not path.is_file():
-                raise WrongCallError(f"expected a file of weights ({table}: {key}), got {given!r}")
-            options[key] = str(path)
-    return parse_recipe(values, "recipe")
-
-
-def _check_bins(recipe: Recipe, palette: Palette) -> None:
-    bins = recipe.model.options().get("bins")
-    if bins is not None and bins != len(palette):
-        raise WrongCallError(
-            f"the recipe's model answers in {bins} bins, the dataset's palette has {len(palette)}; "
-            f"train with --set model.bins={len(palette)}, or: cc priors DATASET --bins {bins}"
-        )
-
-
-def _check_batches(dataset: Store, recipe: Recipe, workers: int) -> int:
-    """Steps an epoch, if there are samples to train and to validate on."""
-    Samples(dataset, "val")
-    try:
-        return len(TrainLoader(Samples(dataset, "train"), recipe.data.batch, world=workers))
-    except ValueError as error:
-        raise WrongCallError(f"{error}; set data.batch or --workers") from error
-
-
-def _params(recipe: Recipe, info: DatasetInfo, palette: Palette, workers: int) -> dict[str, Any]:
-    return {
-        **{key: value for key, value in recipe.flat().items() if key != "about"},
-        "dataset.fingerprint": info.fingerprint,
-        "dataset.size": info.settings.size,
-        "dataset.train": (info.counts or {}).get("train"),
-        "palette.fingerprint": palette.fingerprint,
-        "workers": workers,
-    }
 
 
 # -- in the driver, while workers train --------------------------------------------------------
@@ -277,14 +207,14 @@ class _Board:
         return self._reason
 
 
-def _run(job: _Job, workers: int, on_progress: Callable[[TrainProgress], None]) -> None:
+def _run(job: Job, name: str, workers: int, on_progress: Callable[[TrainProgress], None]) -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    for name in ("ray.train", "ray.tune", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for logger in ("ray.train", "ray.tune", "ray.data"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
     resources = ray.cluster_resources()
     gpus = resources.get("GPU", 0.0) >= workers
     cpus = int(resources.get("CPU", 1))
@@ -303,7 +233,7 @@ def _run(job: _Job, workers: int, on_progress: Callable[[TrainProgress], None]) 
             train_loop_config={"job": job, "board": board},
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus),
             run_config=RunConfig(
-                name=job.run.run_id,
+                name=name,
                 storage_path=storage,
                 failure_config=FailureConfig(max_failures=WORKER_RESTARTS),
             ),
@@ -397,7 +327,11 @@ def _worker(config: dict[str, Any]) -> None:
         return
     alone = ray_train.get_context().get_world_size() == 1
     try:
-        _train_rank(config["job"], board)
+        job: Job = config["job"]
+        observers: list[Observer] = [_ReportObserver()]
+        if ray_train.get_context().get_world_rank() == 0:
+            observers.append(_BoardObserver(board, job.recipe))
+        train_rank(job, observers)
     except Exception as error:
         # A killed worker breaks the others' collectives (RuntimeError): that is worth another
         # try. Whatever else the code raises, it would raise again.
@@ -407,43 +341,3 @@ def _worker(config: dict[str, Any]) -> None:
             ray.get(board.give_up.remote(f"{kind}{error}"))
         if not alone:
             raise  # the other ranks wait in a collective: only a failure frees them
-
-
-def _train_rank(job: _Job, board: Any) -> None:
-    """One rank: loaders, resume, fit."""
-    import torch
-    from ray import train as ray_train
-    from ray.train.torch import get_device
-
-    if job.threads is not None:
-        torch.set_num_threads(job.threads)
-    data = FitData(
-        train=Samples(job.dataset, "train"),
-        val=Samples(job.dataset, "val"),
-        palette=load_palette(job.dataset.below("palette")),
-        mean_ab=job.mean_ab,
-        fingerprint=read_info(job.dataset).fingerprint or "",
-    )
-    observers: list[Observer] = [_ReportObserver()]
-    run: RunObserver | None = None
-    if ray_train.get_context().get_world_rank() == 0:
-        run = RunObserver(job.run, job.recipe)
-        observers += [_BoardObserver(board, job.recipe), run]
-    # There is a `last` of this very run when Ray replaces a worker, too.
-    resumes = has_checkpoint(job.out / "last")
-    initial = None if resumes or job.initial is None else job.initial.weights()
-    try:
-        fit(
-            job.recipe,
-            data,
-            job.out,
-            device=get_device(),
-            resume=load_checkpoint(job.out / "last", training=True) if resumes else None,
-            initial=initial,
-            run_id=job.run.run_id,
-            observers=observers,
-        )
-    except TrainingDivergedError:
-        if run is not None:
-            run.on_diverged()
-        raise

@@ -21,7 +21,8 @@ from colorcore.palette import load_palette, mean_ab
 from colorcore.recipe import Recipe, load_recipe
 from pipelines.errors import JobError, WrongCallError
 from pipelines.evaluate import evaluate_model
-from pipelines.train import TrainProgress, TrainReport, _with_absolute_files, train
+from pipelines.train import TrainProgress, TrainReport, train
+from pipelines.training_job import _with_absolute_files
 from tests.pipelines.conftest import TINY
 
 
