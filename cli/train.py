@@ -28,7 +28,7 @@ def train(
     ] = "model",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from --out/last.")] = False,
     from_: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--from",
             metavar="MODEL|FILE.pt",

@@ -117,7 +117,7 @@ def train(
     name: str = "train",
     workers: Workers = 1,
     resume: bool = False,
-    initial: Path | None = None,
+    initial: str | Path | None = None,
     reading: str | None = None,
     address: str | None = None,
     on_progress: Callable[[TrainProgress], None] = lambda _: None,
