@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -12,7 +11,9 @@ from cli.options import Chroma, Device, Temperature
 
 
 def colorize(
-    model: Annotated[Path, typer.Argument(help="A checkpoint folder, or the --out of cc train.")],
+    model: Annotated[
+        str, typer.Argument(help="A checkpoint folder, or the --out of cc train, here or on s3://.")
+    ],
     photos: Annotated[
         list[str], typer.Argument(metavar="PHOTO|FOLDER...", help="What to colourize.")
     ],

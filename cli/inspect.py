@@ -36,7 +36,7 @@ def inspect(
         _dataset(what, None if no_picture else sheet, seed, json=json)
     else:
         histograms = picture or Path("weights.png")
-        _model(Path(what), None if no_picture else histograms, json=json)
+        _model(what, None if no_picture else histograms, json=json)
 
 
 def _dataset(dataset: str, picture: Path | None, seed: int, *, json: bool) -> None:
@@ -70,7 +70,7 @@ def _dataset(dataset: str, picture: Path | None, seed: int, *, json: bool) -> No
         print(f"\ncontact sheet: {picture}")
 
 
-def _model(model: Path, picture: Path | None, *, json: bool) -> None:
+def _model(model: str, picture: Path | None, *, json: bool) -> None:
     from cli import show
     from colorcore.weights import stats_facts
     from pipelines.inspect import inspect_model

@@ -18,6 +18,7 @@ OURS = {
     "PhotoRefused",
     "RecipeError",
     "StorageError",
+    "StoppedError",
 }
 WRONG_CALLS = {"LocationError", "RecipeError", "WrongCallError"}
 """Errors whose message is made for the user; by name, as importing them would be slow."""
@@ -76,6 +77,9 @@ def _explain(error: Exception) -> int:
         return EXIT_WRONG_CALL
     kinds = {kind.__name__ for kind in type(error).__mro__}
     text = " ".join(str(error).split()) or type(error).__name__
+    if "StoppedError" in kinds:
+        print(text, file=sys.stderr)
+        return EXIT_INTERRUPTED
     if not kinds & {
         "JobError",
         "DatasetError",

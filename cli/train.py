@@ -20,11 +20,15 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override: optim.lr=1e-4")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Data-parallel workers.")] = 1,
-    out: Annotated[str, typer.Option(help="Folder of the checkpoints last and best.")] = "model",
+    workers: Annotated[
+        str, typer.Option(metavar="N|MIN-MAX", help="Data-parallel workers; 2-8: as there is room.")
+    ] = "1",
+    out: Annotated[
+        str, typer.Option(help="Folder (or s3://… URI) of the checkpoints last and best.")
+    ] = "model",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from --out/last.")] = False,
     from_: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--from",
             metavar="MODEL|FILE.pt",
@@ -47,25 +51,26 @@ def train(
     """Train a recipe on a dataset."""
     from cli import show
     from colorcore.recipe import load_recipe
-    from pipelines.sources import local_path
     from pipelines.tracking import tracking_uri as choose
     from pipelines.train import train as run
+    from pipelines.training_job import parse_workers
 
     loaded = load_recipe(recipe, set_ or [])
     signs: dict[str, Advised] = {}
+    told: set[str] = set()
     with show.progress("train") as advance:
         report = run(
             dataset,
             loaded,
-            local_path(out, "--out"),
+            out,
             tracking_uri=choose(tracking_uri, Path.cwd()),
             name=name or Path(recipe).stem,
-            workers=workers,
+            workers=parse_workers(workers),
             resume=resume,
             initial=from_,
             reading=from_reading,
             address=address,
-            on_progress=lambda progress: _display(advance, progress, signs),
+            on_progress=lambda progress: _display(advance, progress, signs, told),
             on_initial=lambda about: show.warn(f"starts from {about}"),
         )
     if json:
@@ -74,6 +79,10 @@ def train(
                 "out": report.out,
                 "steps": report.steps,
                 "best": report.scores,
+                "signs": {
+                    "best": [each.as_record() for each in report.signs],
+                    "last": [each.as_record() for each in report.last_signs],
+                },
                 "decoding": asdict(report.decoding),
                 "decoded": report.decoded,
                 "metric": report.metric,
@@ -83,7 +92,7 @@ def train(
         )
         return
     show.scores("best checkpoint", report.scores, report.decoded)
-    print(f"{report.steps} steps; best by {report.metric}: {report.out / 'best'}")
+    print(f"{report.steps} steps; best by {report.metric}: {report.best}")
     print(
         f"chosen decoding: {report.decoding}; {report.metric} "
         f"{report.scores[report.metric]:.4f} -> {report.decoded[report.metric]:.4f}"
@@ -91,11 +100,16 @@ def train(
     print(f"run {report.run_id} in {report.tracking_uri}; look at it with: cc ui")
 
 
-def _display(advance: Advance, progress: TrainProgress, signs: dict[str, Advised]) -> None:
+def _display(
+    advance: Advance, progress: TrainProgress, signs: dict[str, Advised], told: set[str]
+) -> None:
     _display_signs(progress, signs)
+    _display_stop(progress, told)
     if not progress.total_steps:
         return
     notes = [f"epoch {min(progress.epoch + 1, progress.epochs)}/{progress.epochs}"]
+    if progress.workers > 1:
+        notes.append(f"{progress.workers} workers")
     if progress.loss is not None:
         notes.append(f"loss {progress.loss:.4f}")
     if progress.photos_per_s is not None:
@@ -119,3 +133,12 @@ def _display_signs(progress: TrainProgress, signs: dict[str, Advised]) -> None:
             show.warn(f"sign gone after step {progress.scored_step}: {name}")
     signs.clear()
     signs.update(found)
+
+
+def _display_stop(progress: TrainProgress, told: set[str]) -> None:
+    """A line, once, when the training was asked to stop."""
+    from cli import show
+
+    if progress.stopping and "stopping" not in told:
+        told.add("stopping")
+        show.warn("stopping after this step, with a checkpoint; once more, and it ends at once")

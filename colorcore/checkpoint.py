@@ -10,12 +10,19 @@
 
 Nothing in it is unpickled, ever. A folder is replaced as a whole: ``last`` is written beside
 and renamed into place, and whoever is killed in between leaves the old one readable.
+
+An object store renames nothing. There the tensors have a name of their own each time they are
+written (``model-0123456789ab.safetensors``), and checkpoint.json, which names them under
+``files``, follows last, in one PUT; then those of before are removed.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import tempfile
+import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,11 +36,18 @@ from colorcore.decoding import Decoding
 from colorcore.models import build_model
 from colorcore.palette import Palette
 from colorcore.recipe import Recipe, RecipeError, parse_recipe
+from colorcore.storage import LocalStore, Store, open_store
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FORMAT = 1
+RECORD = "checkpoint.json"
+_TENSORS = ("model", "palette", "training")
+_NAME = re.compile(r"(model|palette|training)(-[0-9a-f]{12})?\.safetensors")
+"""A name from a checkpoint becomes a path: nothing else may."""
+_READS = 5
+"""Times a remote checkpoint is read anew that was replaced meanwhile."""
 
 
 class CheckpointError(Exception):
@@ -61,6 +75,7 @@ class Checkpoint:
     decoding      what answers are decoded with: the model's own until one is chosen
     decoded       scores with the chosen decoding, on the validation photos; {} until then
     history       the course of the loss (signs.LossHistory.state); [] when not known
+    signs         of the latest validation, each as the fields of a signs.Sign
     """
 
     recipe: Recipe
@@ -79,6 +94,7 @@ class Checkpoint:
     decoding: Decoding = field(default_factory=Decoding)
     decoded: dict[str, float] = field(default_factory=dict)
     history: list[float] = field(default_factory=list)
+    signs: list[dict[str, Any]] = field(default_factory=list)
 
     def model(self, device: torch.device | str = "cpu") -> nn.Module:
         """The model with the EMA weights, ready to predict.
@@ -97,78 +113,155 @@ class Checkpoint:
 
 
 _FACTS = ("mean_ab", "size", "dataset", "epoch", "step", "scores", "best", "run_id", "optimizer")
-_LATER_FACTS = ("decoded", "history")
+_LATER_FACTS = ("decoded", "history", "signs")
 """Facts that checkpoints may lack, of versions that did not know them."""
 
 
-def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write the folder anew, then swap it in for the one that is there."""
+def save_checkpoint(checkpoint: Checkpoint, folder: str | Path | Store) -> None:
+    """Write the folder anew, then put it into the place of the one that is there.
+
+    Raises:
+        StorageError: a remote store does not answer, or refuses.
+    """
+    store = open_store(folder)
+    if store.local is not None:
+        _save_here(checkpoint, store.local)
+    else:
+        _save_there(checkpoint, store)
+
+
+def _save_here(checkpoint: Checkpoint, folder: Path) -> None:
     fresh = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    _save_tensors(checkpoint.weights, fresh / "model.safetensors")
-    if checkpoint.training:
-        _save_tensors(checkpoint.training, fresh / "training.safetensors")
-    palette = checkpoint.palette
-    arrays = {name: getattr(palette, name) for name in ("centroids", "priors", "weights")}
-    _save_tensors(
-        {name: torch.from_numpy(array.copy()) for name, array in arrays.items()},
-        fresh / "palette.safetensors",
-    )
-    record = {
-        "format": FORMAT,
-        **{name: getattr(checkpoint, name) for name in (*_FACTS, *_LATER_FACTS)},
-        "decoding": asdict(checkpoint.decoding),
-        "palette": palette.about,
-        "recipe": checkpoint.recipe.values(),
-    }
-    (fresh / "checkpoint.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
+    for kind, tensors in _tensors_of(checkpoint).items():
+        _save_tensors(tensors, fresh / f"{kind}.safetensors")
+    (fresh / RECORD).write_text(json.dumps(_record_of(checkpoint), indent=2), encoding="utf-8")
     _swap(fresh, folder)
 
 
-def load_checkpoint(folder: Path, *, training: bool = False) -> Checkpoint:
-    """Read a checkpoint folder; with ``training`` also what it takes to go on training.
+def _save_there(checkpoint: Checkpoint, store: Store) -> None:
+    version = uuid.uuid4().hex[:12]
+    files = {}
+    with tempfile.TemporaryDirectory(prefix="colorcore-save-") as scratch:
+        for kind, tensors in _tensors_of(checkpoint).items():
+            files[kind] = f"{kind}-{version}.safetensors"
+            path = Path(scratch) / files[kind]
+            _save_tensors(tensors, path)
+            store.put(path, files[kind])
+    record = {**_record_of(checkpoint), "files": files}
+    store.write(RECORD, json.dumps(record, indent=2).encode())
+    for name in store.names(""):
+        if _NAME.fullmatch(name) and name not in files.values():
+            store.remove(name)
+
+
+def _tensors_of(checkpoint: Checkpoint) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each file; no "training" when there are none."""
+    palette = checkpoint.palette
+    arrays = {name: getattr(palette, name) for name in ("centroids", "priors", "weights")}
+    tensors = {
+        "model": checkpoint.weights,
+        "palette": {name: torch.from_numpy(array.copy()) for name, array in arrays.items()},
+        "training": checkpoint.training,
+    }
+    return {kind: tensors[kind] for kind in _TENSORS if tensors[kind]}
+
+
+def _record_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        **{name: getattr(checkpoint, name) for name in (*_FACTS, *_LATER_FACTS)},
+        "decoding": asdict(checkpoint.decoding),
+        "palette": checkpoint.palette.about,
+        "recipe": checkpoint.recipe.values(),
+    }
+
+
+def load_checkpoint(folder: str | Path | Store, *, training: bool = False) -> Checkpoint:
+    """Read a checkpoint, here or in an object store; with ``training`` also its training's state.
 
     A folder that holds ``best`` or ``last``, such as `cc train` writes, stands for its best.
 
     Raises:
         CheckpointError: it is none, is damaged or of another format; or it holds nothing to go
             on training from.
+        StorageError: a remote store does not answer, or refuses.
     """
-    folder = _resolve(folder)
-    if training and not (folder / "training.safetensors").is_file():
-        raise CheckpointError(
-            f"{folder} holds no training state (training.safetensors) to go on from; "
-            "resume from the last folder of the training's --out"
-        )
+    store = _resolve(open_store(folder))
+    for reads in range(1, _READS + 1):
+        try:
+            return _load(store, training=training)
+        except CheckpointError as error:
+            # Replaced between its record and its tensors: there is a new record by now.
+            gone = isinstance(error.__cause__, FileNotFoundError)
+            if store.local is not None or not gone or reads == _READS:
+                raise
+    raise AssertionError  # the loop returns or raises
+
+
+def _load(store: Store, *, training: bool) -> Checkpoint:
+    where = store.show()
     try:
-        record = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
+        record = json.loads(store.read(RECORD))
         if record["format"] != FORMAT:
             raise CheckpointError(
-                f"expected checkpoint format {FORMAT}, found {record['format']!r} in {folder}; "
+                f"expected checkpoint format {FORMAT}, found {record['format']!r} in {where}; "
                 "load it with the version of colorcore that wrote it"
             )
-        arrays = {k: v.numpy() for k, v in load_file(folder / "palette.safetensors").items()}
+        files = {kind: f"{kind}.safetensors" for kind in _TENSORS} | record.get("files", {})
+        if strange := [name for name in files.values() if not _NAME.fullmatch(name)]:
+            raise ValueError(f"a file of the name {strange[0]!r}")
+        named = "training" in record.get("files", {}) or "files" not in record
+        if training and not (named and store.exists(files["training"])):
+            raise CheckpointError(
+                f"{where} holds no training state (training.safetensors) to go on from; "
+                "resume from the last folder of the training's --out"
+            )
+        arrays = {k: v.numpy() for k, v in _read_tensors(store, files["palette"]).items()}
         return Checkpoint(
-            recipe=parse_recipe(record["recipe"], str(folder)),
-            weights=load_file(folder / "model.safetensors"),
+            recipe=parse_recipe(record["recipe"], where),
+            weights=_read_tensors(store, files["model"]),
             palette=Palette(**arrays, about=record["palette"]),
-            training=load_file(folder / "training.safetensors") if training else {},
+            training=_read_tensors(store, files["training"]) if training else {},
             **{**{name: record[name] for name in _FACTS}, "mean_ab": tuple(record["mean_ab"])},
             # Checkpoints from before decodings were chosen have none.
             decoding=Decoding(**record.get("decoding", {})),
             **{name: record[name] for name in _LATER_FACTS if name in record},
         )
-    except (OSError, KeyError, TypeError, ValueError, RecipeError, SafetensorError) as error:
+    except (
+        OSError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RecipeError,
+        SafetensorError,
+    ) as error:
         raise CheckpointError(
-            f"{folder} is damaged: {type(error).__name__}: {error}; "
+            f"{where} is damaged: {type(error).__name__}: {error}; "
             "copy it again from where it came, or train again"
         ) from error
 
 
-def has_checkpoint(folder: Path) -> bool:
-    """Whether a checkpoint can be loaded from here."""
-    return any((place / "checkpoint.json").is_file() for place in (folder, _previous(folder)))
+def _read_tensors(store: Store, name: str) -> dict[str, Tensor]:
+    """The tensors of a file; a remote one is here only while it is read."""
+    if store.local is not None:
+        return load_file(store.local / name)
+    with tempfile.TemporaryDirectory(prefix="colorcore-load-") as scratch:
+        path = Path(scratch) / name
+        store.fetch(name, path)
+        return load_file(path)
+
+
+def has_checkpoint(folder: str | Path | Store) -> bool:
+    """Whether a checkpoint can be loaded from here.
+
+    Raises:
+        StorageError: a remote store does not answer, or refuses.
+    """
+    store = open_store(folder)
+    return any(place.exists(RECORD) for place in _versions(store))
 
 
 def optimizer_state(
@@ -221,15 +314,22 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
 
 
-def _resolve(folder: Path) -> Path:
-    for place in (folder, folder / "best", folder / "last"):
-        for version in (place, _previous(place)):
-            if (version / "checkpoint.json").is_file():
+def _resolve(folder: Store) -> Store:
+    for place in (folder, folder.below("best"), folder.below("last")):
+        for version in _versions(place):
+            if version.exists(RECORD):
                 return version
     raise CheckpointError(
-        f"expected a checkpoint folder (with a checkpoint.json), found none at {folder}; "
+        f"expected a checkpoint folder (with a checkpoint.json), found none at {folder.show()}; "
         "cc train writes them to its --out folder"
     )
+
+
+def _versions(folder: Store) -> list[Store]:
+    """A checkpoint's folder, and where it lies for the moment in which it is replaced."""
+    if folder.local is None:
+        return [folder]
+    return [folder, LocalStore(_previous(folder.local))]
 
 
 def _previous(folder: Path) -> Path:

@@ -14,8 +14,8 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,7 @@ from colorcore.metrics import HIGHER_IS_BETTER
 from colorcore.models import AnswersInBins, StartsPretrained, build_model
 from colorcore.recipe import Recipe, lr_factor
 from colorcore.signs import LossHistory, Sign, find_signs, steady_loss
+from colorcore.storage import Store, open_store
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -62,6 +63,17 @@ class TrainingDivergedError(Exception):
     """The loss or its gradient is no finite number any more."""
 
 
+class TrainingStoppedError(Exception):
+    """The training was asked to stop, and did so after ``step``; ``last`` was written there."""
+
+    def __init__(self, step: int, total_steps: int) -> None:
+        super().__init__(step, total_steps)
+        self.step, self.total_steps = step, total_steps
+
+    def __str__(self) -> str:
+        return f"stopped after step {self.step} of {self.total_steps}; last goes on from there"
+
+
 @dataclass(frozen=True, slots=True)
 class FitData:
     """What a training learns from: samples, palette, mean (a, b), the dataset's fingerprint."""
@@ -75,10 +87,11 @@ class FitData:
 
 @dataclass(frozen=True, slots=True)
 class StepEvent:
-    """One optimiser step. loss and terms are this rank's; step counts from 1 over all epochs.
+    """One optimiser step; step counts from 1 over all epochs.
 
-    terms has ``discriminator`` too, the judge's own loss, where there is one. grad_norm is not
-    finite where fp16 overflowed and the step was left out.
+    loss and terms are means over the photos of all ranks. terms has ``discriminator`` too, the
+    judge's own loss, where there is one. grad_norm is not finite where fp16 overflowed and the
+    step was left out.
     """
 
     epoch: int
@@ -131,6 +144,9 @@ class Observer:
     def on_saved(self, event: ValidationEvent) -> None:
         """The checkpoints of this validation are on disk."""
 
+    def on_stop(self, step: int) -> None:
+        """Training ends early, as it was asked to: ``last`` is on disk, of this very step."""
+
     def on_decoding(self, event: DecodingEvent) -> None:
         """Training is over and ``best`` has its decoding; told again when that is resumed."""
 
@@ -172,9 +188,17 @@ class Training:
             self.adversary = Adversary(recipe.discriminator, kind, data.train.size, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.train.precision == "fp16")
         self.loader = TrainLoader(
-            data.train, recipe.data.batch, seed=recipe.train.seed, rank=self.rank, world=self.world
+            data.train,
+            recipe.data.batch,
+            seed=recipe.train.seed,
+            rank=self.rank,
+            world=self.world,
+            pin=device.type == "cuda",
         )
         self.epoch, self.step_in_epoch = 0, 0
+        self.stopping = False
+        self.scores: dict[str, float] = {}
+        self.signs: tuple[Sign, ...] = ()
         self.best: float | None = None
         self.run_id: str | None = None
         self.history = LossHistory(recipe.data.batch, len(self.loader))
@@ -182,6 +206,8 @@ class Training:
             self._restore(resume)
         self.parallel: DistributedDataParallel | None = None
         self.network = self._distribute()
+        if self.world > 2 and device.type == "cpu":
+            self._settle_buckets()
 
     def _build(self) -> nn.Module:
         part = self.recipe.model
@@ -202,6 +228,21 @@ class Training:
             self.adversary.distribute(self.device)
         return network
 
+    def _settle_buckets(self) -> None:
+        """Have DDP order its buckets of gradients now, by a step that leaves nothing behind.
+
+        It does so after the first step that it sees, which after a resume is another one; and
+        where more than two ranks add up, the last bits of a sum depend on its place in a bucket.
+        """
+        models = [self.model, *([self.adversary.model] if self.adversary else [])]
+        before = [{k: v.clone() for k, v in model.state_dict().items()} for model in models]
+        size = self.data.train.size
+        loss, values = self._losses(torch.zeros(2, 3, size, size, device=self.device))
+        (loss + values.get("discriminator", 0.0)).backward()
+        for model, state in zip(models, before, strict=True):
+            model.zero_grad(set_to_none=True)
+            model.load_state_dict(state)
+
     @property
     def steps_done(self) -> int:
         """Optimiser steps so far, over all epochs."""
@@ -211,6 +252,15 @@ class Training:
     def total_steps(self) -> int:
         """Optimiser steps of the whole training."""
         return self.recipe.train.epochs * len(self.loader)
+
+    @property
+    def weight(self) -> float:
+        """What this rank's mean over its photos counts in the mean over the ranks; 1 on average.
+
+        DDP averages gradients over the ranks, whose shares of a batch may differ by one photo:
+        so weighted, the average is that over the photos.
+        """
+        return self.loader.share * self.world / self.recipe.data.batch
 
     @property
     def skips_overflows(self) -> bool:
@@ -263,9 +313,10 @@ class Training:
                     self._hold_sync(stack)
                 share = len(part) / len(lab)
                 loss, values = self._losses(part)
-                self.scaler.scale(loss * share).backward()
+                self.scaler.scale(loss * (share * self.weight)).backward()
                 if self.adversary is not None:
-                    self.scaler.scale(values["discriminator"] * share).backward()
+                    judged = values["discriminator"] * (share * self.weight)
+                    self.scaler.scale(judged).backward()
             total += loss.detach() * share
             for name, value in values.items():
                 terms[name] = terms.get(name, 0.0) + value.detach() * share
@@ -306,6 +357,22 @@ class Training:
             else:
                 value.copy_(now[name])
 
+    def agree(self, values: list[float], stop: bool) -> list[float]:
+        """The means of values over all photos of a step, and whether any rank wants to stop.
+
+        The one exchange of a step beside the gradients': so all ranks stop at the same step, and
+        all know the same course of the loss, which a checkpoint of any step can then hold.
+        """
+        if self.world == 1:
+            self.stopping = stop
+            return values
+        mine = [float(stop), *(value * self.weight / self.world for value in values)]
+        total = torch.tensor(mine, dtype=torch.float64, device=self.device)
+        distributed.all_reduce(total)
+        asked, *means = total.tolist()
+        self.stopping = asked > 0
+        return means
+
     def validate(self) -> ValidationEvent:
         """Score the averaged weights on the whole validation split, each rank its share."""
         if self.world > 1:
@@ -315,15 +382,20 @@ class Training:
         statistics = statistics_for(self.data.palette, self.data.mean_ab)
         evaluation, pairs = evaluate(
             self.average,
-            val_batches(self.data.val, VAL_BATCH, rank=self.rank, world=self.world),
+            val_batches(
+                self.data.val,
+                VAL_BATCH,
+                rank=self.rank,
+                world=self.world,
+                pin=self.device.type == "cuda",
+            ),
             self.data.palette,
             device=self.device,
             pictures=PICTURES,
             statistics=statistics,
         )
         if self.world > 1:
-            history = torch.tensor(self.history.state(), dtype=torch.float64) / self.world
-            states = [evaluation.state(), statistics.state(), history]
+            states = [evaluation.state(), statistics.state()]
             total = torch.cat(states).to(self.device)
             distributed.all_reduce(total)
             sums = total.split([len(state) for state in states])
@@ -331,7 +403,6 @@ class Training:
             evaluation.add_state(sums[0])
             statistics = statistics_for(self.data.palette, self.data.mean_ab)
             statistics.add_state(sums[1])
-            self.history.load_state(sums[2].tolist())
         scores = evaluation.compute()
         measured = {**statistics.compute(), **self.history.compute()}
         young = self.history.young and self.epoch < self.recipe.train.epochs
@@ -341,10 +412,11 @@ class Training:
         if is_best:
             self.best = score
         signs = find_signs(measured, young=young)
+        self.scores, self.signs = scores, signs
         return ValidationEvent(self.epoch, self.steps_done, scores, is_best, pairs, measured, signs)
 
     def checkpoint(self, scores: dict[str, float]) -> Checkpoint:
-        """All of this training's state."""
+        """All of this training's state, at whatever step it stands."""
         tensors, numbers = optimizer_state(self.optimizer)
         tensors |= {f"model.{name}": value for name, value in self.model.state_dict().items()}
         if self.adversary is not None:
@@ -369,6 +441,7 @@ class Training:
             training=tensors,
             optimizer=numbers,
             history=self.history.state(),
+            signs=[asdict(sign) for sign in self.signs],
         )
 
     def _restore(self, resume: Checkpoint) -> None:
@@ -400,63 +473,81 @@ class Training:
             ) from error
         self.epoch, self.step_in_epoch = resume.epoch, resume.step
         self.best, self.run_id = resume.best, resume.run_id
+        self.scores = dict(resume.scores)
+        self.signs = tuple(Sign(**values) for values in resume.signs)
         self.history.load_state(resume.history)
 
 
 def fit(
     recipe: Recipe,
     data: FitData,
-    out: Path,
+    out: Path | Store,
     *,
     device: torch.device | str = "cpu",
     resume: Checkpoint | None = None,
     initial: Mapping[str, Tensor] | None = None,
     run_id: str | None = None,
     observers: Sequence[Observer] = (),
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Train to the end; writes ``out/last`` and ``out/best`` and returns the last scores.
 
     ``initial`` are the weights that model and average start from, instead of random ones.
+    ``stop`` is asked after every step, and must answer at once: where it says so on any rank, all
+    of them stop at that step.
+
+    ``last`` is written after every validation, every ``train.save_every`` steps, and before a
+    stop; what goes on from it does what would have been done without the interruption.
 
     At the end a decoding is chosen for ``best``. Until then all is scored as the model itself
     decodes, so that the scores of two steps, or of two runs, differ by what was learned.
 
     Raises:
         TrainingDivergedError: the loss or its gradient became infinite or NaN.
+        TrainingStoppedError: it was asked to stop, and ``last`` is written.
         CheckpointError: ``resume`` belongs to another dataset or model.
     """
-    device = torch.device(device)
+    device, store = torch.device(device), open_store(out)
     training = Training(recipe, data, device, resume, initial)
     training.run_id = run_id or training.run_id
     _tell(observers, "on_start", training.total_steps, training.steps_done)
-    scores: dict[str, float] = dict(resume.scores) if resume is not None else {}
     while training.epoch < recipe.train.epochs:
-        for event in _epoch(training):
+        for event in _epoch(training, stop):
             training.history.add(steady_loss(event.terms, recipe.loss), event.lr)
             _tell(observers, "on_step", event)
+            if training.rank == 0 and (training.stopping or _is_due(training)):
+                save_checkpoint(training.checkpoint(training.scores), store.below("last"))
+            if training.stopping:
+                _tell(observers, "on_stop", event.step)
+                raise TrainingStoppedError(event.step, event.total_steps)
         training.epoch, training.step_in_epoch = training.epoch + 1, 0
         is_last = training.epoch == recipe.train.epochs
         if training.epoch % recipe.train.eval_every == 0 or is_last:
             validation = training.validate()
-            scores = validation.scores
             _tell(observers, "on_validation", validation)
             if training.rank == 0:
-                _save(training, validation, out)
+                _save(training, validation, store)
             _tell(observers, "on_saved", validation)
-    if decoded := _choose_decoding(training, out):
+    if decoded := _choose_decoding(training, store):
         _tell(observers, "on_decoding", decoded)
-    return scores
+    return training.scores
 
 
-def _epoch(training: Training) -> Iterator[StepEvent]:
+def _is_due(training: Training) -> bool:
+    every = training.recipe.train.save_every
+    return every is not None and training.steps_done % every == 0
+
+
+def _epoch(training: Training, stop: Callable[[], bool] = lambda: False) -> Iterator[StepEvent]:
     """The rest of the current epoch, step by step; each step waits for its loss."""
     batches = training.loader.epoch(training.epoch, start_step=training.step_in_epoch)
     started = time.perf_counter()
     for batch in batches:
         loss, terms, norm = training.train_step(batch)
-        value, grad_norm = loss.item(), norm.item()
-        values = {name: float(term) for name, term in terms.items()}
-        finite = all(map(math.isfinite, [value, *values.values()]))
+        mine = torch.stack([norm, loss, *(term.to(loss) for term in terms.values())]).tolist()
+        grad_norm, (value, *means) = mine[0], training.agree(mine[1:], stop())
+        values = dict(zip(terms, means, strict=True))
+        finite = all(map(math.isfinite, [value, *means]))
         if not (finite and (math.isfinite(grad_norm) or training.skips_overflows)):
             keys = training.data.train.keys(batch.positions)
             raise TrainingDivergedError(
@@ -479,21 +570,21 @@ def _epoch(training: Training) -> Iterator[StepEvent]:
         started = time.perf_counter()
 
 
-def _save(training: Training, validation: ValidationEvent, out: Path) -> None:
+def _save(training: Training, validation: ValidationEvent, out: Store) -> None:
     """Write ``best`` before ``last``: a run killed in between repeats the epoch, and ``best``."""
     checkpoint = training.checkpoint(validation.scores)
     if validation.is_best:
-        save_checkpoint(replace(checkpoint, training={}), out / "best")
-    save_checkpoint(checkpoint, out / "last")
+        save_checkpoint(replace(checkpoint, training={}), out.below("best"))
+    save_checkpoint(checkpoint, out.below("last"))
 
 
-def _choose_decoding(training: Training, out: Path) -> DecodingEvent | None:
+def _choose_decoding(training: Training, out: Store) -> DecodingEvent | None:
     """Choose for ``best`` and write it there, once; None if there is no ``best`` here.
 
     Only the first rank reads and writes files. It hands its weights on, so that all ranks score
     the same model, each on its share of the photos.
     """
-    folder, recipe, data = out / "best", training.recipe, training.data
+    folder, recipe, data = out.below("best"), training.recipe, training.data
     best = load_checkpoint(folder) if training.rank == 0 and has_checkpoint(folder) else None
     there = [None if best is None else (best.decoding, best.decoded)]
     if training.world > 1:

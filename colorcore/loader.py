@@ -1,8 +1,8 @@
 """Batches from a dataset's shards, in an order that (seed, epoch) alone decides.
 
 Global batch k is the slice [k·B, (k+1)·B) of the epoch's order (``colorcore.order``), and rank r
-of W takes the r-th W-th of it. So every rank has the same number of steps, and any step of any
-epoch can be resumed on any number of ranks with the very same global batches.
+of W takes every W-th of it from the r-th on. So every rank has the same number of steps, and any
+step of any epoch can be resumed on any number of ranks with the very same global batches.
 
 Local shards are memory-mapped; remote ones are fetched ahead into a bounded folder
 (``colorcore.cache``) and mapped there. Batches stay uint8 until they are on the device. What is
@@ -295,20 +295,34 @@ class _Recent(Generic[_K, _V]):
 class TrainLoader:
     """Shuffled training batches of one rank.
 
-    batch_size is that of the global batch; it must be divisible by ``world``.
+    batch_size is that of the global batch. Where ``world`` does not divide it, the first ranks
+    have a photo more than the others, the same ones at every step.
+
+    Attributes:
+        share: photos of each batch that are this rank's.
+
+    With ``pin`` batches lie in page-locked memory, which a GPU copies while others compute.
 
     Raises:
         DatasetError: see :class:`Samples`; or fewer samples than one global batch, or a cache
             that cannot hold two blocks of the order.
-        ValueError: the batch cannot be divided among the ranks.
+        ValueError: the batch has fewer photos than there are ranks.
     """
 
     def __init__(
-        self, samples: Samples, batch_size: int, *, seed: int = 0, rank: int = 0, world: int = 1
+        self,
+        samples: Samples,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        pin: bool = False,
     ) -> None:
-        if batch_size % world:
+        if batch_size < world:
             raise ValueError(
-                f"expected a batch size divisible by the {world} workers, got {batch_size}"
+                f"expected a batch of at least a photo for each of the {world} workers, "
+                f"got {batch_size}"
             )
         if len(samples) < batch_size:
             raise DatasetError(
@@ -316,7 +330,8 @@ class TrainLoader:
                 f"found {len(samples)}; shard more photos or set data.batch lower"
             )
         self._samples, self._batch_size, self._seed = samples, batch_size, seed
-        self._rank, self._world = rank, world
+        self._rank, self._world, self._pin = rank, world, pin
+        self.share = len(range(rank, batch_size, world))
         if samples.cache is not None:
             total = int(samples.shard_bytes.sum())
             needed = min(total, round(2.1 * BLOCK_SAMPLES * total / len(samples)))
@@ -332,7 +347,7 @@ class TrainLoader:
         return len(self._samples) // self._batch_size
 
     def positions(self, epoch: int, step: int) -> NDArray[np.int64]:
-        """This rank's positions of one step: (batch_size // world,)."""
+        """This rank's positions of one step: (share,)."""
         return self._share(EpochOrder(self._samples.shard_counts, self._seed, epoch), step)
 
     def epoch(self, epoch: int, *, start_step: int = 0) -> Iterator[Batch]:
@@ -340,7 +355,7 @@ class TrainLoader:
         order = EpochOrder(self._samples.shard_counts, self._seed, epoch)
         jobs = ((step, self._share(order, step)) for step in range(start_step, len(self)))
         with _fetch_ahead(self._samples, self._shards(order, start_step)) as used:
-            for step, positions, lab_u8 in _read_ahead(self._samples, jobs):
+            for step, positions, lab_u8 in _read_ahead(self._samples, jobs, pin=self._pin):
                 used(positions)
                 yield Batch(lab_u8, positions, epoch, step)
 
@@ -363,7 +378,7 @@ class TrainLoader:
 
 
 def val_batches(
-    samples: Samples, batch_size: int, *, rank: int = 0, world: int = 1
+    samples: Samples, batch_size: int, *, rank: int = 0, world: int = 1, pin: bool = False
 ) -> Iterator[Tensor]:
     """Every sample once, in index order, shared out among the ranks: (<= batch_size, 3, H, W)."""
     size, count = len(samples), len(range(rank, len(samples), world))
@@ -373,7 +388,7 @@ def val_batches(
         for i in starts
     )
     with _fetch_ahead(samples, range(len(samples.shards))) as used:
-        for _, positions, lab_u8 in _read_ahead(samples, jobs):
+        for _, positions, lab_u8 in _read_ahead(samples, jobs, pin=pin):
             used(positions)
             yield lab_u8
 
@@ -439,7 +454,7 @@ _Job = tuple[int, "NDArray[np.int64]"]
 
 
 def _read_ahead(
-    samples: Samples, jobs: Iterator[_Job]
+    samples: Samples, jobs: Iterator[_Job], *, pin: bool
 ) -> Iterator[tuple[int, NDArray[np.int64], Tensor]]:
     """Read jobs in a thread, at most ``PREFETCH`` batches ahead of the consumer."""
     ready: queue.Queue[tuple[int, NDArray[np.int64], Tensor] | BaseException | None]
@@ -457,7 +472,8 @@ def _read_ahead(
             for step, positions in jobs:
                 if stop.is_set():
                     return
-                put((step, positions, samples.read(positions)))
+                lab_u8 = samples.read(positions)
+                put((step, positions, lab_u8.pin_memory() if pin else lab_u8))
             put(None)
         except BaseException as error:  # handed to the consumer
             put(error)

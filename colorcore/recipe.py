@@ -126,7 +126,12 @@ class TrainPart(_Part):
     accumulate: int = Field(1, ge=1, description="backward passes a step, each on its share")
     ema: Decay = Field(0.999, description="decay of the averaged weights a step")
     eval_every: int = Field(1, ge=1, description="epochs between two validations")
+    save_every: int | None = Field(
+        None, ge=1, description="steps between two checkpoints, beside those of validations"
+    )
     metric: str = Field("auc_balanced", description="by which the best checkpoint is chosen")
+
+    _off = field_validator("save_every", mode="before")(_off)
 
 
 class DiscriminatorPart(_Part):

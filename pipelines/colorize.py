@@ -37,7 +37,7 @@ class ColorizeReport:
 
 
 def colorize_photos(
-    model: Path,
+    model: str | Path,
     photos: Sequence[str],
     out: Path,
     *,

@@ -9,3 +9,7 @@ class JobError(Exception):
 
 class WrongCallError(JobError):
     """The job was asked for in a way that cannot work; nothing was done."""
+
+
+class StoppedError(JobError):
+    """A job was asked to stop and did so in order; the message says how it goes on."""

@@ -80,7 +80,7 @@ class FrontReport:
 
 
 def evaluate_model(
-    model: Path,
+    model: str | Path,
     photos: str | Path,
     *,
     picture: Path | None = None,

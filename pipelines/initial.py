@@ -20,6 +20,7 @@ from colorcore.lab import decode_lab, normalize_L
 from colorcore.loader import Samples
 from colorcore.models import AnswersInBins, build_model
 from colorcore.old_checkpoint import READINGS, OldCheckpoint, load_old_checkpoint
+from colorcore.storage import open_store
 from pipelines.errors import WrongCallError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ CLEAR = 1.02
 class Initial:
     """Initial weights; small enough to hand to a worker. ``reading`` is that of an old file."""
 
-    source: Path
+    source: str | Path
     reading: str | None
     about: str
 
@@ -53,12 +54,12 @@ class Initial:
             CheckpointError: the source cannot be read any more.
         """
         if self.reading is not None:
-            return load_old_checkpoint(self.source).weights(READINGS[self.reading])
+            return load_old_checkpoint(Path(self.source)).weights(READINGS[self.reading])
         return load_checkpoint(self.source).weights
 
 
 def choose_initial(
-    source: Path, recipe: Recipe, palette: Palette, samples: Samples, reading: str | None
+    source: str | Path, recipe: Recipe, palette: Palette, samples: Samples, reading: str | None
 ) -> Initial:
     """Initial weights that fit the recipe; ``reading`` None finds an old file's by measuring.
 
@@ -67,8 +68,10 @@ def choose_initial(
         WrongCallError: it belongs to another model than the recipe's, or cannot be told how to
             be read.
     """
-    if source.is_file():
-        initial, options = _old(source, samples, reading)
+    here = open_store(source).local
+    source = str(source) if here is None else here.absolute()
+    if here is not None and here.is_file():
+        initial, options = _old(here, samples, reading)
         _require_model(source, recipe, {"name": "unet", **options})
     else:
         if reading is not None:
@@ -113,7 +116,7 @@ def _old(source: Path, samples: Samples, reading: str | None) -> tuple[Initial, 
     return Initial(source.absolute(), reading, about), old.model_options(READINGS[reading])
 
 
-def _ours(source: Path, recipe: Recipe, palette: Palette) -> Initial:
+def _ours(source: str | Path, recipe: Recipe, palette: Palette) -> Initial:
     checkpoint = load_checkpoint(source)
     theirs = checkpoint.recipe.model
     _require_model(source, recipe, {"name": theirs.name, **theirs.options()})
@@ -127,13 +130,13 @@ def _ours(source: Path, recipe: Recipe, palette: Palette) -> Initial:
         )
     checkpoint.model()  # do the weights fit?
     about = (
-        f"{source.name}: {len(checkpoint.weights)} tensors of a training on the dataset "
+        f"{Path(source).name}: {len(checkpoint.weights)} tensors of a training on the dataset "
         f"{checkpoint.dataset}, {checkpoint.epoch} epochs; optimizer state left out"
     )
-    return Initial(source.absolute(), None, about)
+    return Initial(source, None, about)
 
 
-def _require_model(source: Path, recipe: Recipe, theirs: Mapping[str, Any]) -> None:
+def _require_model(source: str | Path, recipe: Recipe, theirs: Mapping[str, Any]) -> None:
     """The recipe's model is the one that the weights belong to.
 
     Raises:

@@ -105,7 +105,7 @@ def colorfulness_rows(classes: Sequence[int]) -> dict[str, int]:
     return dict(zip([*labels, f"above {SHOWN_CLASSES * SHOWN_STEP}"], shown, strict=True))
 
 
-def inspect_model(model: Path, *, picture: Path | None = None) -> ModelFacts:
+def inspect_model(model: str | Path, *, picture: Path | None = None) -> ModelFacts:
     """Recipe, scores, parameters and weights by layer of a checkpoint, or of an old .pt file.
 
     ``picture`` is where the weights' histograms are drawn; their numbers go beside it, as .csv.
@@ -116,7 +116,9 @@ def inspect_model(model: Path, *, picture: Path | None = None) -> ModelFacts:
     """
     if picture is not None and picture.suffix.lower() != ".png":
         raise WrongCallError(f"expected a name ending in .png for the histograms, got {picture}")
-    network, about, scores, decoded = _old_model(model) if model.is_file() else _own_model(model)
+    here = open_store(model).local
+    old = here is not None and here.is_file()
+    network, about, scores, decoded = _old_model(Path(model)) if old else _own_model(model)
     layers: Counter[str] = Counter()
     for name, parameter in network.named_parameters():
         layers[name.rpartition(".")[0]] += parameter.numel()
@@ -143,7 +145,7 @@ _Loaded: TypeAlias = "tuple[nn.Module, dict[str, Any], dict[str, float], dict[st
 """A network, what is said about it, its scores, and those with the decoding that was chosen."""
 
 
-def _own_model(folder: Path) -> _Loaded:
+def _own_model(folder: str | Path) -> _Loaded:
     checkpoint = load_checkpoint(folder)
     network = checkpoint.model()
     about = {

@@ -2,46 +2,76 @@
 
 The driver checks everything that can be wrong before Ray starts, begins the run in MLflow and
 shows progress; the workers build their loaders and call ``colorcore.fit``. ``out/last`` is the
-one place from which training goes on: after ``--resume``, and when Ray replaces a worker.
+one place from which training goes on: after ``--resume``, and when Ray replaces workers.
+
+Ctrl-C reaches the driver, which notes it on a board; the first worker looks there, and all stop
+together after the step that they are in.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import secrets
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from colorcore.advice import Advised, advised
-from colorcore.checkpoint import Checkpoint, CheckpointError, has_checkpoint, load_checkpoint
+from colorcore.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    has_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from colorcore.dataset import DatasetError
 from colorcore.decoding import Decoding
-from colorcore.fit import Observer, StepEvent, TrainingDivergedError, ValidationEvent
+from colorcore.fit import (
+    Observer,
+    StepEvent,
+    TrainingDivergedError,
+    TrainingStoppedError,
+    ValidationEvent,
+)
 from colorcore.loader import Samples
 from colorcore.losses import LossError
 from colorcore.palette import load_palette
 from colorcore.recipe import Recipe
-from colorcore.storage import StorageError
+from colorcore.signs import Sign
+from colorcore.storage import StorageError, Store
 from pipelines.cluster import ray_session
-from pipelines.errors import JobError, WrongCallError
+from pipelines.errors import JobError, StoppedError, WrongCallError
 from pipelines.initial import choose_initial
+from pipelines.interrupts import Interrupts, catch_interrupts
 from pipelines.tracking import end_run, start_run, without_secrets
-from pipelines.training_job import Job, prepare_job, train_rank
+from pipelines.training_job import Job, Workers, prepare_job, train_rank
 
 WORKER_RESTARTS = 3
+"""Times in a row that lost workers are replaced without the training getting any further."""
 POLL_S = 0.25
-OWN_ERRORS = (TrainingDivergedError, CheckpointError, DatasetError, LossError, StorageError)
+PIN_S = 0.2
+OWN_ERRORS = (
+    TrainingDivergedError,
+    CheckpointError,
+    DatasetError,
+    LossError,
+    StorageError,
+    JobError,
+)
 """Errors whose message is made for the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainProgress:
-    """Where a training stands, for a display; scores and signs are those of ``scored_step``."""
+    """Where a training stands, for a display; scores and signs are those of ``scored_step``.
+
+    workers are those that train now; stopping says that it was asked to stop and soon will.
+    """
 
     step: int = 0
     total_steps: int = 0
@@ -53,18 +83,23 @@ class TrainProgress:
     scores: dict[str, float] = field(default_factory=dict)
     signs: tuple[Advised, ...] = ()
     scored_step: int = 0
+    workers: int = 0
+    stopping: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class TrainReport:
-    """What `cc train` did; scores are those of the best checkpoint.
+    """What `cc train` did; scores and signs are those of the best checkpoint.
 
-    decoded are the same with ``decoding``, which was chosen for it at the end.
+    out is a path, or a URI; decoded are the scores with ``decoding``, which was chosen at the end.
     """
 
-    out: Path
+    out: Path | str
+    best: str
     steps: int
     scores: dict[str, float]
+    signs: tuple[Advised, ...]
+    last_signs: tuple[Advised, ...]
     decoding: Decoding
     decoded: dict[str, float]
     metric: str
@@ -76,13 +111,13 @@ class TrainReport:
 def train(
     dataset: str | Path,
     recipe: Recipe,
-    out: Path,
+    out: str | Path,
     *,
     tracking_uri: str,
     name: str = "train",
-    workers: int = 1,
+    workers: Workers = 1,
     resume: bool = False,
-    initial: Path | None = None,
+    initial: str | Path | None = None,
     reading: str | None = None,
     address: str | None = None,
     on_progress: Callable[[TrainProgress], None] = lambda _: None,
@@ -90,15 +125,21 @@ def train(
 ) -> TrainReport:
     """Train the recipe on the dataset with ``workers`` data-parallel workers.
 
+    While it trains, the first Ctrl-C or SIGTERM lets it stop in order, and a second one ends it
+    at once; with a pair of numbers as ``workers`` it goes on with fewer when nodes are lost.
+
     ``initial`` is a checkpoint folder or an old .pt file whose weights a new training starts
     from, ``reading`` how the latter is read; ``on_initial`` is told what was taken over.
 
     Raises:
-        WrongCallError: ``out`` holds another training, the batch cannot be divided, a file of
+        WrongCallError: ``out`` holds another training, the batch is too small, a file of
             weights that the recipe names is not there, or ``initial`` does not fit the recipe.
         CheckpointError: ``initial`` cannot be read.
         DatasetError, FileNotFoundError: no finished dataset, or no palette in it.
         JobError: Ray or MLflow cannot be reached, or the training failed.
+        StoppedError: it was asked to stop, and ``out/last`` is of that very step.
+        KeyboardInterrupt: it was asked to while nothing had begun, or twice.
+        StorageError: a remote ``out`` or dataset cannot be reached.
     """
     if initial is not None and resume:
         raise WrongCallError("--from starts a new training, --resume goes on with one: not both")
@@ -122,10 +163,11 @@ def train(
     job = replace(job, run=run, initial=start)
     status = "FAILED"
     try:
-        with ray_session(address):
-            _run(job, run.run_id, workers, on_progress)
+        with catch_interrupts() as interrupts, ray_session(address):
+            interrupts.install()
+            _run(job, run.run_id, workers, on_progress, interrupts)
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StoppedError):
         status = "KILLED"
         raise
     finally:
@@ -134,14 +176,18 @@ def train(
             if status == "FINISHED":
                 picture = Path(folder) / "palette.png"
                 job.dataset.fetch("palette/palette.png", picture)
-                artifacts = {"best": out / "best", "palette": picture}
+                best_here = _here(job.store.below("best"), Path(folder))
+                artifacts = {"best": best_here, "palette": picture}
             end_run(run, status, artifacts)
-    best = load_checkpoint(out / "best")
-    last = load_checkpoint(out / "last")
+    best = load_checkpoint(job.store.below("best"))
+    last = load_checkpoint(job.store.below("last"))
     return TrainReport(
-        out=out,
+        out=Path(out) if job.store.local is not None else job.store.show(),
+        best=str(Path(out) / "best") if job.store.local is not None else job.store.show("best"),
         steps=last.epoch * job.steps_an_epoch,
         scores=best.scores,
+        signs=_signs(best),
+        last_signs=_signs(last),
         decoding=best.decoding,
         decoded=best.decoded,
         metric=recipe.train.metric,
@@ -151,19 +197,35 @@ def train(
     )
 
 
+def _here(place: Store, folder: Path) -> Path:
+    """The folder of a checkpoint; of a remote one, a copy."""
+    if place.local is not None:
+        return place.local
+    save_checkpoint(load_checkpoint(place), folder / "best")
+    return folder / "best"
+
+
+def _signs(checkpoint: Checkpoint) -> tuple[Advised, ...]:
+    return advised([Sign(**values) for values in checkpoint.signs], checkpoint.recipe)
+
+
+_CHANGES_NOTHING = ("train.save_every",)
+"""Settings that may be others when a training is resumed."""
+
+
 def _previous(job: Job, *, resume: bool) -> Checkpoint | None:
     """The checkpoint to go on from, if that was asked for and makes sense."""
-    out, recipe = job.out, job.recipe
-    exists = has_checkpoint(out / "last")
+    out, last, recipe = job.store.show(), job.store.below("last"), job.recipe
+    exists = has_checkpoint(last)
     if exists and not resume:
         raise WrongCallError(
             f"{out} holds a training already; go on with --resume or choose another --out"
         )
     if resume and not exists:
-        raise WrongCallError(f"nothing to resume: found no checkpoint in {out / 'last'}")
+        raise WrongCallError(f"nothing to resume: found no checkpoint in {last.show()}")
     if not exists:
         return None
-    previous = load_checkpoint(out / "last")
+    previous = load_checkpoint(last)
     if previous.dataset != job.fingerprint:
         raise WrongCallError(
             f"{out} was trained on the dataset {previous.dataset}, "
@@ -173,7 +235,7 @@ def _previous(job: Job, *, resume: bool) -> Checkpoint | None:
     differences = [
         f"{key} is {there.get(key)} there, {asked.get(key)} asked"
         for key in sorted(there.keys() | asked.keys())
-        if there.get(key) != asked.get(key)
+        if there.get(key) != asked.get(key) and key not in _CHANGES_NOTHING
     ]
     if differences:
         raise WrongCallError(
@@ -187,17 +249,23 @@ def _previous(job: Job, *, resume: bool) -> Checkpoint | None:
 
 
 class _Board:
-    """A tiny actor: the first worker pins up its progress, the driver reads it."""
+    """A tiny actor: the first worker pins up its progress, the driver notes what is wanted."""
 
     def __init__(self) -> None:
         self._progress = TrainProgress()
         self._reason: str | None = None
+        self._stop = False
+        self._stopped: str | None = None
 
-    def pin(self, progress: TrainProgress) -> None:
+    def pin(self, progress: TrainProgress) -> bool:
+        """The first worker's; returns whether the training shall stop."""
         self._progress = progress
+        return self._stop
 
-    def read(self) -> TrainProgress:
-        return self._progress
+    def read(self, stop: bool = False) -> TrainProgress:
+        """The driver's, which says whether the training shall stop."""
+        self._stop = self._stop or stop
+        return replace(self._progress, stopping=self._stop)
 
     def give_up(self, reason: str) -> None:
         """Note an error that another try would only repeat."""
@@ -206,64 +274,125 @@ class _Board:
     def reason(self) -> str | None:
         return self._reason
 
+    def stopped(self, where: str) -> None:
+        """Note that the workers did stop."""
+        self._stopped = where
 
-def _run(job: Job, name: str, workers: int, on_progress: Callable[[TrainProgress], None]) -> None:
+    def ended(self) -> str | None:
+        return self._stopped
+
+
+def _run(
+    job: Job,
+    name: str,
+    workers: Workers,
+    on_progress: Callable[[TrainProgress], None],
+    interrupts: Interrupts,
+) -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train import ScalingConfig
 
     for logger in ("ray.train", "ray.tune", "ray.data"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     resources = ray.cluster_resources()
-    gpus = resources.get("GPU", 0.0) >= workers
+    least = workers if isinstance(workers, int) else workers[0]
+    gpus = resources.get("GPU", 0.0) >= least
     cpus = int(resources.get("CPU", 1))
-    if not gpus and workers > cpus:
+    if not gpus and least > cpus:
         raise WrongCallError(
-            f"expected at most {cpus} workers, one a CPU of this cluster, got {workers}"
+            f"expected at most {cpus} workers, one a CPU of this cluster, got {least}"
         )
-    job = replace(job, threads=None if gpus else max(1, cpus // workers))
     board: Any = ray.remote(num_cpus=0)(_Board).remote()
-    with (
-        tempfile.TemporaryDirectory(prefix="colorcore-train-") as storage,
-        _watch(board, on_progress),
-    ):
-        trainer = TorchTrainer(
-            _worker,
-            train_loop_config={"job": job, "board": board},
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus),
-            run_config=RunConfig(
-                name=name,
-                storage_path=storage,
-                failure_config=FailureConfig(max_failures=WORKER_RESTARTS),
-            ),
-        )
-        try:
-            trainer.fit()
-        except SystemExit as stop:  # what Ray Train makes of Ctrl-C once its workers are stopped
-            raise KeyboardInterrupt from stop
-        except ray.train.TrainingFailedError as error:
-            raise JobError(_why(error)) from error
-        if reason := ray.get(board.reason.remote()):
-            raise JobError(f"the training stopped: {reason}")
+    with _marked(job) as marked, _watch(board, on_progress, interrupts):
+        config = {"job": marked, "board": board}
+        scaling = ScalingConfig(num_workers=workers, use_gpu=gpus)  # type: ignore[arg-type]
+        _fit_until_it_ends(name, config, scaling)
+    if reason := ray.get(board.reason.remote()):
+        raise JobError(f"the training stopped: {reason}")
+    if where := ray.get(board.ended.remote()):
+        raise StoppedError(f"interrupted: {where}; the same command with --resume does so")
+
+
+def _fit_until_it_ends(name: str, config: dict[str, Any], scaling: Any) -> None:
+    """Train, replacing lost workers for as long as the training gets further each time."""
+    import ray
+    from ray.train import FailureConfig, RunConfig
+    from ray.train.torch import TorchTrainer
+
+    class Trainer(TorchTrainer):
+        controller: Any = None
+
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """Ray's own would abort the workers at once; see pipelines.interrupts."""
+            self.controller = controller
+
+    board, reached = config["board"], -1
+    while True:
+        with tempfile.TemporaryDirectory(prefix="colorcore-train-") as storage:
+            trainer = Trainer(
+                _worker,
+                train_loop_config=config,
+                scaling_config=scaling,
+                run_config=RunConfig(
+                    name=name,
+                    storage_path=storage,
+                    failure_config=FailureConfig(max_failures=WORKER_RESTARTS),
+                ),
+            )
+            try:
+                trainer.fit()
+                return
+            except KeyboardInterrupt:
+                with suppress(Exception):  # workers go with it, also where Ray itself stays
+                    ray.kill(trainer.controller)
+                raise
+            except ray.train.TrainingFailedError as error:
+                step = ray.get(board.read.remote()).step
+                if step <= reached or ray.get(board.reason.remote()) is not None:
+                    raise JobError(_why(error)) from error
+                reached = step
 
 
 @contextmanager
-def _watch(board: Any, on_progress: Callable[[TrainProgress], None]) -> Iterator[None]:
+def _marked(job: Job) -> Iterator[Job]:
+    """The job with a file beside its checkpoints, until the block ends: see ``Job.mark``."""
+    if job.store.local is None:
+        yield job
+        return
+    mark = f".training-{secrets.token_hex(8)}"
+    job.store.write(mark, b"")
+    try:
+        yield replace(job, mark=mark)
+    finally:
+        job.store.remove(mark)
+
+
+@contextmanager
+def _watch(
+    board: Any, on_progress: Callable[[TrainProgress], None], interrupts: Interrupts
+) -> Iterator[None]:
     """Hand the board's progress on, four times a second, until the block ends."""
     import ray
+    from ray.exceptions import RayError
 
     stop = threading.Event()
 
+    def look() -> None:
+        progress = ray.get(board.read.remote(stop=interrupts.asked.is_set()))
+        interrupts.can_stop = progress.total_steps > 0  # before that there is nothing to save
+        on_progress(progress)
+
     def poll() -> None:
-        while not stop.wait(POLL_S):
-            on_progress(ray.get(board.read.remote()))
+        with suppress(RayError):  # the head is gone, as the training itself will notice
+            while not stop.wait(POLL_S):
+                look()
 
     thread = threading.Thread(target=poll, name="progress", daemon=True)
     thread.start()
     try:
         yield
-        on_progress(ray.get(board.read.remote()))
+        look()
     finally:
         stop.set()
         thread.join()
@@ -283,29 +412,55 @@ def _why(error: Exception) -> str:
 
 
 class _BoardObserver(Observer):
-    """Pins the first worker's progress up, at most ten times a second."""
+    """Pins the first worker's progress up from a thread of its own, and hears what is wanted.
 
-    def __init__(self, board: Any, recipe: Recipe) -> None:
+    No step waits for the board.
+    """
+
+    def __init__(self, board: Any, recipe: Recipe, workers: int) -> None:
         self._board, self._recipe = board, recipe
-        self._progress = TrainProgress(epochs=recipe.train.epochs)
+        self._progress = TrainProgress(epochs=recipe.train.epochs, workers=workers)
         self._smooth: float | None = None
+        self._stop, self._closing = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._pin, name="board", daemon=True)
+        self._thread.start()
 
     def on_start(self, total_steps: int, first_step: int) -> None:
         epoch = first_step * self._progress.epochs // total_steps
-        self._pin(total_steps=total_steps, first_step=first_step, step=first_step, epoch=epoch)
+        self._set(total_steps=total_steps, first_step=first_step, step=first_step, epoch=epoch)
 
     def on_step(self, event: StepEvent) -> None:
         speed = event.photos_per_s
         self._smooth = speed if self._smooth is None else 0.95 * self._smooth + 0.05 * speed
-        self._pin(step=event.step, epoch=event.epoch, loss=event.loss, photos_per_s=self._smooth)
+        self._set(step=event.step, epoch=event.epoch, loss=event.loss, photos_per_s=self._smooth)
 
     def on_validation(self, event: ValidationEvent) -> None:
         signs = advised(event.signs, self._recipe)
-        self._pin(scores=event.scores, signs=signs, scored_step=event.step)
+        self._set(scores=event.scores, signs=signs, scored_step=event.step)
 
-    def _pin(self, **changes: Any) -> None:
+    def is_told_to_stop(self) -> bool:
+        """Whether the driver wants the training to stop."""
+        return self._stop.is_set()
+
+    def close(self) -> None:
+        """Pin the last progress up."""
+        self._closing.set()
+        self._thread.join()
+
+    def _set(self, **changes: Any) -> None:
         self._progress = replace(self._progress, **changes)
-        self._board.pin.remote(self._progress)
+
+    def _pin(self) -> None:
+        import ray
+        from ray.exceptions import RayError
+
+        with suppress(RayError):  # the driver is gone, and so will be this worker
+            while True:
+                last = self._closing.wait(PIN_S)
+                if ray.get(self._board.pin.remote(self._progress)):
+                    self._stop.set()
+                if last:
+                    return
 
 
 class _ReportObserver(Observer):
@@ -325,13 +480,18 @@ def _worker(config: dict[str, Any]) -> None:
     board: Any = config["board"]
     if ray.get(board.reason.remote()) is not None:
         return
-    alone = ray_train.get_context().get_world_size() == 1
+    world = ray_train.get_context().get_world_size()
+    alone, first = world == 1, ray_train.get_context().get_world_rank() == 0
+    job: Job = config["job"]
+    pins = _BoardObserver(board, job.recipe, world) if first else None
     try:
-        job: Job = config["job"]
-        observers: list[Observer] = [_ReportObserver()]
-        if ray_train.get_context().get_world_rank() == 0:
-            observers.append(_BoardObserver(board, job.recipe))
-        train_rank(job, observers)
+        if pins is None:
+            train_rank(job, [_ReportObserver()])
+        else:
+            train_rank(job, [_ReportObserver(), pins], stop=pins.is_told_to_stop)
+    except TrainingStoppedError as stop:
+        if first:
+            ray.get(board.stopped.remote(str(stop)))
     except Exception as error:
         # A killed worker breaks the others' collectives (RuntimeError): that is worth another
         # try. Whatever else the code raises, it would raise again.
@@ -341,3 +501,6 @@ def _worker(config: dict[str, Any]) -> None:
             ray.get(board.give_up.remote(f"{kind}{error}"))
         if not alone:
             raise  # the other ranks wait in a collective: only a failure frees them
+    finally:
+        if pins is not None:
+            pins.close()

@@ -6,7 +6,9 @@ what one rank does with it, inside of Ray Train.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,22 +20,29 @@ from colorcore.loader import Samples, TrainLoader
 from colorcore.palette import Palette, load_palette, mean_ab
 from colorcore.recipe import Recipe, parse_recipe
 from colorcore.storage import Store, absolute_store
-from pipelines.errors import WrongCallError
+from pipelines.errors import JobError, WrongCallError
 from pipelines.initial import Initial
 from pipelines.tracking import RunObserver, TrackedRun
+
+Workers = int | tuple[int, int]
+"""How many: so many, or from so many to so many, whatever the cluster has room for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """All that a worker needs to know; small enough to hand to one.
 
-    threads  CPU threads a worker; None leaves torch's own choice
+    out      the folder of the training here: `--out` itself, or one for what must be local
+    store    where ``last`` and ``best`` are
+    threads  CPU threads a worker; None shares out the CPUs of its node
     run      where it is tracked; None before that is known
+    mark     a file below ``store`` that every worker must see before it begins, if any
     """
 
     dataset: Store
     recipe: Recipe
     out: Path
+    store: Store
     fingerprint: str
     mean_ab: tuple[float, float]
     steps_an_epoch: int
@@ -41,14 +50,18 @@ class Job:
     run: TrackedRun | None = None
     threads: int | None = None
     initial: Initial | None = None
+    mark: str | None = None
 
 
-def prepare_job(dataset: str | Path | Store, recipe: Recipe, out: Path, workers: int) -> Job:
+def prepare_job(
+    dataset: str | Path | Store, recipe: Recipe, out: str | Path | Store, workers: Workers
+) -> Job:
     """The job of training the recipe on the dataset with so many workers; reads, writes nothing.
 
     Raises:
-        WrongCallError: the batch cannot be divided, the palette has another number of bins than
-            the recipe's model, or a file of weights that the recipe names is not there.
+        WrongCallError: the batch has fewer photos than there are workers, the palette has another
+            number of bins than the recipe's model, or a file of weights that the recipe names is
+            not there.
         DatasetError, FileNotFoundError: no finished dataset, or no palette in it.
     """
     store = absolute_store(dataset)
@@ -57,29 +70,68 @@ def prepare_job(dataset: str | Path | Store, recipe: Recipe, out: Path, workers:
     palette = load_palette(store.below("palette"))
     _check_bins(recipe, palette)
     mean = mean_ab(read_histogram(store))
+    target = absolute_store(out)
     return Job(
         dataset=store,
         recipe=recipe,
-        out=out.absolute(),
+        out=target.local or _scratch(target),
+        store=target,
         fingerprint=info.fingerprint or "",
         mean_ab=(float(mean[0]), float(mean[1])),
-        steps_an_epoch=_check_batches(store, recipe, workers),
+        steps_an_epoch=_check_batches(store, recipe, most_of(workers)),
         params=_params(recipe, info, palette, workers),
     )
 
 
-def train_rank(job: Job, observers: Sequence[Observer] = ()) -> None:
+def most_of(workers: Workers) -> int:
+    """The largest number of workers that there may be."""
+    return workers if isinstance(workers, int) else workers[1]
+
+
+def parse_workers(text: str) -> Workers:
+    """``"4"`` or ``"2-8"`` as numbers.
+
+    Raises:
+        WrongCallError: it is neither.
+    """
+    least, dash, most = text.partition("-")
+    try:
+        numbers = (int(least), int(most) if dash else int(least))
+    except ValueError:
+        numbers = (0, 0)
+    if not 1 <= numbers[0] <= numbers[1]:
+        raise WrongCallError(
+            f"expected a number of workers such as 4, or the least and the most such as 2-8, "
+            f"got {text!r}"
+        )
+    return numbers if dash else numbers[0]
+
+
+def train_rank(
+    job: Job,
+    observers: Sequence[Observer] = (),
+    *,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
     """One rank, inside of Ray Train: loaders, resume, fit.
 
     Rank 0 tracks the run besides. There is a ``last`` of this very run when Ray replaces a
-    worker, too, and then it goes on from there.
+    worker, too, and then it goes on from there. ``stop`` as :func:`colorcore.fit.fit` takes it.
+
+    Raises:
+        JobError: this rank's node does not see the folder of the checkpoints.
+        TrainingStoppedError: it was asked to stop, and ``last`` is written.
     """
     import torch
     from ray import train as ray_train
     from ray.train.torch import get_device
 
+    _check_shared(job)
+    device = get_device()
     if job.threads is not None:
         torch.set_num_threads(job.threads)
+    elif device.type == "cpu":
+        torch.set_num_threads(_threads_here())
     data = FitData(
         train=Samples(job.dataset, "train"),
         val=Samples(job.dataset, "val"),
@@ -91,23 +143,56 @@ def train_rank(job: Job, observers: Sequence[Observer] = ()) -> None:
     if job.run is not None and ray_train.get_context().get_world_rank() == 0:
         run = RunObserver(job.run, job.recipe)
         observers = [*observers, run]
-    resumes = has_checkpoint(job.out / "last")
+    last = job.store.below("last")
+    resumes = has_checkpoint(last)
     initial = None if resumes or job.initial is None else job.initial.weights()
     try:
         fit(
             job.recipe,
             data,
-            job.out,
-            device=get_device(),
-            resume=load_checkpoint(job.out / "last", training=True) if resumes else None,
+            job.store,
+            device=device,
+            resume=load_checkpoint(last, training=True) if resumes else None,
             initial=initial,
             run_id=job.run.run_id if job.run is not None else None,
             observers=observers,
+            stop=stop,
         )
     except TrainingDivergedError:
         if run is not None:
             run.on_diverged()
         raise
+
+
+def _check_shared(job: Job) -> None:
+    """See that this worker's ``--out`` is the driver's, and not one of the same name."""
+    if job.mark is not None and not job.store.exists(job.mark):
+        import ray
+
+        node = ray.util.get_node_ip_address()
+        raise JobError(
+            f"expected {job.store.show()} on all nodes, found another one or none on {node}; "
+            "set --out to a folder on a disk that all nodes share, or to s3://bucket/folder"
+        )
+
+
+def _threads_here() -> int:
+    """CPUs of this worker's node, shared out among the workers on it."""
+    import ray
+    from ray import train as ray_train
+
+    own = ray.get_runtime_context().get_node_id()
+    cpus = next(
+        (node["Resources"].get("CPU", 1) for node in ray.nodes() if node["NodeID"] == own), 1
+    )
+    beside: int = ray_train.get_context().get_local_world_size()
+    return max(1, int(cpus) // beside)
+
+
+def _scratch(remote: Store) -> Path:
+    """A folder on this machine for a training whose ``--out`` is elsewhere."""
+    digest = hashlib.sha256(remote.show().encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"colorcore-{digest}"
 
 
 def _with_absolute_files(recipe: Recipe) -> Recipe:
@@ -143,15 +228,17 @@ def _check_batches(dataset: Store, recipe: Recipe, workers: int) -> int:
     try:
         return len(TrainLoader(Samples(dataset, "train"), recipe.data.batch, world=workers))
     except ValueError as error:
-        raise WrongCallError(f"{error}; set data.batch or --workers") from error
+        raise WrongCallError(f"{error}; raise data.batch or set fewer --workers") from error
 
 
-def _params(recipe: Recipe, info: DatasetInfo, palette: Palette, workers: int) -> dict[str, Any]:
+def _params(
+    recipe: Recipe, info: DatasetInfo, palette: Palette, workers: Workers
+) -> dict[str, Any]:
     return {
         **{key: value for key, value in recipe.flat().items() if key != "about"},
         "dataset.fingerprint": info.fingerprint,
         "dataset.size": info.settings.size,
         "dataset.train": (info.counts or {}).get("train"),
         "palette.fingerprint": palette.fingerprint,
-        "workers": workers,
+        "workers": workers if isinstance(workers, int) else "{}-{}".format(*workers),
     }

@@ -25,6 +25,7 @@ from colorcore.fit import (
     StepEvent,
     Training,
     TrainingDivergedError,
+    TrainingStoppedError,
     ValidationEvent,
     fit,
 )
@@ -35,6 +36,7 @@ from colorcore.losses import LossError
 from colorcore.models import MultiScaleDiscriminator, build_model
 from colorcore.palette import fit_palette
 from colorcore.recipe import Recipe, load_recipe, lr_factor, parse_recipe, recipe_names
+from colorcore.storage import LocalStore
 from tests.colorcore.losses.conftest import made_up_weights
 
 CPU = torch.device("cpu")
@@ -95,6 +97,7 @@ class Diary(Observer):
     validations: list[ValidationEvent] = field(default_factory=list)
     saved: list[ValidationEvent] = field(default_factory=list)
     decodings: list[DecodingEvent] = field(default_factory=list)
+    stops: list[int] = field(default_factory=list)
 
     def on_start(self, total_steps: int, first_step: int) -> None:
         self.starts.append((total_steps, first_step))
@@ -110,6 +113,9 @@ class Diary(Observer):
 
     def on_decoding(self, event: DecodingEvent) -> None:
         self.decodings.append(event)
+
+    def on_stop(self, step: int) -> None:
+        self.stops.append(step)
 
 
 class Killed(BaseException):
@@ -440,6 +446,68 @@ def test_a_run_goes_on_from_the_middle_of_an_epoch(data: FitData, tmp_path: Path
     assert bytes_of(tmp_path / "whole") == bytes_of(tmp_path / "resumed")
 
 
+@pytest.mark.parametrize("more", [(), JUDGED, ("train.precision=fp16",)], ids=["", "gan", "fp16"])
+def test_a_run_that_is_stopped_writes_last_at_that_step_and_ends_as_one_that_never_was(
+    data: FitData, tmp_path: Path, more: tuple[str, ...]
+):
+    """Twice, the second time at the last step of an epoch, whose validation is then still due."""
+    recipe = recipe_of(*EVERYTHING_RANDOM, *more)
+    whole, parts = Diary(), Diary()
+    fit(recipe, data, tmp_path / "whole", run_id="r", observers=[whole])
+    for wanted, validated in ((7, 1), (10, 1)):
+        there = tmp_path / "parts/last"
+        resume = load_checkpoint(there, training=True) if there.exists() else None
+        first = len(parts.steps)
+        with pytest.raises(TrainingStoppedError, match=f"after step {wanted} of 15") as stop:
+            fit(
+                recipe, data, tmp_path / "parts", run_id="r", observers=[parts], resume=resume,
+                stop=lambda first=first, wanted=wanted: len(parts.steps) - first >= 0
+                and len(parts.steps) == wanted - 1,
+            )  # fmt: skip
+        assert (stop.value.step, stop.value.total_steps) == (wanted, 15)
+        last = load_checkpoint(there)
+        assert (last.epoch, last.step) == ((wanted - 1) // 5, (wanted - 1) % 5 + 1)
+        assert len(parts.validations) == validated
+    fit(
+        recipe, data, tmp_path / "parts", observers=[parts],
+        resume=load_checkpoint(there, training=True),
+    )  # fmt: skip
+    assert parts.starts == [(15, 0), (15, 7), (15, 10)]
+    assert parts.stops == [7, 10]
+    assert [(e.step, e.loss) for e in parts.steps] == [(e.step, e.loss) for e in whole.steps]
+    assert [(e.step, e.signs) for e in parts.validations] == [
+        (e.step, e.signs) for e in whole.validations
+    ]
+    assert bytes_of(tmp_path / "parts") == bytes_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("killed_at", "goes_on"), [(3, 0), (6, 5), (9, 8), (12, 12)])
+def test_a_run_that_saves_within_epochs_goes_on_from_there(
+    data: FitData, tmp_path: Path, killed_at: int, goes_on: int
+):
+    """Every fourth step, and after epochs of five, whichever is later before the kill."""
+    recipe = recipe_of(*EVERYTHING_RANDOM, "train.save_every=4")
+    fit(recipe, data, tmp_path / "whole")
+    with pytest.raises(Killed):
+        fit(recipe, data, tmp_path / "parts", observers=[Killer(killed_at)])
+    there, parts = tmp_path / "parts/last", Diary()
+    resume = load_checkpoint(there, training=True) if there.exists() else None
+    if killed_at == 12:  # the observers hear of a step before it is saved
+        goes_on = 10
+    fit(recipe, data, tmp_path / "parts", resume=resume, observers=[parts])
+    assert parts.starts == [(15, goes_on)]
+    assert bytes_of(tmp_path / "parts") == bytes_of(tmp_path / "whole")
+
+
+def test_what_is_saved_within_epochs_changes_nothing_else(data: FitData, tmp_path: Path):
+    fit(recipe_of(), data, tmp_path / "without")
+    fit(recipe_of("train.save_every=2"), data, tmp_path / "with")
+    assert load_recipe("simple").train.save_every is None
+    assert recipe_of("train.save_every=none").train.save_every is None
+    one, other = weights_of(tmp_path / "with/last"), weights_of(tmp_path / "without/last")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_a_run_killed_between_best_and_last_loses_neither(
     data: FitData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
@@ -447,8 +515,8 @@ def test_a_run_killed_between_best_and_last_loses_neither(
     recipe = recipe_of("train.metric=psnr", *EVERYTHING_RANDOM)
     fit(recipe, data, tmp_path / "whole")
 
-    def killed_at_last(checkpoint: Checkpoint, folder: Path) -> None:
-        if folder.name == "last" and checkpoint.epoch == epoch:
+    def killed_at_last(checkpoint: Checkpoint, folder: LocalStore) -> None:
+        if folder.path.name == "last" and checkpoint.epoch == epoch:
             raise Killed
         save_checkpoint(checkpoint, folder)
 
@@ -888,7 +956,7 @@ def test_a_run_killed_while_choosing_has_a_decoding_after_all(
         assert bytes_of(tmp_path / name) == bytes_of(tmp_path / "whole")
 
 
-def _killed_when_decoded(checkpoint: Checkpoint, folder: Path) -> None:
+def _killed_when_decoded(checkpoint: Checkpoint, folder: LocalStore) -> None:
     if checkpoint.decoded:
         raise Killed
     save_checkpoint(checkpoint, folder)
@@ -906,21 +974,25 @@ def test_a_run_that_ended_before_there_were_decodings_gets_one(data: FitData, tm
     assert bytes_of(tmp_path)["best/checkpoint.json"] == whole["best/checkpoint.json"]
 
 
-# Two processes
+# Several processes
 
 DISTRIBUTED = ("data.batch=8", "train.epochs=2", "data.flip=false")
 GROUP = recipe_of("model.norm=group", "train.accumulate=2", *DISTRIBUTED)
 BATCH = recipe_of(*DISTRIBUTED)
 GAN = recipe_of("model.norm=group", "train.accumulate=2", *DISTRIBUTED, *JUDGED)
+RECIPES = {"group": GROUP, "batch": BATCH, "gan": GAN}
 
 
-def distributed_worker(rank: int, folder: Path) -> None:
-    """One of two ranks: both trainings, and what this rank saw of them as a file."""
+def distributed_worker(rank: int, world: int, folder: Path) -> None:
+    """One of several ranks: all trainings, and what this rank saw of them as a file.
+
+    The one with batch norm is done again, stopped by the last rank alone and resumed.
+    """
     torch.set_num_threads(1)
     distributed.init_process_group(
-        "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2
+        "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=world
     )
-    for name, recipe in (("group", GROUP), ("batch", BATCH), ("gan", GAN)):
+    for name, recipe in RECIPES.items():
         diary = Diary()
         scores = fit(recipe, small_data(), folder / name, observers=[diary])
         seen = {
@@ -932,54 +1004,86 @@ def distributed_worker(rank: int, folder: Path) -> None:
             "decodings": [asdict(event) for event in diary.decodings],
         }
         (folder / f"{name}-{rank}.json").write_text(json.dumps(seen))
+    diary = Diary()
+    parts = folder / "parts"
+    with pytest.raises(TrainingStoppedError, match="after step 3 of 4"):
+        fit(
+            BATCH, small_data(), parts, observers=[diary],
+            stop=lambda: rank == world - 1 and len(diary.steps) == 2,
+        )  # fmt: skip
+    assert diary.stops == [3]
+    distributed.barrier()
+    resume = load_checkpoint(parts / "last", training=True)
+    distributed.barrier()
+    fit(BATCH, small_data(), parts, observers=[diary], resume=resume)
+    assert diary.starts == [(4, 0), (4, 3)]
     distributed.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which two processes have trained."""
-    folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, __file__, str(folder)]
+def run_ranks(world: int, folder: Path) -> Path:
+    command = [sys.executable, __file__, str(folder), str(world)]
     ranks = [
         subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        for rank in range(2)
+        for rank in range(world)
     ]
     try:
         output = [rank.communicate(timeout=120)[0].decode() for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(output)
+    assert [rank.returncode for rank in ranks] == [0] * world, "\n".join(output)
     return folder
 
 
-def seen_by(folder: Path, name: str) -> tuple[dict[str, object], dict[str, object]]:
-    first, second = (json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in range(2))
-    return first, second
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which two processes have trained."""
+    return run_ranks(2, tmp_path_factory.mktemp("two-ranks"))
 
 
-@pytest.mark.parametrize(("name", "recipe"), [("group", GROUP), ("gan", GAN)])
-def test_two_ranks_train_what_one_does(
-    two_ranks: Path, data: FitData, tmp_path: Path, name: str, recipe: Recipe
+@pytest.fixture(scope="module")
+def three_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of three, whose shares of a batch of eight are three, three and two."""
+    return run_ranks(3, tmp_path_factory.mktemp("three-ranks"))
+
+
+def seen_by(folder: Path, name: str, world: int = 2) -> list[dict[str, object]]:
+    return [json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in range(world)]
+
+
+@pytest.mark.parametrize("ranks", ["two_ranks", "three_ranks"])
+@pytest.mark.parametrize("name", ["group", "gan"])
+def test_several_ranks_train_what_one_does(
+    request: pytest.FixtureRequest, data: FitData, tmp_path: Path, name: str, ranks: str
 ):
-    """Half of every batch each: with group norm the gradient is the same but for rounding.
+    """A part of every batch each: with group norm the gradient is the same but for rounding.
 
     Adam divides a gradient by its own size, so a few weights, whose gradients are next to
-    nothing, take the rounding for a direction: at most a twentieth of a step of 1e-3 each time.
+    nothing, take the rounding for a direction: at most a twentieth of a step of 1e-3 each time,
+    or a tenth where three ranks add up otherwise than one does.
     """
+    exact = ranks == "two_ranks"
+    folder: Path = request.getfixturevalue(ranks)
     diary = Diary()
-    scores = fit(recipe, data, tmp_path, observers=[diary])
-    here, there = weights_of(two_ranks / name / "last"), weights_of(tmp_path / "last")
-    close(here, there, atol=2e-4)
+    scores = fit(RECIPES[name], data, tmp_path, observers=[diary])
+    here, there = weights_of(folder / name / "last"), weights_of(tmp_path / "last")
+    close(here, there, atol=2e-4 if exact else 4e-4)
     apart = torch.cat([(value - there[name]).abs().flatten() for name, value in here.items()])
-    assert float((apart > 1e-5).float().mean()) < 0.05
-    first, second = seen_by(two_ranks, name)
-    assert first["scores"] == pytest.approx(scores, rel=1e-4)
-    losses = [
-        (one["loss"] + two["loss"]) / 2
-        for one, two in zip(first["steps"], second["steps"], strict=True)  # type: ignore[call-overload]
-    ]
-    assert losses == pytest.approx([event.loss for event in diary.steps], rel=1e-4)
+    assert float((apart > 1e-5).float().mean()) < (0.05 if exact else 0.1)
+    for seen in seen_by(folder, name, 2 if exact else 3):
+        assert seen["scores"] == pytest.approx(scores, rel=1e-4)
+        for step, alone in zip(seen["steps"], diary.steps, strict=True):  # type: ignore[call-overload]
+            assert step["loss"] == pytest.approx(alone.loss, rel=1e-4)
+            assert step["terms"] == pytest.approx(alone.terms, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("ranks", ["two_ranks", "three_ranks"])
+def test_several_ranks_stop_when_one_is_told_to_and_end_as_ranks_that_never_did(
+    request: pytest.FixtureRequest, ranks: str
+):
+    """Bit for bit, with the course of the loss that all of them saw."""
+    folder: Path = request.getfixturevalue(ranks)
+    assert bytes_of(folder / "parts") == bytes_of(folder / "batch")
 
 
 @pytest.mark.parametrize("name", ["group", "batch", "gan"])
@@ -988,8 +1092,9 @@ def test_both_ranks_take_the_same_steps_and_see_the_same_scores(two_ranks: Path,
     assert first["starts"] == second["starts"] == [[4, 0]]
     assert [step["step"] for step in first["steps"]] == [1, 2, 3, 4]  # type: ignore[attr-defined]
     assert [step["step"] for step in second["steps"]] == [1, 2, 3, 4]  # type: ignore[attr-defined]
-    norms = [[step["grad_norm"] for step in seen["steps"]] for seen in (first, second)]  # type: ignore[attr-defined]
-    assert norms[0] == norms[1]
+    for what in ("grad_norm", "loss", "terms"):
+        of_both = [[step[what] for step in seen["steps"]] for seen in (first, second)]  # type: ignore[attr-defined]
+        assert of_both[0] == of_both[1]
     assert first["scores"] == second["scores"]
     assert first["validations"] == second["validations"]
     assert first["pictures"] == [4, 4]
@@ -1019,4 +1124,4 @@ def test_two_ranks_choose_what_one_would(two_ranks: Path, data: FitData, name: s
 
 
 if __name__ == "__main__":
-    distributed_worker(int(sys.argv[2]), Path(sys.argv[1]))
+    distributed_worker(int(sys.argv[3]), int(sys.argv[2]), Path(sys.argv[1]))

@@ -362,8 +362,22 @@ def test_a_damaged_compressed_shard(packed, tmp_path, damage: str):
 
 
 def test_a_batch_that_ranks_cannot_share(samples):
-    with pytest.raises(ValueError, match="divisible by the 3 workers, got 8"):
-        TrainLoader(samples, 8, world=3)
+    with pytest.raises(ValueError, match="a photo for each of the 9 workers, got 8"):
+        TrainLoader(samples, 8, world=9)
+
+
+@pytest.mark.parametrize("world", [2, 3, 5, 7])
+def test_ranks_share_a_batch_that_they_do_not_divide(samples, world: int):
+    """Every photo of each batch once; shares differ by one photo, and are the same each step."""
+    loaders = [TrainLoader(samples, 7, seed=2, rank=rank, world=world) for rank in range(world)]
+    alone = TrainLoader(samples, 7, seed=2)
+    shares = [loader.share for loader in loaders]
+    assert sum(shares) == 7
+    assert max(shares) - min(shares) <= 1
+    for batches in zip(*(one.epoch(1) for one in loaders), strict=True):
+        assert [len(batch.lab_u8) for batch in batches] == shares
+        together = np.concatenate([batch.positions for batch in batches])
+        assert sorted(together) == sorted(alone.positions(1, batches[0].step))
 
 
 def test_a_dataset_smaller_than_a_batch(samples):

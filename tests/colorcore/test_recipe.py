@@ -111,6 +111,7 @@ EVERY_KEY = Recipe.model_validate(
             "accumulate": 2,
             "ema": 0.0,
             "eval_every": 2,
+            "save_every": 500,
             "metric": "cf_gap",
         },
     }
@@ -173,6 +174,7 @@ def test_flat_names_every_setting_by_its_dotted_path():
         "train.accumulate": 1,
         "train.ema": 0.999,
         "train.eval_every": 1,
+        "train.save_every": None,
         "train.metric": "auc_balanced",
     }
 
