@@ -6,6 +6,8 @@ it. A server is used with ``--tracking-uri`` or ``MLFLOW_TRACKING_URI``. No tele
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import sys
@@ -13,12 +15,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from colorcore.advice import Advised, advised
 from colorcore.fit import DecodingEvent, Observer, StepEvent, ValidationEvent
 from colorcore.pictures import triptychs
 from colorcore.signs import NOT_FINITE
-from pipelines.errors import JobError
+from pipelines.errors import JobError, WrongCallError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,9 +31,17 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "colorcore"
 PICTURE_KEY = "val/grey - predicted - truth"
+KIND_TAG = "colorcore.kind"
+"""The tag that says what a run is: ``train``, ``study`` or ``trial``."""
+STUDY_TAG = "colorcore.study"
+PARENT_TAG = "mlflow.parentRunId"
+CHAMPION = "champion"
+"""The alias of the best model of a name in the registry."""
 SIGN = "sign."
 """What tags of a run begin with that say what was seen of a sign, and what to do about it."""
 _GONE = "gone at step "
+MODEL = "best"
+"""Artifact of a run that is its model."""
 LOG_EVERY = 10
 """Steps between two logged points of the loss."""
 _QUIET = {
@@ -86,15 +97,24 @@ def client_for(uri: str) -> MlflowClient:
 
 
 def start_run(
-    uri: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str], run_id: str | None
+    uri: str,
+    name: str,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    run_id: str | None,
+    parent: str | None = None,
 ) -> TrackedRun:
-    """Begin a run, or go on in ``run_id`` where that exists; parameters are logged once."""
+    """Begin a run, or go on in ``run_id`` where that exists; parameters are logged once.
+
+    ``parent`` is the id of the run that a new one is a child of: a trial's study.
+    """
     client = client_for(uri)
     experiment_id = _experiment(client, uri)
     if run_id is not None and _exists(client, run_id):
         client.update_run(run_id, status="RUNNING")
         return TrackedRun(uri, experiment_id, run_id)
-    run = client.create_run(experiment_id, run_name=name, tags=dict(tags))
+    family = {} if parent is None else {PARENT_TAG: parent}
+    run = client.create_run(experiment_id, run_name=name, tags={**tags, **family})
     for key, value in params.items():
         client.log_param(run.info.run_id, key, value)
     return TrackedRun(uri, experiment_id, run.info.run_id)
@@ -109,6 +129,43 @@ def end_run(run: TrackedRun, status: str, artifacts: Mapping[str, Path]) -> None
         elif path.exists():
             client.log_artifact(run.run_id, str(path), artifact_path=name)
     client.set_terminated(run.run_id, status=status)
+
+
+def register_champion(run: TrackedRun, name: str) -> int:
+    """Register the run's model under ``name`` and give it the alias ``champion``.
+
+    Returns the number of the version that is the champion now; the same run registered again is
+    the version that it was. The name must be one that a registry takes: no ``/``, ``:`` or ``.``
+    at its start.
+
+    Raises:
+        JobError: the store does not answer, or the run has no model.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client = client_for(run.uri)
+    with contextlib.suppress(MlflowException):  # it is there already
+        client.create_registered_model(name)
+    try:
+        found = [
+            version
+            for version in client.search_model_versions(f"name = '{name}'")
+            if version.run_id == run.run_id
+        ]
+        version = found[0] if found else _register(client, run, name)
+        client.set_registered_model_alias(name, CHAMPION, version.version)
+    except MlflowException as error:
+        raise JobError(
+            f"cannot register the model of run {run.run_id} as {name}: {error}"
+        ) from error
+    return int(version.version)
+
+
+def _register(client: MlflowClient, run: TrackedRun, name: str) -> Any:
+    folder = client.get_run(run.run_id).info.artifact_uri
+    if not client.list_artifacts(run.run_id, MODEL):
+        raise JobError(f"the run {run.run_id} holds no model ({MODEL}) to register as {name}")
+    return client.create_model_version(name, f"{folder}/{MODEL}", run.run_id)
 
 
 def ui_command(
@@ -131,14 +188,35 @@ def ui_command(
     return [*command, "--host", host, "--port", str(port), "--workers", "1"], dict(_QUIET)
 
 
-def ui_link(asked: str | None, folder: Path, host: str, port: int) -> str:
-    """The page on which the runs are compared."""
+def ui_link(asked: str | None, folder: Path, host: str, port: int, study: str | None = None) -> str:
+    """The page on which the runs are compared; those of a study, where one is named.
+
+    Raises:
+        WrongCallError: there is no such study.
+    """
     client = client_for(tracking_uri(asked, folder))
     experiment = client.get_experiment_by_name(EXPERIMENT)
     place = f"http://{host}:{port}"
+    if study is not None:
+        return f"{place}/#{_study_page(client, study)}"
     if experiment is None:
         return place
     return f"{place}/#/experiments/{experiment.experiment_id}/runs?compareRunsMode=CHART"
+
+
+def _study_page(client: MlflowClient, study: str) -> str:
+    """Where the server compares a study's trials, its latest run of that name."""
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    ids = [] if experiment is None else [experiment.experiment_id]
+    mark = '"' if "'" in study else "'"
+    asked = f"tags.`{KIND_TAG}` = 'study' AND tags.`{STUDY_TAG}` = {mark}{study}{mark}"
+    parents = client.search_runs(ids, asked, max_results=1) if ids else []
+    if not parents:
+        raise WrongCallError(f"expected a study in the tracking store, found none named {study}")
+    asked = f"tags.`{PARENT_TAG}` = '{parents[0].info.run_id}'"
+    runs = [run.info.run_id for run in client.search_runs(ids, asked)]
+    listed = quote(json.dumps(runs, separators=(",", ":")))
+    return f"/compare-runs?runs={listed}&experiments={quote(json.dumps(ids))}"
 
 
 class RunObserver(Observer):
