@@ -67,6 +67,7 @@ def train(
             address=address,
             on_progress=lambda progress: _display(advance, progress, signs),
             on_initial=lambda about: show.warn(f"starts from {about}"),
+            on_unsent=show.warn,
         )
     if json:
         show.as_json(

@@ -30,7 +30,8 @@ from colorcore.storage import StorageError
 from pipelines.cluster import ray_session
 from pipelines.errors import JobError, WrongCallError
 from pipelines.initial import choose_initial
-from pipelines.tracking import end_run, start_run, without_secrets
+from pipelines.secrets import without_secrets
+from pipelines.tracking import end_run, start_run
 from pipelines.training_job import Job, prepare_job, train_rank
 
 WORKER_RESTARTS = 3
@@ -87,11 +88,13 @@ def train(
     address: str | None = None,
     on_progress: Callable[[TrainProgress], None] = lambda _: None,
     on_initial: Callable[[str], None] = lambda _: None,
+    on_unsent: Callable[[str], None] = lambda _: None,
 ) -> TrainReport:
     """Train the recipe on the dataset with ``workers`` data-parallel workers.
 
     ``initial`` is a checkpoint folder or an old .pt file whose weights a new training starts
-    from, ``reading`` how the latter is read; ``on_initial`` is told what was taken over.
+    from, ``reading`` how the latter is read; ``on_initial`` is told what was taken over, and
+    ``on_unsent`` where that lies which the tracking server could not be told.
 
     Raises:
         WrongCallError: ``out`` holds another training, the batch cannot be divided, a file of
@@ -135,7 +138,8 @@ def train(
                 picture = Path(folder) / "palette.png"
                 job.dataset.fetch("palette/palette.png", picture)
                 artifacts = {"best": out / "best", "palette": picture}
-            end_run(run, status, artifacts)
+            if unsent := end_run(run, status, artifacts, out):
+                on_unsent(str(unsent))
     best = load_checkpoint(out / "best")
     last = load_checkpoint(out / "last")
     return TrainReport(

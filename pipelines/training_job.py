@@ -20,7 +20,8 @@ from colorcore.recipe import Recipe, parse_recipe
 from colorcore.storage import Store, absolute_store
 from pipelines.errors import WrongCallError
 from pipelines.initial import Initial
-from pipelines.tracking import RunObserver, TrackedRun
+from pipelines.run_observer import RunObserver
+from pipelines.tracking import TrackedRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def train_rank(job: Job, observers: Sequence[Observer] = ()) -> None:
     )
     run: RunObserver | None = None
     if job.run is not None and ray_train.get_context().get_world_rank() == 0:
-        run = RunObserver(job.run, job.recipe)
+        run = RunObserver(job.run, job.recipe, job.out)
         observers = [*observers, run]
     resumes = has_checkpoint(job.out / "last")
     initial = None if resumes or job.initial is None else job.initial.weights()
@@ -108,6 +109,9 @@ def train_rank(job: Job, observers: Sequence[Observer] = ()) -> None:
         if run is not None:
             run.on_diverged()
         raise
+    finally:
+        if run is not None:
+            run.close()
 
 
 def _with_absolute_files(recipe: Recipe) -> Recipe:
