@@ -16,11 +16,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from colorcore.checkpoint import load_checkpoint
+from colorcore.recipe import load_recipe
 from pipelines.errors import JobError
 from pipelines.run_import import import_runs
 from pipelines.run_log import Delivery, RunLog, deliver
 from pipelines.run_spool import RECORDS, Spool, header, spool_folder
 from pipelines.tracking import TrackedRun, end_run, start_run
+from pipelines.train import TrainProgress, train
+from tests.pipelines.conftest import TINY
 from tests.pipelines.tracking_server import TrackingServer
 from tests.servers.flaky_proxy import FlakyS3, flaky_proxy
 
@@ -313,3 +317,45 @@ def test_a_spool_of_somebody_else_sends_no_other_files(tracking: str, tmp_path: 
     spool.append([named])
     Delivery(uri, run.run_id, spool).send()
     assert list((stored / run.run_id).rglob("model.txt"))
+
+
+def test_a_training_goes_on_while_its_server_is_away(
+    server: TrackingServer,
+    dataset_with_palette: Path,
+    local_ray: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Killed after the first validation; it is back when all is over."""
+    monkeypatch.setenv("COLORCORE_TRACKING_WAIT_S", "1")
+    recipe = load_recipe("unet-l1", [*TINY, "train.epochs=8"])
+    out, told = tmp_path / "model", list[str]()
+    epochs: list[int] = []
+
+    def watch(progress: TrainProgress) -> None:
+        if progress.scores and progress.scored_step not in epochs:
+            epochs.append(progress.scored_step)
+            if len(epochs) == 1:
+                server.stop()
+
+    report = train(
+        dataset_with_palette, recipe, out, tracking_uri=server.uri, on_progress=watch,
+        on_unsent=told.append,
+    )  # fmt: skip
+    assert load_checkpoint(out / "last").epoch == 8
+    (line,) = told
+    assert f"cc ui import {out / 'run-log' / report.run_id}" in line
+    server.start()
+    import_runs([str(out)])
+    run = TrackedRun(server.uri, report.experiment_id, report.run_id)
+    steps = report.steps // 8
+    assert [step for step, _ in loss(server, run, "val/psnr")] == [
+        steps * epoch for epoch in range(1, 9)
+    ]
+    logged = [step for step in range(1, report.steps + 1) if step % 10 == 0 or step == report.steps]
+    assert [step for step, _ in loss(server, run, "train/loss")] == logged
+    assert len([name for name in images(server, run) if name.endswith(".png")]) == 8
+    stored = server.client().get_run(report.run_id)
+    assert stored.info.status == "FINISHED"
+    assert {item.path for item in server.client().list_artifacts(report.run_id)} >= {"best"}
+    assert not (out / "run-log").exists()
