@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.logged_model import is_checkpoint, log_model
 from pipelines.run_spool import FOLDER, PICTURES, Record, Spool, header
 from pipelines.secrets import without_secrets
 
@@ -325,11 +326,13 @@ class Delivery:
                 client.set_terminated(self._run_id, first["status"], first["at"])
 
     def _artifact(self, client: MlflowClient, record: Record) -> None:
-        path = allowed(self._spool, record["path"])
-        if path.is_dir():
-            client.log_artifacts(self._run_id, str(path), record["name"])
+        path, name = allowed(self._spool, record["path"]), record["name"]
+        if is_checkpoint(path):
+            log_model(client, self._run_id, path)
+        elif path.is_dir():
+            client.log_artifacts(self._run_id, str(path), name)
         elif path.is_file():
-            client.log_artifact(self._run_id, str(path), record["name"])
+            client.log_artifact(self._run_id, str(path), name if name != path.name else None)
 
     def _resumed_since(self) -> bool:
         """Whether the training went on after the end that is to be sent."""

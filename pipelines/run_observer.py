@@ -14,6 +14,7 @@ from colorcore.signs import NOT_FINITE
 from colorcore.storage import Store, open_store
 from pipelines.run_log import HANDOVER_S, RunLog
 from pipelines.run_spool import spool_folder, upload
+from pipelines.system_metrics import SystemMetrics
 from pipelines.tracking import PICTURE_KEY, SIGN, TrackedRun
 
 if TYPE_CHECKING:
@@ -25,19 +26,59 @@ LOG_EVERY = 10
 _GONE = "gone at step "
 
 
-class RunObserver(Observer):
+class NodeObserver(Observer):
+    """Logs what a node's CPUs, memory, disk, network and GPUs do: one a node that has a rank.
+
+    ``node`` is its number where there are several; without ``writer`` it is the run's main one.
+    """
+
+    def __init__(
+        self,
+        run: TrackedRun,
+        out: Path | str | Store | None = None,
+        *,
+        node: int | None = None,
+        writer: str = "",
+    ) -> None:
+        self._run = run
+        self._out = None if out is None else open_store(out)
+        self._folder = spool_folder(run.run_id, out, writer)
+        self._log = RunLog(run.uri, run.run_id, run.experiment_id, self._folder, warn=_warn)
+        self._system = SystemMetrics(self._log, started_ms=run.started_ms, node=node)
+
+    def on_diverged(self) -> None:
+        """Told after a TrainingDivergedError of :func:`colorcore.fit.fit`."""
+
+    def close(self) -> int:
+        """Send the rest, if the server takes it soon; returns the records that are left.
+
+        Those lie in the spool, for the job's end to send. An object store holds no spool while it
+        is written: it is copied there, after a longer wait.
+        """
+        self._system.stop()
+        remote = self._out is not None and self._out.local is None
+        left = self._log.close(self._run.patience_s if remote else HANDOVER_S)
+        if left and remote and self._out is not None:
+            upload(self._folder, self._out)
+        return left
+
+
+class RunObserver(NodeObserver):
     """Logs a training into its run: losses, validation scores and pictures; nothing waits for it.
 
     Also what signs are found by (``val/sign/...``), and the signs, as tags.
     """
 
     def __init__(
-        self, run: TrackedRun, recipe: Recipe, out: Path | str | Store | None = None
+        self,
+        run: TrackedRun,
+        recipe: Recipe,
+        out: Path | str | Store | None = None,
+        *,
+        node: int | None = None,
     ) -> None:
-        self._run, self._recipe = run, recipe
-        self._out = None if out is None else open_store(out)
-        self._folder = spool_folder(run.run_id, out)
-        self._log = RunLog(run.uri, run.run_id, run.experiment_id, self._folder, warn=_warn)
+        super().__init__(run, out, node=node)
+        self._recipe = recipe
         # A run that goes on has tags from before; when a sign of those is gone, they shall say so.
         self._signs = {
             name.removeprefix(SIGN): text
@@ -97,17 +138,21 @@ class RunObserver(Observer):
         self._signs[name] = f"step {step}: {each.sign.meaning}; {each.advice}"
         self._log.tag(SIGN + name, self._signs[name])
 
-    def close(self) -> int:
-        """Send the rest, if the server takes it soon; returns the records that are left.
 
-        Those lie in the spool, for the job's end to send. An object store holds no spool while it
-        is written: it is copied there, after a longer wait.
-        """
-        remote = self._out is not None and self._out.local is None
-        left = self._log.close(self._run.patience_s if remote else HANDOVER_S)
-        if left and remote and self._out is not None:
-            upload(self._folder, self._out)
-        return left
+def observer_of_rank(
+    run: TrackedRun, recipe: Recipe, out: Path | str | Store | None
+) -> NodeObserver | None:
+    """What this rank of a Ray Train job logs: rank 0 all, the first of another node that node."""
+    from ray import train as ray_train
+
+    context = ray_train.get_context()
+    several = context.get_world_size() != context.get_local_world_size()
+    node = context.get_node_rank() if several else None
+    if context.get_world_rank() == 0:
+        return RunObserver(run, recipe, out, node=node)
+    if context.get_local_rank() == 0:
+        return NodeObserver(run, out, node=node, writer=f"node{node}")
+    return None
 
 
 def _warn(text: str) -> None:

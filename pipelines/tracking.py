@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from colorcore.storage import Store, open_store
 from pipelines.errors import JobError, WrongCallError
+from pipelines.provenance import provenance
 from pipelines.run_log import HANDOVER_S, PATIENCE_S, QUIET, deliver
 from pipelines.run_spool import (
     Spool,
@@ -45,8 +46,8 @@ CHAMPION = "champion"
 """The alias of the best model of a name in the registry."""
 SIGN = "sign."
 """What tags of a run begin with that say what was seen of a sign, and what to do about it."""
-MODEL = "best"
-"""Artifact of a run that is its model."""
+PARAMS_A_BATCH = 100
+"""As many as MLflow takes at once."""
 KILLED_PATIENCE_S = 10.0
 """Seconds that the end of an interrupted job waits for the server at most."""
 PATIENCE = "COLORCORE_TRACKING_WAIT_S"
@@ -63,6 +64,8 @@ class TrackedRun:
     run_id: str
     patience_s: float = PATIENCE_S
     """Seconds that the end of the run waits for a server that is away."""
+    started_ms: int = 0
+    """When it started, in milliseconds since 1970."""
 
 
 def tracking_uri(asked: str | None, folder: Path) -> str:
@@ -107,18 +110,32 @@ def start_run(
 ) -> TrackedRun:
     """Begin a run, or go on in ``run_id`` where that exists; parameters are logged once.
 
+    A new run is tagged with what made it (:mod:`pipelines.provenance`) and, unless ``tags`` say
+    another kind, as a training. Nothing that looks like a credential is stored.
+
     ``parent`` is the id of the run that a new one is a child of: a trial's study.
     """
     client = client_for(uri)
     experiment_id = _experiment(client, uri)
     if run_id is not None and _exists(client, run_id):
         client.update_run(run_id, status="RUNNING")
-        return TrackedRun(uri, experiment_id, run_id, _patience())
+        started = client.get_run(run_id).info.start_time
+        return TrackedRun(uri, experiment_id, run_id, _patience(), started)
     family = {} if parent is None else {PARENT_TAG: parent}
-    run = client.create_run(experiment_id, run_name=name, tags={**tags, **family})
-    for key, value in params.items():
-        client.log_param(run.info.run_id, key, value)
-    return TrackedRun(uri, experiment_id, run.info.run_id, _patience())
+    known = {KIND_TAG: "train", **provenance(Path.cwd()), **tags, **family}
+    said = {key: without_secrets(text) for key, text in known.items()}
+    run = client.create_run(experiment_id, run_name=without_secrets(name), tags=said)
+    _log_params(client, run.info.run_id, params)
+    return TrackedRun(uri, experiment_id, run.info.run_id, _patience(), run.info.start_time)
+
+
+def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
+    from mlflow.entities import Param
+
+    listed = [Param(key, without_secrets(str(value))) for key, value in params.items()]
+    for start in range(0, len(listed), PARAMS_A_BATCH):
+        batch = listed[start : start + PARAMS_A_BATCH]
+        client.log_batch(run_id, params=batch, synchronous=True)
 
 
 def _patience() -> float:
@@ -151,6 +168,8 @@ def end_run(
     out: Path | str | Store | None = None,
 ) -> Unsent | None:
     """Close a run as FINISHED, FAILED or KILLED, with files or folders as artifacts by name.
+
+    A checkpoint's folder becomes the run's model, which MLflow can load and serve.
 
     What the run's observers could not send goes before it. A server that is away is waited for,
     ``run.patience_s`` at most; then all that is left lies in a spool in ``out`` (in a temporary
@@ -222,10 +241,11 @@ def register_champion(run: TrackedRun, name: str) -> int:
 
 
 def _register(client: MlflowClient, run: TrackedRun, name: str) -> Any:
-    folder = client.get_run(run.run_id).info.artifact_uri
-    if not client.list_artifacts(run.run_id, MODEL):
-        raise JobError(f"the run {run.run_id} holds no model ({MODEL}) to register as {name}")
-    return client.create_model_version(name, f"{folder}/{MODEL}", run.run_id)
+    outputs = client.get_run(run.run_id).outputs
+    if outputs is None or not outputs.model_outputs:
+        raise JobError(f"the run {run.run_id} holds no model to register as {name}")
+    model = outputs.model_outputs[-1].model_id
+    return client.create_model_version(name, f"models:/{model}", run.run_id, model_id=model)
 
 
 def ui_command(

@@ -30,6 +30,7 @@ from colorcore.storage import StorageError
 from pipelines.cluster import ray_session
 from pipelines.errors import JobError, WrongCallError
 from pipelines.initial import choose_initial
+from pipelines.logged_model import local_model
 from pipelines.secrets import without_secrets
 from pipelines.tracking import end_run, start_run
 from pipelines.training_job import Job, prepare_job, train_rank
@@ -112,7 +113,9 @@ def train(
     if initial is not None:
         palette = load_palette(job.dataset.below("palette"))
         val = Samples(job.dataset, "val")
-        start = choose_initial(initial, job.recipe, palette, val, reading)
+        start = choose_initial(
+            local_model(initial, tracking_uri), job.recipe, palette, val, reading
+        )
         tags["colorcore.from"] = start.about
         on_initial(start.about)
     run = start_run(
@@ -133,11 +136,13 @@ def train(
         raise
     finally:
         with tempfile.TemporaryDirectory() as folder:
-            artifacts = {}
+            as_toml = Path(folder) / "recipe.toml"
+            as_toml.write_text(job.recipe.to_toml(), encoding="utf-8")
+            artifacts = {as_toml.name: as_toml}
             if status == "FINISHED":
                 picture = Path(folder) / "palette.png"
                 job.dataset.fetch("palette/palette.png", picture)
-                artifacts = {"best": out / "best", "palette": picture}
+                artifacts |= {"best": out / "best", "palette": picture}
             if unsent := end_run(run, status, artifacts, out):
                 on_unsent(str(unsent))
     best = load_checkpoint(out / "best")

@@ -20,7 +20,7 @@ from colorcore.recipe import Recipe, parse_recipe
 from colorcore.storage import Store, absolute_store
 from pipelines.errors import WrongCallError
 from pipelines.initial import Initial
-from pipelines.run_observer import RunObserver
+from pipelines.run_observer import observer_of_rank
 from pipelines.tracking import TrackedRun
 
 
@@ -76,7 +76,6 @@ def train_rank(job: Job, observers: Sequence[Observer] = ()) -> None:
     worker, too, and then it goes on from there.
     """
     import torch
-    from ray import train as ray_train
     from ray.train.torch import get_device
 
     if job.threads is not None:
@@ -88,10 +87,8 @@ def train_rank(job: Job, observers: Sequence[Observer] = ()) -> None:
         mean_ab=job.mean_ab,
         fingerprint=job.fingerprint,
     )
-    run: RunObserver | None = None
-    if job.run is not None and ray_train.get_context().get_world_rank() == 0:
-        run = RunObserver(job.run, job.recipe, job.out)
-        observers = [*observers, run]
+    run = None if job.run is None else observer_of_rank(job.run, job.recipe, job.out)
+    observers = observers if run is None else [*observers, run]
     resumes = has_checkpoint(job.out / "last")
     initial = None if resumes or job.initial is None else job.initial.weights()
     try:
