@@ -72,6 +72,7 @@ def train(
             address=address,
             on_progress=lambda progress: _display(advance, progress, signs, told),
             on_initial=lambda about: show.warn(f"starts from {about}"),
+            on_unsent=show.warn,
         )
     if json:
         show.as_json(

@@ -32,7 +32,8 @@ from colorcore.dataset import DatasetError
 from pipelines.cluster import ray_session
 from pipelines.errors import JobError
 from pipelines.finding import Check, Finding, fail, ok, warn
-from pipelines.tracking import client_for, without_secrets
+from pipelines.secrets import without_secrets
+from pipelines.tracking import client_for
 
 PROJECT = "colorcore"
 TESTED = Path(__file__).parent.parent / "constraints.txt"

@@ -18,6 +18,7 @@ from colorcore.storage import open_store
 from pipelines.decoding import asked_decoding
 from pipelines.device import best_device
 from pipelines.errors import JobError
+from pipelines.logged_model import local_model
 from pipelines.sources import Source, is_tar, list_photos, open_sources, read_photos
 
 LIMITS = PhotoLimits(min_side=1, max_aspect=float("inf"))
@@ -59,7 +60,7 @@ def colorize_photos(
         WrongCallError: a photo or folder is missing, or the model cannot be decoded so.
         JobError: there are no photos.
     """
-    checkpoint = load_checkpoint(model)
+    checkpoint = load_checkpoint(local_model(model))
     network = checkpoint.model(place := device or best_device())
     decoding = asked_decoding(network, checkpoint.decoding, temperature, chroma)
     sources = open_sources(photos)

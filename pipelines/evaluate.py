@@ -35,6 +35,7 @@ from colorcore.storage import open_store
 from pipelines.decoding import asked_decoding
 from pipelines.device import best_device
 from pipelines.errors import JobError, WrongCallError
+from pipelines.logged_model import local_model
 from pipelines.sources import photos_of
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def evaluate_model(
     """
     if front is not None and front.suffix.lower() != ".png":
         raise WrongCallError(f"expected the name of a .png for the front's plot, got {front}")
-    checkpoint = load_checkpoint(model)
+    checkpoint = load_checkpoint(local_model(model))
     network = checkpoint.model(place := device or best_device())
     decoding = asked_decoding(network, checkpoint.decoding, temperature, chroma)
     refused: Counter[str] = Counter()

@@ -18,6 +18,7 @@ from colorcore.pictures import draw_weights, save_picture
 from colorcore.storage import Store, open_store
 from colorcore.weights import BINS, NEAR_ZERO, WeightStats, model_stats, stats_csv
 from pipelines.errors import WrongCallError
+from pipelines.logged_model import local_model
 from pipelines.look import look_at_dataset
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ def inspect_model(model: str | Path, *, picture: Path | None = None) -> ModelFac
     """
     if picture is not None and picture.suffix.lower() != ".png":
         raise WrongCallError(f"expected a name ending in .png for the histograms, got {picture}")
+    named, model = model, local_model(model)
     here = open_store(model).local
     old = here is not None and here.is_file()
     network, about, scores, decoded = _old_model(Path(model)) if old else _own_model(model)
@@ -132,7 +134,7 @@ def inspect_model(model: str | Path, *, picture: Path | None = None) -> ModelFac
     weights = model_stats(network.named_parameters())
     if picture is not None:
         title = (
-            f"{model}   ·   {total:,} parameters, {top / total:.0%} in the five largest layers"
+            f"{named}   ·   {total:,} parameters, {top / total:.0%} in the five largest layers"
             f"   ·   share of the weights in each of {BINS} bins"
             f"   ·   near zero: at most {NEAR_ZERO:g}"
         )

@@ -1,4 +1,4 @@
-"""MLflow: where runs are written, and how a training's observer fills one.
+"""MLflow: where runs are written, how one begins and ends, and the pages that show them.
 
 Default store: SQLite ``mlflow.db`` in the current folder, artifacts in ``mlartifacts`` beside
 it. A server is used with ``--tracking-uri`` or ``MLFLOW_TRACKING_URI``. No telemetry.
@@ -6,38 +6,53 @@ it. A server is used with ``--tracking-uri`` or ``MLFLOW_TRACKING_URI``. No tele
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
-import re
+import shlex
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
-from colorcore.advice import Advised, advised
-from colorcore.fit import DecodingEvent, Observer, StepEvent, ValidationEvent
-from colorcore.pictures import triptychs
-from colorcore.signs import NOT_FINITE
-from pipelines.errors import JobError
+from colorcore.storage import Store, open_store
+from pipelines.errors import JobError, WrongCallError
+from pipelines.provenance import provenance
+from pipelines.run_log import HANDOVER_S, PATIENCE_S, QUIET, deliver
+from pipelines.run_spool import (
+    Spool,
+    fetch_spools,
+    forget,
+    header,
+    parts_of,
+    spool_folder,
+    upload,
+)
+from pipelines.secrets import without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from colorcore.recipe import Recipe
-    from colorcore.signs import Sign
-
 EXPERIMENT = "colorcore"
 PICTURE_KEY = "val/grey - predicted - truth"
+KIND_TAG = "colorcore.kind"
+"""The tag that says what a run is: ``train``, ``study`` or ``trial``."""
+STUDY_TAG = "colorcore.study"
+PARENT_TAG = "mlflow.parentRunId"
+CHAMPION = "champion"
+"""The alias of the best model of a name in the registry."""
 SIGN = "sign."
 """What tags of a run begin with that say what was seen of a sign, and what to do about it."""
-_GONE = "gone at step "
-LOG_EVERY = 10
-"""Steps between two logged points of the loss."""
-_QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
-}
+PARAMS_A_BATCH = 100
+"""As many as MLflow takes at once."""
+KILLED_PATIENCE_S = 10.0
+"""Seconds that the end of an interrupted job waits for the server at most."""
+PATIENCE = "COLORCORE_TRACKING_WAIT_S"
+_TRIES = "3"
+"""How often a call is repeated whose server does not answer: for about 15 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +62,10 @@ class TrackedRun:
     uri: str
     experiment_id: str
     run_id: str
+    patience_s: float = PATIENCE_S
+    """Seconds that the end of the run waits for a server that is away."""
+    started_ms: int = 0
+    """When it started, in milliseconds since 1970."""
 
 
 def tracking_uri(asked: str | None, folder: Path) -> str:
@@ -59,18 +78,14 @@ def sqlite_uri(folder: Path) -> str:
     return f"sqlite:///{folder.absolute() / 'mlflow.db'}"
 
 
-def without_secrets(uri: str) -> str:
-    """A URI as it may be shown or logged: user and password are left out."""
-    return re.sub(r"//[^/@]*@", "//", uri)
-
-
 def client_for(uri: str) -> MlflowClient:
     """A client of the tracking store.
 
     Raises:
         JobError: the store does not answer.
     """
-    os.environ.update(_QUIET)
+    os.environ.update(QUIET)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _TRIES)
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -86,29 +101,151 @@ def client_for(uri: str) -> MlflowClient:
 
 
 def start_run(
-    uri: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str], run_id: str | None
+    uri: str,
+    name: str,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    run_id: str | None,
+    parent: str | None = None,
 ) -> TrackedRun:
-    """Begin a run, or go on in ``run_id`` where that exists; parameters are logged once."""
+    """Begin a run, or go on in ``run_id`` where that exists; parameters are logged once.
+
+    A new run is tagged with what made it (:mod:`pipelines.provenance`) and, unless ``tags`` say
+    another kind, as a training. Nothing that looks like a credential is stored.
+
+    ``parent`` is the id of the run that a new one is a child of: a trial's study.
+    """
     client = client_for(uri)
     experiment_id = _experiment(client, uri)
     if run_id is not None and _exists(client, run_id):
         client.update_run(run_id, status="RUNNING")
-        return TrackedRun(uri, experiment_id, run_id)
-    run = client.create_run(experiment_id, run_name=name, tags=dict(tags))
-    for key, value in params.items():
-        client.log_param(run.info.run_id, key, value)
-    return TrackedRun(uri, experiment_id, run.info.run_id)
+        started = client.get_run(run_id).info.start_time
+        return TrackedRun(uri, experiment_id, run_id, _patience(), started)
+    family = {} if parent is None else {PARENT_TAG: parent}
+    known = {KIND_TAG: "train", **provenance(Path.cwd()), **tags, **family}
+    said = {key: without_secrets(text) for key, text in known.items()}
+    run = client.create_run(experiment_id, run_name=without_secrets(name), tags=said)
+    _log_params(client, run.info.run_id, params)
+    return TrackedRun(uri, experiment_id, run.info.run_id, _patience(), run.info.start_time)
 
 
-def end_run(run: TrackedRun, status: str, artifacts: Mapping[str, Path]) -> None:
-    """Close a run as FINISHED, FAILED or KILLED, with files or folders as artifacts by name."""
-    client = client_for(run.uri)
+def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
+    from mlflow.entities import Param
+
+    listed = [Param(key, without_secrets(str(value))) for key, value in params.items()]
+    for start in range(0, len(listed), PARAMS_A_BATCH):
+        batch = listed[start : start + PARAMS_A_BATCH]
+        client.log_batch(run_id, params=batch, synchronous=True)
+
+
+def _patience() -> float:
+    asked = os.environ.get(PATIENCE)
+    try:
+        return PATIENCE_S if not asked else max(0.0, float(asked))
+    except ValueError as error:
+        raise WrongCallError(f"expected seconds in {PATIENCE}, got {asked!r}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Unsent:
+    """What a tracking server was not told of a run, and where that lies."""
+
+    records: int
+    place: str
+    why: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.records} records of the run could not be sent: {self.why}; nothing is lost, "
+            f"once the server is back: cc ui import {shlex.quote(self.place)}"
+        )
+
+
+def end_run(
+    run: TrackedRun,
+    status: str,
+    artifacts: Mapping[str, Path],
+    out: Path | str | Store | None = None,
+) -> Unsent | None:
+    """Close a run as FINISHED, FAILED or KILLED, with files or folders as artifacts by name.
+
+    A checkpoint's folder becomes the run's model, which MLflow can load and serve.
+
+    What the run's observers could not send goes before it. A server that is away is waited for,
+    ``run.patience_s`` at most; then all that is left lies in a spool in ``out`` (in a temporary
+    folder where that is None), and this returns where.
+    """
+    folder = spool_folder(run.run_id, out)
+    store = None if out is None else open_store(out)
+    if store is not None:
+        fetch_spools(store, run.run_id, folder.parent)
+    last = Spool(folder)
+    last.acquire(HANDOVER_S)
+    records = [] if last.records.exists() else [_header(run)]
     for name, path in artifacts.items():
-        if path.is_dir():
-            client.log_artifacts(run.run_id, str(path), artifact_path=name)
-        elif path.exists():
-            client.log_artifact(run.run_id, str(path), artifact_path=name)
-    client.set_terminated(run.run_id, status=status)
+        if path.exists():
+            records.append({"kind": "artifact", "name": name, "path": last.adopt(path, name)})
+    now = time.time_ns() // 1_000_000
+    last.append([*records, {"kind": "end", "status": status, "at": now}])
+    patience = run.patience_s if status != "KILLED" else min(run.patience_s, KILLED_PATIENCE_S)
+    # Records of other nodes first: the end comes last.
+    spools = [*(spool for spool in parts_of(folder) if spool.folder != folder), last]
+    why = None
+    try:
+        for spool in spools:
+            why = deliver(run.uri, run.run_id, spool, 0.0 if why else patience) or why
+    except KeyboardInterrupt:
+        why = "interrupted"
+    left = sum(spool.unsent() for spool in spools)
+    place = str(folder.parent if len(spools) > 1 else folder)
+    for spool in spools:
+        if spool.unsent():
+            spool.close()
+            if store is not None and store.local is None:
+                place = upload(spool.folder, store)
+        else:
+            spool.remove()
+            if store is not None and store.local is None:
+                forget(spool.folder, store)
+    return Unsent(left, place, why or "it was interrupted") if left else None
+
+
+def register_champion(run: TrackedRun, name: str) -> int:
+    """Register the run's model under ``name`` and give it the alias ``champion``.
+
+    Returns the number of the version that is the champion now; the same run registered again is
+    the version that it was. The name must be one that a registry takes: no ``/``, ``:`` or ``.``
+    at its start.
+
+    Raises:
+        JobError: the store does not answer, or the run has no model.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client = client_for(run.uri)
+    with contextlib.suppress(MlflowException):  # it is there already
+        client.create_registered_model(name)
+    try:
+        found = [
+            version
+            for version in client.search_model_versions(f"name = '{name}'")
+            if version.run_id == run.run_id
+        ]
+        version = found[0] if found else _register(client, run, name)
+        client.set_registered_model_alias(name, CHAMPION, version.version)
+    except MlflowException as error:
+        raise JobError(
+            f"cannot register the model of run {run.run_id} as {name}: {error}"
+        ) from error
+    return int(version.version)
+
+
+def _register(client: MlflowClient, run: TrackedRun, name: str) -> Any:
+    outputs = client.get_run(run.run_id).outputs
+    if outputs is None or not outputs.model_outputs:
+        raise JobError(f"the run {run.run_id} holds no model to register as {name}")
+    model = outputs.model_outputs[-1].model_id
+    return client.create_model_version(name, f"models:/{model}", run.run_id, model_id=model)
 
 
 def ui_command(
@@ -128,95 +265,42 @@ def ui_command(
             "train first (cc train), or name another store with --tracking-uri"
         )
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
-    return [*command, "--host", host, "--port", str(port), "--workers", "1"], dict(_QUIET)
+    return [*command, "--host", host, "--port", str(port), "--workers", "1"], dict(QUIET)
 
 
-def ui_link(asked: str | None, folder: Path, host: str, port: int) -> str:
-    """The page on which the runs are compared."""
+def ui_link(asked: str | None, folder: Path, host: str, port: int, study: str | None = None) -> str:
+    """The page on which the runs are compared; those of a study, where one is named.
+
+    Raises:
+        WrongCallError: there is no such study.
+    """
     client = client_for(tracking_uri(asked, folder))
     experiment = client.get_experiment_by_name(EXPERIMENT)
     place = f"http://{host}:{port}"
+    if study is not None:
+        return f"{place}/#{_study_page(client, study)}"
     if experiment is None:
         return place
     return f"{place}/#/experiments/{experiment.experiment_id}/runs?compareRunsMode=CHART"
 
 
-class RunObserver(Observer):
-    """Logs a training into its run: losses, validation scores and pictures, asynchronously.
+def _study_page(client: MlflowClient, study: str) -> str:
+    """Where the server compares a study's trials, its latest run of that name."""
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    ids = [] if experiment is None else [experiment.experiment_id]
+    mark = '"' if "'" in study else "'"
+    asked = f"tags.`{KIND_TAG}` = 'study' AND tags.`{STUDY_TAG}` = {mark}{study}{mark}"
+    parents = client.search_runs(ids, asked, max_results=1) if ids else []
+    if not parents:
+        raise WrongCallError(f"expected a study in the tracking store, found none named {study}")
+    asked = f"tags.`{PARENT_TAG}` = '{parents[0].info.run_id}'"
+    runs = [run.info.run_id for run in client.search_runs(ids, asked)]
+    listed = quote(json.dumps(runs, separators=(",", ":")))
+    return f"/compare-runs?runs={listed}&experiments={quote(json.dumps(ids))}"
 
-    Also what signs are found by (``val/sign/...``), and the signs, as tags.
-    """
 
-    def __init__(self, run: TrackedRun, recipe: Recipe) -> None:
-        self._run, self._recipe = run, recipe
-        self._client = client_for(run.uri)
-        # A run that goes on has tags from before; when a sign of those is gone, they shall say so.
-        tags = self._client.get_run(run.run_id).data.tags
-        self._signs = {
-            name.removeprefix(SIGN): text
-            for name, text in tags.items()
-            if name.startswith(SIGN) and not text.startswith(_GONE)
-        }
-        self._step = 0
-
-    def on_step(self, event: StepEvent) -> None:
-        """Loss, terms, learning rate, gradient norm and photos/s, every tenth step."""
-        self._step = event.step
-        if event.step % LOG_EVERY and event.step != event.total_steps:
-            return
-        values = {
-            "train/loss": event.loss,
-            **{f"train/{name}": value for name, value in event.terms.items()},
-            "train/lr": event.lr,
-            "train/grad_norm": event.grad_norm,
-            "train/photos_per_s": event.photos_per_s,
-        }
-        self._log(values, event.step)
-
-    def on_validation(self, event: ValidationEvent) -> None:
-        """All scores, and the same validation photos each time."""
-        self._log({f"val/{name}": value for name, value in event.scores.items()}, event.step)
-        measured = {f"val/sign/{name}": value for name, value in event.statistics.items()}
-        self._log(measured, event.step)
-        self._tag(event.signs, event.step)
-        picture = triptychs(event.pairs[:, 0], event.pairs[:, 1])
-        self._client.log_image(
-            self._run.run_id, picture, key=PICTURE_KEY, step=event.step, synchronous=True
-        )
-
-    def on_decoding(self, event: DecodingEvent) -> None:
-        """The knobs and the scores with them, as metrics: so that runs can be compared by them."""
-        decoding = event.decoding
-        knobs = {"temperature": decoding.temperature, "chroma": decoding.chroma}
-        values = {name: value for name, value in knobs.items() if value is not None}
-        named = {f"decoding/{name}": value for name, value in {**values, **event.scores}.items()}
-        self._log(named, event.step, wait=True)
-
-    def on_diverged(self) -> None:
-        """Tag the run, after a TrainingDivergedError of :func:`colorcore.fit.fit`."""
-        self._appeared(advised([NOT_FINITE], self._recipe)[0], self._step + 1)
-
-    def _tag(self, signs: Sequence[Sign], step: int) -> None:
-        """A tag for each sign that appeared, and for each that is gone."""
-        found = {each.sign.name: each for each in advised(signs, self._recipe)}
-        for name in found.keys() - self._signs.keys():
-            self._appeared(found[name], step)
-        for name in self._signs.keys() - found.keys():
-            text = f"{_GONE}{step}; {self._signs.pop(name)}"
-            self._client.set_tag(self._run.run_id, SIGN + name, text)
-
-    def _appeared(self, each: Advised, step: int) -> None:
-        name = each.sign.name
-        self._signs[name] = f"step {step}: {each.sign.meaning}; {each.advice}"
-        self._client.set_tag(self._run.run_id, SIGN + name, self._signs[name])
-
-    def _log(self, values: Mapping[str, float], step: int, *, wait: bool = False) -> None:
-        from mlflow.entities import Metric
-        from mlflow.utils.time import get_current_time_millis
-
-        now = get_current_time_millis()
-        metrics = [Metric(name, value, now, step) for name, value in values.items()]
-        self._client.log_batch(self._run.run_id, metrics=metrics, synchronous=wait)
+def _header(run: TrackedRun) -> dict[str, Any]:
+    return header(run.run_id, run.experiment_id, without_secrets(run.uri))
 
 
 def _experiment(client: MlflowClient, uri: str) -> str:

@@ -48,7 +48,9 @@ from pipelines.cluster import ray_session
 from pipelines.errors import JobError, StoppedError, WrongCallError
 from pipelines.initial import choose_initial
 from pipelines.interrupts import Interrupts, catch_interrupts
-from pipelines.tracking import end_run, start_run, without_secrets
+from pipelines.logged_model import local_model
+from pipelines.secrets import without_secrets
+from pipelines.tracking import end_run, start_run
 from pipelines.training_job import Job, Workers, prepare_job, train_rank
 
 WORKER_RESTARTS = 3
@@ -122,6 +124,7 @@ def train(
     address: str | None = None,
     on_progress: Callable[[TrainProgress], None] = lambda _: None,
     on_initial: Callable[[str], None] = lambda _: None,
+    on_unsent: Callable[[str], None] = lambda _: None,
 ) -> TrainReport:
     """Train the recipe on the dataset with ``workers`` data-parallel workers.
 
@@ -129,7 +132,8 @@ def train(
     at once; with a pair of numbers as ``workers`` it goes on with fewer when nodes are lost.
 
     ``initial`` is a checkpoint folder or an old .pt file whose weights a new training starts
-    from, ``reading`` how the latter is read; ``on_initial`` is told what was taken over.
+    from, ``reading`` how the latter is read; ``on_initial`` is told what was taken over, and
+    ``on_unsent`` where that lies which the tracking server could not be told.
 
     Raises:
         WrongCallError: ``out`` holds another training, the batch is too small, a file of
@@ -150,7 +154,9 @@ def train(
     if initial is not None:
         palette = load_palette(job.dataset.below("palette"))
         val = Samples(job.dataset, "val")
-        start = choose_initial(initial, job.recipe, palette, val, reading)
+        start = choose_initial(
+            local_model(initial, tracking_uri), job.recipe, palette, val, reading
+        )
         tags["colorcore.from"] = start.about
         on_initial(start.about)
     run = start_run(
@@ -172,13 +178,16 @@ def train(
         raise
     finally:
         with tempfile.TemporaryDirectory() as folder:
-            artifacts = {}
+            as_toml = Path(folder) / "recipe.toml"
+            as_toml.write_text(job.recipe.to_toml(), encoding="utf-8")
+            artifacts = {as_toml.name: as_toml}
             if status == "FINISHED":
                 picture = Path(folder) / "palette.png"
                 job.dataset.fetch("palette/palette.png", picture)
                 best_here = _here(job.store.below("best"), Path(folder))
-                artifacts = {"best": best_here, "palette": picture}
-            end_run(run, status, artifacts)
+                artifacts |= {"best": best_here, "palette": picture}
+            if unsent := end_run(run, status, artifacts, job.store):
+                on_unsent(str(unsent))
     best = load_checkpoint(job.store.below("best"))
     last = load_checkpoint(job.store.below("last"))
     return TrainReport(

@@ -22,7 +22,8 @@ from colorcore.recipe import Recipe, parse_recipe
 from colorcore.storage import Store, absolute_store
 from pipelines.errors import JobError, WrongCallError
 from pipelines.initial import Initial
-from pipelines.tracking import RunObserver, TrackedRun
+from pipelines.run_observer import observer_of_rank
+from pipelines.tracking import TrackedRun
 
 Workers = int | tuple[int, int]
 """How many: so many, or from so many to so many, whatever the cluster has room for."""
@@ -123,7 +124,6 @@ def train_rank(
         TrainingStoppedError: it was asked to stop, and ``last`` is written.
     """
     import torch
-    from ray import train as ray_train
     from ray.train.torch import get_device
 
     _check_shared(job)
@@ -139,10 +139,8 @@ def train_rank(
         mean_ab=job.mean_ab,
         fingerprint=job.fingerprint,
     )
-    run: RunObserver | None = None
-    if job.run is not None and ray_train.get_context().get_world_rank() == 0:
-        run = RunObserver(job.run, job.recipe)
-        observers = [*observers, run]
+    run = None if job.run is None else observer_of_rank(job.run, job.recipe, job.store)
+    observers = observers if run is None else [*observers, run]
     last = job.store.below("last")
     resumes = has_checkpoint(last)
     initial = None if resumes or job.initial is None else job.initial.weights()
@@ -162,6 +160,9 @@ def train_rank(
         if run is not None:
             run.on_diverged()
         raise
+    finally:
+        if run is not None:
+            run.close()
 
 
 def _check_shared(job: Job) -> None:

@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-PARTS = ("shard", "img2dataset", "loader", "palette", "encode", "workers")
+PARTS = ("shard", "img2dataset", "loader", "palette", "encode", "workers", "tracking")
 
 
 def main() -> None:
@@ -25,6 +25,7 @@ def main() -> None:
         bench_loader,
         bench_palette,
         bench_shard,
+        bench_tracking,
         bench_workers,
         paired,
     )
@@ -46,6 +47,8 @@ def main() -> None:
             bench_encode.run(rounds=rounds)
         if "workers" in only:
             bench_workers.run(photos, work, size=size, rounds=min(rounds, 3))
+        if "tracking" in only:
+            bench_tracking.run(work, rounds=rounds)
 
 
 def _installed(folder: Path) -> Path:

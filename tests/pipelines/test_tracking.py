@@ -15,14 +15,14 @@ from colorcore.fit import ValidationEvent
 from colorcore.recipe import load_recipe
 from colorcore.signs import Sign
 from pipelines.errors import JobError
+from pipelines.run_observer import RunObserver
+from pipelines.secrets import without_secrets
 from pipelines.tracking import (
-    RunObserver,
     client_for,
     start_run,
     tracking_uri,
     ui_command,
     ui_link,
-    without_secrets,
 )
 from pipelines.train import TrainReport
 
@@ -94,7 +94,7 @@ def test_a_server_needs_no_server(tmp_path: Path) -> None:
         ui_command("http://user:pw@team:5000", tmp_path, "127.0.0.1", 5000)
 
 
-def test_tags_say_when_a_sign_appeared_and_when_it_was_gone(tracking: str) -> None:
+def test_tags_say_when_a_sign_appeared_and_when_it_was_gone(tracking: str, tmp_path: Path) -> None:
     """Also over a resume, which begins with a new observer."""
     run = start_run(tracking, "signs", {}, {}, None)
     recipe = load_recipe("simple")
@@ -105,22 +105,25 @@ def test_tags_say_when_a_sign_appeared_and_when_it_was_gone(tracking: str) -> No
         event = ValidationEvent(1, step, {"psnr": 20.0}, False, pairs, {"hue_focus": 0.5}, signs)
         observer.on_validation(event)
 
-    def tag() -> str | None:
+    def tag(observer: RunObserver) -> str | None:
+        assert observer.close() == 0
         return client_for(tracking).get_run(run.run_id).data.tags.get("sign.grey")
 
-    first = RunObserver(run, recipe)
-    validate(first, 5)
-    assert tag() is None
-    validate(first, 10, grey)
-    validate(first, 15, grey)
+    def new() -> RunObserver:
+        return RunObserver(run, recipe, tmp_path)
+
+    validate(observer := new(), 5)
+    assert tag(observer) is None
+    validate(observer := new(), 10, grey)
+    validate(observer, 15, grey)
     seen = f"step 10: hardly any colour; {advice(grey, recipe)}"
-    assert tag() == seen
-    resumed = RunObserver(run, recipe)
-    validate(resumed, 20, grey)
-    assert tag() == seen
-    validate(resumed, 25)
-    assert tag() == f"gone at step 25; {seen}"
-    RunObserver(run, recipe).on_diverged()
+    assert tag(observer) == seen
+    validate(observer := new(), 20, grey)
+    assert tag(observer) == seen
+    validate(observer := new(), 25)
+    assert tag(observer) == f"gone at step 25; {seen}"
+    (observer := new()).on_diverged()
+    assert tag(observer) == f"gone at step 25; {seen}"
     assert "sign.diverged" in client_for(tracking).get_run(run.run_id).data.tags
     values = client_for(tracking).get_metric_history(run.run_id, "val/sign/hue_focus")
     assert {point.value for point in values} == {0.5}
