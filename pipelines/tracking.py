@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,36 +108,6 @@ def end_run(run: TrackedRun, status: str, artifacts: Mapping[str, Path]) -> None
         elif path.exists():
             client.log_artifact(run.run_id, str(path), artifact_path=name)
     client.set_terminated(run.run_id, status=status)
-
-
-def ui_command(
-    asked: str | None, folder: Path, host: str, port: int
-) -> tuple[list[str], dict[str, str]]:
-    """The command that serves the store's pages, and what its environment needs.
-
-    Raises:
-        JobError: there is no store yet, or it has a server of its own.
-    """
-    uri = tracking_uri(asked, folder)
-    if uri.startswith(("http://", "https://")):
-        raise JobError(f"{without_secrets(uri)} is a server already; open it in a browser")
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        raise JobError(
-            f"expected runs in {uri.removeprefix('sqlite:///')}, found no such file; "
-            "train first (cc train), or name another store with --tracking-uri"
-        )
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
-    return [*command, "--host", host, "--port", str(port), "--workers", "1"], dict(_QUIET)
-
-
-def ui_link(asked: str | None, folder: Path, host: str, port: int) -> str:
-    """The page on which the runs are compared."""
-    client = client_for(tracking_uri(asked, folder))
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    place = f"http://{host}:{port}"
-    if experiment is None:
-        return place
-    return f"{place}/#/experiments/{experiment.experiment_id}/runs?compareRunsMode=CHART"
 
 
 class RunObserver(Observer):
