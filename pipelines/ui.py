@@ -247,6 +247,8 @@ def read_study(client: MlflowClient, experiment_id: str, name: str) -> Study:
     Raises:
         WrongCallError: there is none.
     """
+    if "'" in name and '"' in name:  # MLflow's filters know no escapes, so there is none
+        raise WrongCallError(_unknown(name, study_names(client, experiment_id)))
     quoted = _quoted(name)
     parents = client.search_runs(
         [experiment_id],
@@ -458,5 +460,5 @@ def _section(key: str, name: str, *, columns: int, height: int) -> dict[str, Any
 
 
 def _quoted(text: str) -> str:
-    """As MLflow's filters take a string; it knows no escapes, so the quote is the other one."""
+    """As MLflow's filters take a string: in the quotes that are not in it."""
     return f'"{text}"' if "'" in text else f"'{text}'"

@@ -30,7 +30,7 @@ SMALL = [
     "model.norm=group",
     "data.batch=4",
     "data.flip=false",
-    "train.epochs=3",
+    "train.epochs=2",
 ]
 TRIALS: list[dict[str, Any]] = [
     {"optim.lr": 1e-3, "model.channels": 4, "loss.ab_l1": 1.0},
@@ -45,8 +45,9 @@ class Study:
     name: str
     experiment_id: str
     run_id: str
-    trials: list[str]
-    values: list[float]
+    trials: list[str]  # their runs
+    values: list[float]  # the best score of each
+    last: list[float]  # the last one
     searched: list[str]
 
 
@@ -102,8 +103,9 @@ def make_study(
     _show_best(uri, parent.run_id, seen[values.index(_best(metric, values))])
     files = _files(folder / "study", trials, values)
     end_run(parent, "FINISHED", {"study": files})
+    last = [events[-1].scores[metric] for events in seen]
     searched = [key for key in trials[0] if len({trial[key] for trial in trials}) > 1]
-    return Study(name, parent.experiment_id, parent.run_id, runs, values, searched)
+    return Study(name, parent.experiment_id, parent.run_id, runs, values, last, searched)
 
 
 def _best(metric: str, values: Sequence[float]) -> float:
