@@ -35,7 +35,7 @@ LOCAL_RAY = {
     for name in ("clusters", "doctor", "initial", "jobs", "shard", "shard_s3", "tracking", "train")
 }
 """Whose tests use the local Ray, or the model that was trained on it: one process runs them all."""
-SLOW = ("tests/cli/", "tests/pipelines/")
+SLOW = ("tests/cli/", "tests/pipelines/", "tests/ui/")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import base64
 import json
+import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -188,6 +191,35 @@ def test_a_server_that_does_not_start_says_why() -> None:
     with pytest.raises(JobError, match="MLflow's server ended with code") as error, serve:
         pass
     assert "pw" not in str(error.value)
+
+
+def test_the_pages_are_on_loopback_and_end_with_the_command(
+    tracking: str, experiment: tuple[MlflowClient, str]
+) -> None:
+    run = write(tracking, "served", [], {})[0]
+    command = [sys.executable, "-m", "cli.main", "ui", "--tracking-uri", tracking, "--no-open"]
+    port = ui.free_port("127.0.0.1", None)
+    with subprocess.Popen(
+        [*command, "--port", str(port)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        link = process.stdout.readline()
+        assert link.startswith(f"http://127.0.0.1:{port}/#/experiments/{experiment[1]}/runs?")
+        url = f"http://127.0.0.1:{port}/api/2.0/mlflow/runs/get?run_id={run}"
+        with urllib.request.urlopen(url) as answer:
+            assert run.encode() in answer.read()
+        started = psutil.Process(process.pid).children(recursive=True)
+        listening = {
+            place.laddr.ip
+            for each in started
+            for place in each.net_connections()
+            if place.status == psutil.CONN_LISTEN
+        }
+        assert listening == {"127.0.0.1"}
+        assert all(tracking not in " ".join(each.cmdline()) for each in started)
+        process.send_signal(signal.SIGINT)
+    assert process.returncode == 0
+    assert psutil.wait_procs(started, timeout=60)[1] == []
 
 
 def test_no_store_yet_is_one_line(tmp_path) -> None:
