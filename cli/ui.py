@@ -1,11 +1,11 @@
-"""`cc ui`: MLflow's pages on this machine, where the runs of cc train are compared.
+"""`cc ui`: MLflow's pages on this machine, where runs and the trials of a study are compared.
 
 `cc ui STUDY` opens the page of one study; `cc ui import` sends what a tracking server missed.
 """
 
 from __future__ import annotations
 
-import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,18 +22,27 @@ def ui(
         list[str] | None,
         typer.Argument(
             metavar="[STUDY | import FILE|FOLDER...]",
-            help="A study, to compare its trials. Or import: send what a tracking server missed "
-            "while it was away, from the --out of the trainings.",
+            help="A study of cc tune, to compare its trials. Or import: send what a tracking "
+            "server missed while it was away, from the --out of the trainings.",
         ),
     ] = None,
     tracking_uri: Annotated[
         str | None, typer.Option(help="MLflow; default: $MLFLOW_TRACKING_URI or ./mlflow.db")
     ] = None,
     host: Annotated[str, typer.Option(help="Loopback unless you say otherwise.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Default: 5000 if that is free.")
+    ] = None,
+    open_page: Annotated[
+        bool | None,
+        typer.Option("--open/--no-open", help="In the browser; default: if there is a display."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Of import: print one JSON object.")] = False,
 ) -> int:
-    """Serve the runs in a browser until Ctrl-C; or import what a server missed."""
+    """Show the runs, or a study's trials side by side, until Ctrl-C; import what a server missed.
+
+    Where MLflow has a server already, only the link is shown.
+    """
     first, *rest = words or [""]
     if first == IMPORT:
         return _import(rest, tracking_uri, json=json)
@@ -41,19 +50,42 @@ def ui(
         raise typer.BadParameter(
             f"expected one study, got {len(rest) + 1}: {first} {' '.join(rest)}"
         )
-    _serve(first or None, tracking_uri, host, port)
+    _serve(first or None, tracking_uri, host, port, open_page)
     return 0
 
 
-def _serve(study: str | None, tracking_uri: str | None, host: str, port: int) -> None:
+def _serve(
+    study: str | None, tracking_uri: str | None, host: str, port: int | None, open_page: bool | None
+) -> None:
     from cli import show
-    from pipelines.tracking import ui_command, ui_link
+    from pipelines import ui as pages
+    from pipelines.tracking import tracking_uri as choose
 
-    command, environment = ui_command(tracking_uri, Path.cwd(), host, port)
-    link = ui_link(tracking_uri, Path.cwd(), host, port, study)
-    show.warn(f"runs: {link}   (stop with Ctrl-C)")
-    sys.stderr.flush()
-    os.execve(command[0], command, {**os.environ, **environment})  # noqa: S606
+    uri = choose(tracking_uri, Path.cwd())
+    shown = pages.has_display() if open_page is None else open_page
+    number = 0 if pages.is_server(uri) else pages.free_port(host, port)
+    at = pages.place(uri, host, number)
+    link = pages.runs_link(uri, at) if study is None else pages.study_link(uri, at, study)
+    if pages.is_server(uri):
+        _present(link, in_browser=shown)
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    show.warn("starting MLflow's pages")
+    try:
+        with pages.served(uri, host, number) as server:
+            _present(link, in_browser=shown)
+            show.warn("stop with Ctrl-C")
+            server.wait()
+    except KeyboardInterrupt:
+        return
+
+
+def _present(link: str, *, in_browser: bool) -> None:
+    import webbrowser
+
+    print(link, flush=True)
+    if in_browser:
+        webbrowser.open(link)
 
 
 def _import(places: Sequence[str], tracking_uri: str | None, *, json: bool) -> int:

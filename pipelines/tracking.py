@@ -7,16 +7,13 @@ it. A server is used with ``--tracking-uri`` or ``MLFLOW_TRACKING_URI``. No tele
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shlex
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from colorcore.storage import Store, open_store
 from pipelines.errors import JobError, WrongCallError
@@ -246,57 +243,6 @@ def _register(client: MlflowClient, run: TrackedRun, name: str) -> Any:
         raise JobError(f"the run {run.run_id} holds no model to register as {name}")
     model = outputs.model_outputs[-1].model_id
     return client.create_model_version(name, f"models:/{model}", run.run_id, model_id=model)
-
-
-def ui_command(
-    asked: str | None, folder: Path, host: str, port: int
-) -> tuple[list[str], dict[str, str]]:
-    """The command that serves the store's pages, and what its environment needs.
-
-    Raises:
-        JobError: there is no store yet, or it has a server of its own.
-    """
-    uri = tracking_uri(asked, folder)
-    if uri.startswith(("http://", "https://")):
-        raise JobError(f"{without_secrets(uri)} is a server already; open it in a browser")
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        raise JobError(
-            f"expected runs in {uri.removeprefix('sqlite:///')}, found no such file; "
-            "train first (cc train), or name another store with --tracking-uri"
-        )
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
-    return [*command, "--host", host, "--port", str(port), "--workers", "1"], dict(QUIET)
-
-
-def ui_link(asked: str | None, folder: Path, host: str, port: int, study: str | None = None) -> str:
-    """The page on which the runs are compared; those of a study, where one is named.
-
-    Raises:
-        WrongCallError: there is no such study.
-    """
-    client = client_for(tracking_uri(asked, folder))
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    place = f"http://{host}:{port}"
-    if study is not None:
-        return f"{place}/#{_study_page(client, study)}"
-    if experiment is None:
-        return place
-    return f"{place}/#/experiments/{experiment.experiment_id}/runs?compareRunsMode=CHART"
-
-
-def _study_page(client: MlflowClient, study: str) -> str:
-    """Where the server compares a study's trials, its latest run of that name."""
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    ids = [] if experiment is None else [experiment.experiment_id]
-    mark = '"' if "'" in study else "'"
-    asked = f"tags.`{KIND_TAG}` = 'study' AND tags.`{STUDY_TAG}` = {mark}{study}{mark}"
-    parents = client.search_runs(ids, asked, max_results=1) if ids else []
-    if not parents:
-        raise WrongCallError(f"expected a study in the tracking store, found none named {study}")
-    asked = f"tags.`{PARENT_TAG}` = '{parents[0].info.run_id}'"
-    runs = [run.info.run_id for run in client.search_runs(ids, asked)]
-    listed = quote(json.dumps(runs, separators=(",", ":")))
-    return f"/compare-runs?runs={listed}&experiments={quote(json.dumps(ids))}"
 
 
 def _header(run: TrackedRun) -> dict[str, Any]:

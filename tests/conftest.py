@@ -45,7 +45,7 @@ LOCAL_RAY = {
     )
 }
 """Whose tests use the local Ray, or the model that was trained on it: one process runs them all."""
-SLOW = ("tests/cli/", "tests/pipelines/")
+SLOW = ("tests/cli/", "tests/pipelines/", "tests/ui/")
 
 
 @pytest.hookimpl(optionalhook=True)

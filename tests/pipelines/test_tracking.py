@@ -1,10 +1,5 @@
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -21,8 +16,6 @@ from pipelines.tracking import (
     client_for,
     start_run,
     tracking_uri,
-    ui_command,
-    ui_link,
 )
 from pipelines.train import TrainReport
 
@@ -57,41 +50,6 @@ def test_artifacts_stay_beside_the_store(trained: TrainReport, tracking: str) ->
     run = client_for(tracking).get_run(trained.run_id)
     folder = Path(tracking.removeprefix("sqlite:///")).parent
     assert run.info.artifact_uri.startswith((folder / "mlartifacts").as_uri())
-
-
-def test_the_ui_serves_the_runs_on_loopback(trained: TrainReport, tracking: str) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command, environment = ui_command(tracking, Path.cwd(), "127.0.0.1", port)
-    assert environment["MLFLOW_DISABLE_TELEMETRY"] == "true"
-    link = ui_link(tracking, Path.cwd(), "127.0.0.1", port)
-    assert link.startswith(f"http://127.0.0.1:{port}/#/experiments/{trained.experiment_id}/")
-    server = subprocess.Popen(
-        command, env={**os.environ, **environment},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 180
-        while True:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
-                    assert answer.read() == b"OK"
-                break
-            except OSError:
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
-        url = f"http://127.0.0.1:{port}/api/2.0/mlflow/runs/get?run_id={trained.run_id}"
-        with urllib.request.urlopen(url) as answer:
-            assert trained.run_id.encode() in answer.read()
-    finally:
-        server.terminate()
-        server.wait(timeout=60)
-
-
-def test_a_server_needs_no_server(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="is a server already"):
-        ui_command("http://user:pw@team:5000", tmp_path, "127.0.0.1", 5000)
 
 
 def test_tags_say_when_a_sign_appeared_and_when_it_was_gone(tracking: str, tmp_path: Path) -> None:

@@ -1,0 +1,157 @@
+"""What a team has: `mlflow server` over PostgreSQL and S3, and trainings on a cluster that log
+into it from another machine."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from pipelines.priors import make_palette
+from pipelines.tracking import PICTURE_KEY
+from tests.clusters import Network, namespaced_nodes
+from tests.servers.mlflow import MlflowServer, serve_mlflow
+from tests.servers.postgres import Postgres, serve_postgres, why_no_postgres
+from tests.servers.s3 import CREDENTIALS, S3
+
+ROOT = Path(__file__).parents[2]
+BUCKET, PREFIX = "team-runs", "mlflow"
+SETTINGS = (
+    "model.channels=4", "model.depth=2", "model.norm=group", "data.batch=4", "data.flip=false",
+    "train.epochs=2",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Team:
+    """The servers; what the clients have for a password, and all secrets that there are."""
+
+    postgres: Postgres
+    s3: S3
+    mlflow: MlflowServer
+    password: str
+    secrets: tuple[str, ...]
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[Network]:
+    if reason := why_no_postgres():
+        pytest.skip(reason)
+    with pytest.MonkeyPatch.context() as patch:
+        # The nodes share this machine's name, which means loopback to gloo.
+        patch.setenv("GLOO_SOCKET_IFNAME", "eth0")
+        with namespaced_nodes(2, with_host=True) as network:
+            yield network
+
+
+@pytest.fixture(scope="module")
+def team(network: Network, s3_server: S3) -> Iterator[Team]:
+    """The database and the store on loopback, where the nodes do not reach them; MLflow's server
+    on the nodes' network."""
+    s3_server.make_bucket(BUCKET)
+    key, password = secrets.token_hex(16), secrets.token_hex(16)
+    store = {
+        **CREDENTIALS,
+        "AWS_SECRET_ACCESS_KEY": key,
+        "MLFLOW_S3_ENDPOINT_URL": f"http://{s3_server.endpoint}",
+    }
+    assert network.host_ip is not None
+    with (
+        serve_postgres() as postgres,
+        serve_mlflow(
+            postgres.uri, f"s3://{BUCKET}/{PREFIX}", host=network.host_ip, env=store
+        ) as mlflow,
+    ):
+        yield Team(postgres, s3_server, mlflow, password, (key, password, postgres.password))
+
+
+def test_a_study_on_two_nodes_lands_in_the_database_and_in_the_bucket(
+    network: Network, team: Team, dataset: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(dataset, tmp_path / "dataset")
+    make_palette(data, bins=16)
+    client = team.mlflow.client
+    log = _train(network, team, data, tmp_path / "out")
+    (run,) = client.search_runs([client.get_experiment_by_name("colorcore").experiment_id])
+
+    # In the database: the run's parameters, its metrics step by step, its tags.
+    rows = team.postgres.query("SELECT key, value FROM params")
+    assert {("optim.lr", "0.001"), ("workers", "2")} <= set(rows)
+    steps = team.postgres.query("SELECT step FROM metrics WHERE key = 'val/auc_balanced'")
+    assert len(steps) == 2
+    assert team.postgres.query("SELECT status FROM runs") == [("FINISHED",)]
+
+    # In the bucket, through the server alone: pictures, the model, the palette.
+    assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
+    files = [unquote(key) for key in team.s3.keys(BUCKET, f"{PREFIX}/")]
+    pictures = [file for file in files if PICTURE_KEY.replace("/", "~") in file]
+    assert len([file for file in pictures if file.endswith(".png")]) == 2
+    assert any(file.endswith("best/model.safetensors") for file in files)
+    best = client.download_artifacts(run.info.run_id, "best/model.safetensors", str(tmp_path))
+    assert Path(best).read_bytes() == (tmp_path / "out/best/model.safetensors").read_bytes()
+
+    # A child of a study, whose page is on the server.
+    experiment = run.info.experiment_id
+    kind = {"colorcore.study": "team", "colorcore.kind": "study"}
+    parent = client.create_run(experiment, run_name="team", tags=kind).info.run_id
+    tags = {"mlflow.parentRunId": parent, "colorcore.study": "team", "colorcore.kind": "trial"}
+    for name, value in tags.items():
+        client.set_tag(run.info.run_id, name, value)
+    answer = network.driver(
+        [sys.executable, "-m", "cli.main", "ui", "team", "--no-open"], cwd=ROOT, env=_env(team)
+    )
+    assert answer.returncode == 0, answer.stdout
+    assert answer.stdout.startswith(f"{team.mlflow.uri}/#/experiments/{experiment}/runs?")
+    assert f"mlflow.sharedViewState.colorcore-{parent}" in team.postgres.dump()
+
+    # And no credential anywhere: in the tables, the objects, what was printed, any log.
+    objects = b"".join(team.s3.get(BUCKET, key) for key in team.s3.keys(BUCKET))
+    logs = [path for path in network.folder.rglob("*") if path.is_file()]
+    written = {
+        "the database": team.postgres.dump().encode(),
+        "the bucket": objects,
+        "cc train": log.encode(),
+        "cc ui": answer.stdout.encode(),
+        "MLflow's log": team.mlflow.log.read_bytes(),
+        **{str(path): path.read_bytes() for path in [*logs, *_files(tmp_path / "out")]},
+    }
+    assert b"val/auc_balanced" in written["the database"]
+    found = [
+        (where, s) for where, text in written.items() for s in team.secrets if s.encode() in text
+    ]
+    assert not found
+
+
+def _train(network: Network, team: Team, data: Path, out: Path) -> str:
+    """`cc train` with a worker on each node; what it printed."""
+    words = ["train", data, "--recipe", "unet-l1", "--workers", 2, "--out", out, "--name", "one"]
+    changes = [word for setting in (*SETTINGS, "optim.lr=1e-3") for word in ("--set", setting)]
+    answer: subprocess.CompletedProcess[str] = network.driver(
+        [sys.executable, "-m", "cli.main", *map(str, words), "--address", "auto", *changes],
+        cwd=ROOT,
+        env=_env(team),
+        timeout=300,
+    )
+    assert answer.returncode == 0, answer.stdout
+    return answer.stdout
+
+
+def _env(team: Team) -> dict[str, str]:
+    """A client knows the server's address and its own password, nothing of what lies behind."""
+    return {
+        "MLFLOW_TRACKING_URI": team.mlflow.uri,
+        "MLFLOW_TRACKING_USERNAME": "someone",
+        "MLFLOW_TRACKING_PASSWORD": team.password,
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]

@@ -1,0 +1,124 @@
+"""A study in a store of its own, `cc ui` that shows it, and the browser that looks at it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pipelines.priors import make_palette
+from pipelines.tracking import sqlite_uri
+from tests.studies import Study, make_study
+from tests.ui.browser import chromium, why_no_browser
+
+if TYPE_CHECKING:
+    from playwright.sync_api import BrowserContext, Page
+
+PRUNED = ("pruned", "grey: hardly any colour")
+
+
+@pytest.fixture(scope="session")
+def study_store(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Study]:
+    folder = tmp_path_factory.mktemp("study")
+    with_palette = shutil.copytree(dataset, folder / "dataset")
+    make_palette(with_palette, bins=16)
+    uri = sqlite_uri(folder)
+    study = make_study(uri, with_palette, folder / "out", "it's small", outcomes={3: PRUNED})
+    return uri, study
+
+
+@dataclass
+class Outside:
+    """Where a process that is told this proxy goes if it wants to leave this machine."""
+
+    port: int
+    calls: list[bytes] = field(default_factory=list)
+
+    @property
+    def env(self) -> dict[str, str]:
+        proxy = f"http://127.0.0.1:{self.port}"
+        names = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy")
+        return {**dict.fromkeys(names, proxy), "no_proxy": "127.0.0.1,localhost"}
+
+
+@pytest.fixture(scope="module")
+def outside() -> Iterator[Outside]:
+    """A proxy that forwards nothing and writes down what it was asked for."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        proxy = Outside(server.getsockname()[1])
+
+        def answer() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        proxy.calls.append(connection.recv(4096))
+
+        threading.Thread(target=answer, daemon=True).start()
+        yield proxy
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A running `cc ui STUDY`: the link that it printed, and its process."""
+
+    link: str
+    process: subprocess.Popen[str]
+
+    @property
+    def at(self) -> str:
+        return self.link.partition("/#/")[0]
+
+
+@pytest.fixture(scope="module")
+def shown(study_store: tuple[str, Study], outside: Outside, tmp_path_factory) -> Iterator[Shown]:
+    if reason := why_no_browser():
+        pytest.skip(reason)
+    uri, study = study_store
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = ["ui", study.name, "--tracking-uri", uri, "--port", str(port), "--no-open"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cli.main", *words],
+        env={**os.environ, **outside.env, "PYTHONPATH": str(Path(__file__).parents[2])},
+        cwd=tmp_path_factory.mktemp("elsewhere"),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    with process, process.stdout:
+        yield Shown(process.stdout.readline().strip(), process)
+        process.send_signal(signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[BrowserContext]:
+    """Of the module, not of the session: while it runs, nothing else may use asyncio here."""
+    with chromium() as context:
+        yield context
+
+
+@pytest.fixture(scope="module")
+def requests(browser: BrowserContext) -> list[str]:
+    """The address of each request that any page makes."""
+    made: list[str] = []
+    browser.on("request", lambda request: made.append(request.url))
+    return made
+
+
+@pytest.fixture
+def page(browser: BrowserContext, requests: list[str]) -> Iterator[Page]:
+    page = browser.new_page()
+    yield page
+    page.close()
