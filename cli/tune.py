@@ -267,7 +267,7 @@ def _show_report(report: StudyReport, space: Space) -> None:
     for metric, shares in report.importances.items():
         ordered = sorted(shares.items(), key=lambda item: -item[1])
         told = ", ".join(f"{path} {share:.0%}" for path, share in ordered if share >= 0.005)
-        print(f"what matters for {metric}: {told}")
+        print(f"share in the spread of {metric}: {told}")
     if report.overhead is not None:
         print(f"beside its epochs a trial took {report.overhead:.1f} s")
     print(f"best recipe: {report.out / 'best.toml'}; train it with: cc train DATASET --recipe")

@@ -182,8 +182,14 @@ def _told(record: TrialRecord, objective: Objective) -> str:
     return f"trial {record.number}, {record.outcome}{why}: {scores}; {shown_values(record.values)}"
 
 
-def draw_importances(importances: Mapping[str, Mapping[str, float]]) -> bytes:
-    """Bars of each path's share, a panel a metric: the bytes of a PNG."""
+def draw_importances(
+    importances: Mapping[str, Mapping[str, float]], epochs: int | None = None
+) -> bytes:
+    """Bars of each path's share, a panel a metric: the bytes of a PNG.
+
+    epochs  after which the scores were taken; None at the end
+    """
+    when = "" if epochs is None else f" after {epochs} {'epoch' if epochs == 1 else 'epochs'}"
     paths = max((len(shares) for shares in importances.values()), default=1)
 
     def draw(figure: Figure) -> None:
@@ -192,18 +198,18 @@ def draw_importances(importances: Mapping[str, Mapping[str, float]]) -> bytes:
             return
         panels = figure.subplots(1, len(importances), squeeze=False)[0]
         for axes, (metric, shares) in zip(panels, importances.items(), strict=True):
-            _bars(axes, metric, shares)
+            _bars(axes, metric, shares, when)
         figure.tight_layout()
 
     return plot_png((7.5 * max(1, len(importances)), 1.4 + 0.45 * paths), draw)
 
 
-def _bars(axes: Axes, metric: str, shares: Mapping[str, float]) -> None:
+def _bars(axes: Axes, metric: str, shares: Mapping[str, float], when: str) -> None:
     ordered = sorted(shares.items(), key=lambda item: item[1])
     axes.barh([path for path, _ in ordered], [share for _, share in ordered], color=_FINISHED)
     for place, (_, share) in enumerate(ordered):
         axes.text(share, place, f" {share:.0%}", va="center", fontsize=10)
-    axes.set_title(f"what parts the best tenth from the rest, by {metric}")
+    axes.set_title(f"share in the spread of {metric}{when}")
     axes.set_xlim(0, 1.12 * max(shares.values()))
     axes.set_xticks([])
     axes.tick_params(axis="y", labelcolor=INK, length=0)

@@ -38,7 +38,7 @@ def write_results(out: Path, search: Search, *, final: bool = False) -> dict[str
     replace_bytes(out / PARALLEL, draw_parallel(records, search.space, search.objective))
     page = parallel_page(records, search.space, search.objective)
     replace_bytes(out / PARALLEL_PAGE, page.encode())
-    replace_bytes(out / IMPORTANCES_PLOT, draw_importances(importances))
+    replace_bytes(out / IMPORTANCES_PLOT, draw_importances(importances, search.importance_epochs))
     if not search.objective.is_single:
         front = search.front()
         replace_bytes(out / FRONT, _table(front, search).encode())

@@ -214,7 +214,7 @@ class Search:
         if not trial.should_prune():
             return None
         metric = self.objective.metrics[0]
-        return Verdict("stopped", f"behind the others: {metric} {value:.4f} after {epoch} epochs")
+        return Verdict("stopped", f"behind the others: {metric} {value:.4f} after epoch {epoch}")
 
     # -- when it ends -----------------------------------------------------------------------------
 
@@ -268,37 +268,48 @@ class Search:
         return [record for record in self.ranked() if record.number in best]
 
     def importances(self) -> dict[str, dict[str, float]]:
-        """By metric: each path's share in what parts the best tenth of the trials from the rest.
+        """By metric: each path's share in the spread of the scores, a forest's estimate.
 
-        PED-ANOVA (Watanabe et al. 2023, "PED-ANOVA: Efficiently Quantifying Hyperparameter
-        Importance in Arbitrary Subspaces"). Trials that ended early have a place, too: as TPE
-        sees them, behind those that got further, the lost ones last. Empty with fewer than
-        :data:`FEW` trials, or where all trials are alike.
+        fANOVA (Hutter et al. 2014, "An Efficient Approach for Assessing Hyperparameter
+        Importance"), of scores that were all taken after the same time: of a race those after its
+        first rung, which every trial reaches that is not lost; else those of finished trials.
+        Empty with fewer than :data:`FEW` such trials, or where all are alike.
         """
         import optuna
-        from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+        from optuna.importance import FanovaImportanceEvaluator, get_param_importances
         from optuna.trial import create_trial
 
-        ended = [record for record in self.records() if record.outcome is not None]
-        if len(ended) < FEW:
-            return {}
         found = {}
-        for metric, direction in zip(
-            self.objective.metrics, self.objective.directions, strict=True
-        ):
-            order = sorted(ended, key=lambda record: _place(record, metric, direction))
-            study = optuna.create_study(direction="minimize")
-            for place, record in enumerate(order):
+        for metric in self.objective.metrics:
+            study = optuna.create_study()
+            for params, score in self._comparable(metric):
                 study.add_trial(
-                    create_trial(
-                        params=record.values, distributions=self._distributions, value=place
-                    )
+                    create_trial(params=params, distributions=self._distributions, value=score)
                 )
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                shares = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
-            if any(shares.values()):
+            scores = {trial.value for trial in study.trials}
+            if len(study.trials) >= FEW and len(scores) > 1:
+                evaluator = FanovaImportanceEvaluator(seed=self.settings.seed)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    shares = get_param_importances(study, evaluator=evaluator)
                 found[metric] = {path: float(share) for path, share in shares.items()}
+        return found
+
+    @property
+    def importance_epochs(self) -> int | None:
+        """After how many epochs the scores of :meth:`importances` were taken; None: at the end."""
+        return None if self._asha is None else self.settings.grace
+
+    def _comparable(self, metric: str) -> list[tuple[dict[str, Value], float]]:
+        """Values and scores of trials, all after the same time."""
+        if self._asha is None:
+            finished = self.ranked()
+            return [(record.values, record.scores[metric]) for record in finished]
+        found = []
+        for trial in self._trials():
+            reached = [at for at in trial.intermediate_values if at >= self.settings.grace]
+            if reached:
+                found.append((trial.params, trial.intermediate_values[min(reached)]))
         return found
 
     def _trials(self) -> list[optuna.trial.FrozenTrial]:
@@ -315,12 +326,6 @@ class Search:
 
 FEW = 10
 """Trials below which shares of importance would be chance."""
-
-
-def _place(record: TrialRecord, metric: str, direction: str) -> tuple[int, int, float, int]:
-    lost = record.outcome in ("failed", "pruned") or not record.scores
-    score = 0.0 if lost else record.scores[metric] * (-1.0 if direction == "maximize" else 1.0)
-    return (int(lost), 0 if record.outcome == "finished" else -record.epochs, score, record.number)
 
 
 def _record(trial: optuna.trial.FrozenTrial) -> TrialRecord:

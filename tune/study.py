@@ -36,7 +36,7 @@ FORMAT = 1
 SETTINGS = "study.json"
 JOURNAL = "study.log"
 KEEP = 5
-"""Best trials whose checkpoints are kept."""
+"""Best trials whose checkpoints are kept, ``best`` and ``last``."""
 RETRIES = 2
 """Further tries of a trial whose processes are lost."""
 
@@ -321,12 +321,14 @@ class _Driver:
                     self._fill(running, waiting, layout)
                     self._progress(running)
                     if not running.running:
-                        return
+                        break
                     for event in running.wait():
                         if isinstance(event, Validated):
                             running.answer(event, self._validated(event))
                         else:
                             self._ended(event, running)
+                for record in self.chosen():
+                    self._decode(record, running, layout)
         finally:
             for number in self.courses:  # those that were interrupted
                 self.tracked.interrupted(self.search.record(number))
@@ -426,11 +428,34 @@ class _Driver:
         if not self.settings.objective.is_single:
             kept |= {each.number for each in self.search.front()}
         for folder in (self.out / "trials").glob("*"):
-            number = int(folder.name)
-            if number in kept:
-                shutil.rmtree(folder / "last", ignore_errors=True)
-            elif number not in self.courses:
-                shutil.rmtree(folder, ignore_errors=True)
+            if int(folder.name) in kept or int(folder.name) in self.courses:
+                continue
+            for pattern in ("last", "best", ".last.*", ".best.*"):
+                for old in folder.glob(pattern):
+                    shutil.rmtree(old, ignore_errors=True)
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+    def chosen(self) -> list[TrialRecord]:
+        """The best trial; of a study with two metrics the front."""
+        single = self.settings.objective.is_single
+        return self.search.ranked()[:1] if single else self.search.front()
+
+    def _decode(self, record: TrialRecord, running: Trials, layout: Layout) -> None:
+        """Have a decoding chosen for a trial's best checkpoint, once."""
+        folder = trial_folder(self.out, record.number)
+        if not has_checkpoint(folder / "last") or load_checkpoint(folder / "best").decoded:
+            return
+        job = self._job(record, layout)
+        if isinstance(job, str):
+            return
+        for attempt in range(record.attempts + 1, record.attempts + 2 + self.retries):
+            running.start(record.number, attempt, job, decoding=True)
+            (event,) = [each for each in running.wait() if isinstance(each, Ended)]
+            if event.lost is None:
+                break
+            self.on_retry(record.number, event.lost)
+        self.tracked.trial_ended(record, self.search.ranked(), self.settings.objective)
 
     def _progress(self, running: Trials) -> None:
         records = self.search.records()

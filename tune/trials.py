@@ -113,10 +113,14 @@ class Trials:
         """Whether another trial can start."""
         return len(self._busy) < self.layout.concurrent
 
-    def start(self, number: int, attempt: int, job: Job) -> None:
-        """Start a trial, or go on with it from ``job.out/last``."""
+    def start(self, number: int, attempt: int, job: Job, *, decoding: bool = False) -> None:
+        """Start a trial, or go on with it from ``job.out/last``.
+
+        With ``decoding`` a finished one chooses what its best checkpoint is decoded with: trials
+        are compared without, so all but the best are spared that.
+        """
         slot = self._free.pop() if self._free else self._slot()
-        future = slot.run.remote(number, attempt, job, self._desk, self.layout)
+        future = slot.run.remote(number, attempt, job, self._desk, self.layout, decoding)
         self._busy[future] = (number, slot)
 
     def wait(self) -> Iterator[Validated | Ended]:
@@ -237,7 +241,7 @@ class _Slot:
     """Where trials run, one after the other."""
 
     def run(
-        self, number: int, attempt: int, job: Job, desk: Any, layout: Layout
+        self, number: int, attempt: int, job: Job, desk: Any, layout: Layout, decoding: bool
     ) -> tuple[Verdict | None, str | None]:
         """Train; returns why it ended early, and an error that it would only repeat."""
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -251,7 +255,13 @@ class _Slot:
         with tempfile.TemporaryDirectory(prefix="colorcore-trial-") as storage:
             trainer = TorchTrainer(
                 _rank,
-                train_loop_config={"number": number, "attempt": attempt, "job": job, "desk": desk},
+                train_loop_config={
+                    "number": number,
+                    "attempt": attempt,
+                    "job": job,
+                    "desk": desk,
+                    "decoding": decoding,
+                },
                 scaling_config=ScalingConfig(
                     num_workers=0 if alone else layout.workers, use_gpu=layout.use_gpu
                 ),
@@ -274,10 +284,10 @@ _END = 2**31
 
 
 class _TrialEndedError(Exception):
-    """Raised in every rank of a trial that is to end."""
+    """Raised in every rank of a trial that is to end, or has come to its end."""
 
-    def __init__(self, verdict: Verdict) -> None:
-        super().__init__(verdict.reason)
+    def __init__(self, verdict: Verdict | None) -> None:
+        super().__init__()
         self.verdict = verdict
 
 
@@ -309,7 +319,7 @@ class _Asks(Observer):
         else:
             key = (self._number, self._attempt, event.epoch)
             verdict = ray.get(self._desk.verdict.remote(key))
-        if verdict is not GO_ON:
+        if verdict is not GO_ON or event.epoch == self._epochs:
             raise _TrialEndedError(verdict)
         self._since = time.perf_counter()
 
@@ -326,7 +336,7 @@ def _rank(config: dict[str, Any]) -> None:
     asks = _Asks(number, attempt, job.recipe.train.epochs, desk, first=first)
     verdict: Verdict | None = GO_ON
     try:
-        train_rank(job, [asks])
+        train_rank(job, [] if config["decoding"] else [asks])
     except _TrialEndedError as end:
         verdict = end.verdict
     except Exception as error:
