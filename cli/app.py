@@ -15,6 +15,7 @@ from cli.priors import priors
 from cli.recipes import recipes
 from cli.shard import shard
 from cli.train import train
+from cli.tune import tune
 from cli.ui import ui
 
 app = typer.Typer(
@@ -40,6 +41,7 @@ def colorcore(
 app.command()(shard)
 app.command()(priors)
 app.command()(train)
+app.command()(tune)
 app.command("eval")(evaluate)
 app.command()(colorize)
 app.command()(inspect)

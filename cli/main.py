@@ -63,7 +63,7 @@ def _run(arguments: list[str], name: str, *, debug: bool) -> int:
 
 def _interrupted() -> int:
     print(
-        "interrupted; the same command goes on where it stopped (cc train: with --resume)",
+        "interrupted; the same command goes on where it stopped (cc train, cc tune: with --resume)",
         file=sys.stderr,
     )
     return EXIT_INTERRUPTED

@@ -1,0 +1,224 @@
+"""The search without trainings: made-up courses of scores, against ASHA worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from colorcore.recipe import Recipe, load_recipe
+from pipelines.errors import WrongCallError
+from tune.objective import Objective, collapsed, objective_of
+from tune.search import Search, SearchSettings, TrialRecord, Verdict, default_grace
+from tune.space import Space, default_space, space_of
+
+EPOCHS = 9
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
+    return load_recipe("bins")
+
+
+@pytest.fixture(scope="module")
+def space(recipe: Recipe) -> Space:
+    return default_space(recipe)
+
+
+def score(record: TrialRecord, epoch: int) -> float:
+    """A course that rises to its end; best at lr 2e-4, batch 16; the other values do nothing."""
+    miss = abs(math.log10(record.values["optim.lr"] / 2e-4))
+    miss += 0.3 * abs(math.log2(record.values["data.batch"] / 16))
+    return 0.9 - 0.1 * miss - 0.3 / epoch
+
+
+def play(search: Search, trials: int, course=score) -> None:
+    """What the driver does, with a made-up course in place of a training."""
+    while len(search.records()) < trials:
+        go_on(search, search.ask(), course)
+
+
+def go_on(search: Search, record: TrialRecord, course=score, start: int = 1) -> None:
+    verdict, scores = None, {}
+    for epoch in range(start, EPOCHS + 1):
+        scores = {"auc_balanced": course(record, epoch)}
+        verdict = search.report(record.number, epoch, scores, is_last=epoch == EPOCHS)
+        if verdict is not None:
+            break
+    end(search, record, verdict, scores, epoch)
+
+
+def end(
+    search: Search, record: TrialRecord, verdict: Verdict | None, scores: dict, epoch: int = 0
+) -> None:
+    outcome, reason = (verdict.outcome, verdict.reason) if verdict else ("finished", "")
+    search.tell(replace(record, outcome=outcome, reason=reason, scores=scores, epochs=epoch))
+
+
+def test_asha_keeps_the_best_third_at_each_rung(space: Space) -> None:
+    """Trials one after the other; scores are constant, so rung 1 and 3 see the same values."""
+    search = Search(space, Objective(), SearchSettings(grace=1, reduction=3), None)
+    given = [0.5, 0.4, 0.6, 0.55, 0.3, 0.7, 0.65, 0.2, 0.1]
+    # At rung 1, with n values seen, the best max(1, n // 3) go on: 0.5 (first); 0.4 no; 0.6 best
+    # of 3; 0.55 of 4 no; 0.3 no; 0.7 of 6, top 2; 0.65 of 7, top 2 are .7 .65; the rest no. At
+    # rung 3 come 0.5 (first), 0.6 best of 2, 0.7 best of 3, 0.65 of 4: the best alone is 0.7.
+    play(search, len(given), lambda record, _: given[record.number])
+    ended = [(record.outcome, record.epochs) for record in search.records()]
+    whole, first = ("finished", EPOCHS), ("stopped", 1)
+    assert ended == [whole, first, whole, first, first, whole, ("stopped", 3), first, first]
+    assert search.records()[6].reason == "behind the others: auc_balanced 0.6500 after epoch 3"
+
+
+def test_a_trial_stands_for_its_best_checkpoint_so_far(space: Space) -> None:
+    """The second falls back at the rung, yet had been better than the first before it."""
+    search = Search(space, Objective(), SearchSettings(grace=3), None)
+    courses = [[0.5] * 9, [0.4, 0.6, *[0.3] * 7]]
+    play(search, 2, lambda record, epoch: courses[record.number][epoch - 1])
+    assert [record.outcome for record in search.records()] == ["finished", "finished"]
+
+
+def test_tpe_finds_what_random_values_miss(space: Space) -> None:
+    def best(startup: int, seed: int) -> float:
+        search = Search(space, Objective(), SearchSettings(seed=seed, startup=startup), None)
+        play(search, 40)
+        return search.ranked()[0].scores["auc_balanced"]
+
+    found = [best(10, seed) for seed in range(5)]
+    at_random = [best(1000, seed) for seed in range(5)]
+    assert sum(one > other for one, other in zip(found, at_random, strict=True)) >= 4
+
+
+def test_the_same_seed_is_the_same_study_also_across_interruptions(
+    space: Space, tmp_path: Path
+) -> None:
+    whole, other = (Search(space, Objective(), SearchSettings(seed=seed), None) for seed in (5, 6))
+    play(whole, 30)
+    play(other, 30)
+    journal = tmp_path / "study.log"
+    for trials in (7, 8, 21, 30):
+        parts = Search(space, Objective(), SearchSettings(seed=5), journal)
+        play(parts, trials)
+    assert parts.records() == whole.records()
+    assert [r.values for r in other.records()] != [r.values for r in whole.records()]
+
+
+def test_a_killed_study_knows_its_unfinished_trials_and_half_a_line_does_no_harm(
+    space: Space, tmp_path: Path
+) -> None:
+    journal = tmp_path / "study.log"
+    search = Search(space, Objective(), SearchSettings(), journal)
+    play(search, 3)
+    begun = search.ask()
+    search.note(begun.number, run_id="abc")
+    assert search.report(begun.number, 1, {"auc_balanced": 0.99}) is None
+    with journal.open("ab") as file:
+        file.write(b'{"op_code": 8, "wor')
+    (tmp_path / "study.log.lock").symlink_to(journal)  # of a process that is gone
+    again = Search(space, Objective(), SearchSettings(), journal)
+    (unfinished,) = again.unfinished()
+    assert unfinished == replace(begun, run_id="abc", epochs=1)
+    assert again.report(begun.number, 1, {"auc_balanced": 0.1}) is None  # told twice, kept once
+    go_on(again, unfinished, lambda *_: 0.99, start=2)
+    third = Search(space, Objective(), SearchSettings(), journal)
+    assert third.records() == again.records()
+    assert third.ranked()[0].number == begun.number
+
+
+def test_lost_trials_rank_last_however_far_they_got(space: Space) -> None:
+    """TPE draws from near the best trials; the lost ones, told as such, are none of these."""
+    search = Search(space, Objective(), SearchSettings(startup=5, grace=0, prune_signs=True), None)
+    for _ in range(30):
+        record = search.ask()
+        high = record.values["optim.lr"] > 1e-4
+        course = 0.9 if high else 0.5  # the best scores are those of the trials that collapse
+        scores = {"auc_balanced": course}
+        for epoch in (1, 2, 3):
+            signs = ("grey",) if high else ()
+            verdict = search.report(record.number, epoch, scores, signs)
+        end(search, record, verdict, scores, 3)
+    outcomes = {record.outcome for record in search.records()}
+    assert outcomes == {"pruned", "finished"}
+    late = search.records()[15:]
+    assert sum(record.values["optim.lr"] > 1e-4 for record in late) <= 3
+    assert "grey" in next(r.reason for r in search.records() if r.outcome == "pruned")
+
+
+def test_collapse_is_a_sign_that_stays() -> None:
+    grey, pale = ("grey", "washed_out"), ("washed_out",)
+    assert collapsed([grey, grey]) is None
+    assert collapsed([grey, grey, grey]) == "grey"
+    assert collapsed([grey, grey, pale]) is None
+    assert collapsed([pale, pale, pale]) is None
+    assert collapsed([("sepia",), grey, ("sepia",)]) is None
+    assert collapsed([(), grey, grey, ("diverged", "grey")]) == "grey"
+
+
+def test_signs_prune_unless_that_is_switched_off(space: Space) -> None:
+    for prune, outcome in ((True, "pruned"), (False, None)):
+        search = Search(space, Objective(), SearchSettings(grace=0, prune_signs=prune), None)
+        number = search.ask().number
+        verdicts = [search.report(number, e, {"auc_balanced": 0.8}, ("sepia",)) for e in (1, 2, 3)]
+        assert verdicts[:2] == [None, None]
+        assert (verdicts[2] and verdicts[2].outcome) == outcome
+
+
+def test_a_score_that_is_no_number_fails_the_trial(space: Space) -> None:
+    search = Search(space, Objective(), SearchSettings(), None)
+    verdict = search.report(search.ask().number, 1, {"auc_balanced": math.nan})
+    assert verdict == Verdict("failed", "auc_balanced is nan on the validation photos")
+
+
+def test_two_metrics_have_a_front(space: Space) -> None:
+    objective = objective_of(["psnr", "cf_gap"])  # one up, one down
+    search = Search(space, objective, SearchSettings(startup=3), None)
+    given = [(22.0, 30.0), (21.0, 20.0), (20.5, 25.0), (22.0, 35.0), (19.0, 15.0), (18.0, 15.0)]
+    for psnr, gap in given:
+        record, scores = search.ask(), {"psnr": psnr, "cf_gap": gap}
+        assert search.report(record.number, 1, scores) is None
+        end(search, record, None, scores)
+    assert [record.number for record in search.front()] == [0, 1, 4]
+    lost = search.ask()
+    end(search, lost, Verdict("failed", "so"), {})
+    assert [record.number for record in search.front()] == [0, 1, 4]
+
+
+def test_importance_goes_to_what_decides(space: Space) -> None:
+    search = Search(space, Objective(), SearchSettings(), None)
+    play(search, 9)
+    assert search.importances() == {}  # of too few
+    play(search, 60)
+    shares = search.importances()["auc_balanced"]
+    assert math.isclose(sum(shares.values()), 1.0)
+    first, second = sorted(shares, key=shares.__getitem__, reverse=True)[:2]
+    assert {first, second} == {"optim.lr", "data.batch"}
+
+
+def test_wrong_metrics_are_told() -> None:
+    assert objective_of([]).metrics == ("auc_balanced",)
+    with pytest.raises(WrongCallError, match=r"unknown metric 'pnsr'; did you mean psnr\?"):
+        objective_of(["pnsr"])
+    with pytest.raises(WrongCallError, match="two different ones"):
+        objective_of(["psnr", "psnr"])
+    with pytest.raises(WrongCallError, match="one metric, or two"):
+        objective_of(["psnr", "ssim", "auc"])
+
+
+@pytest.mark.parametrize(
+    ("epochs", "eval_every", "grace"), [(9, 1, 1), (100, 1, 11), (100, 5, 15), (3, 1, 1), (8, 4, 4)]
+)
+def test_the_grace_is_two_rungs_below_the_whole_and_ends_at_a_validation(
+    epochs: int, eval_every: int, grace: int
+) -> None:
+    assert default_grace(epochs, eval_every) == grace
+
+
+def test_whole_numbers_stay_whole_through_the_journal(tmp_path: Path, recipe: Recipe) -> None:
+    tables = {"model.channels": {"uniform": [4, 64]}, "data.flip": {"choices": [True, False]}}
+    space = space_of(tables, load_recipe("simple"))
+    drawn = Search(space, Objective(), SearchSettings(), tmp_path / "j").ask().values
+    read = Search(space, Objective(), SearchSettings(), tmp_path / "j").record(0).values
+    assert read == drawn
+    assert type(read["model.channels"]) is int
+    assert type(read["data.flip"]) is bool
