@@ -27,6 +27,7 @@ random() { # bytes, as hexadecimal digits
 keep() {
     local name=$1
     if [ -e "$dir/$name" ]; then
+        cat >/dev/null
         echo "kept $dir/$name" >&2
         return
     fi
