@@ -139,17 +139,17 @@ buckets() {
     run python -c '
 import os, sys
 import boto3
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 address = os.environ.get("MLFLOW_S3_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT_URL")
-client = boto3.client("s3", endpoint_url=address)
-there = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
-for name in sys.argv[1:]:
-    try:
+try:
+    client = boto3.client("s3", endpoint_url=address)
+    there = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
+    for name in sys.argv[1:]:
         if name not in there:
             client.create_bucket(Bucket=name)
         print("there is" if name in there else "made", name)
-    except ClientError as error:
-        sys.exit(f"error: cannot make the bucket {name}: {error}")
+except (BotoCoreError, ClientError) as error:
+    sys.exit(f"error: cannot make buckets: {error}")
 ' "$@"
 }
 

@@ -88,8 +88,8 @@ def run(
     seconds: int = 60,
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(word) for word in words], capture_output=True, text=True, check=False, env=env, cwd=cwd,
-        timeout=seconds, stdin=subprocess.DEVNULL,
+        [str(word) for word in words], capture_output=True, text=True, check=False,
+        env=env, cwd=cwd, timeout=seconds, stdin=subprocess.DEVNULL,
     )  # fmt: skip
 
 
