@@ -1,0 +1,61 @@
+"""Cuts out of Kubernetes' OpenAPI definitions what infra/kubernetes uses, and writes it as JSON.
+
+    python tests/infra/schemas/trim_kubernetes.py _definitions.json > kubernetes.json
+
+``_definitions.json`` is the strict set of one version, as the package kubernetes-validate ships it
+(``kubernetes-json-schema/v1.35.0-local-strict``). Descriptions are left out.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+KINDS = (
+    "io.k8s.api.apps.v1.Deployment",
+    "io.k8s.api.core.v1.Namespace",
+    "io.k8s.api.core.v1.PersistentVolumeClaim",
+    "io.k8s.api.core.v1.PodTemplateSpec",
+    "io.k8s.api.core.v1.Service",
+    "io.k8s.api.core.v1.ServiceAccount",
+    "io.k8s.api.networking.v1.NetworkPolicy",
+)
+PREFIX = "#/definitions/"
+
+
+def _refer(node: Any, found: set[str]) -> Any:
+    """The node with references into one file and without descriptions; notes what it refers to."""
+    if isinstance(node, list):
+        return [_refer(each, found) for each in node]
+    if not isinstance(node, dict):
+        return node
+    kept = {}
+    for key, value in node.items():
+        if key == "description" and isinstance(value, str):
+            continue
+        if key.startswith("x-kubernetes"):
+            continue
+        if key == "$ref":
+            name = str(value).rpartition("/")[2]
+            found.add(name)
+            kept[key] = PREFIX + name
+        else:
+            kept[key] = _refer(value, found)
+    return kept
+
+
+def trim(definitions: dict[str, Any]) -> dict[str, Any]:
+    """The definitions of KINDS and of all that they refer to."""
+    kept: dict[str, Any] = {}
+    todo = set(KINDS)
+    while todo:
+        name = todo.pop()
+        found: set[str] = set()
+        kept[name] = _refer(definitions[name], found)
+        todo |= found - kept.keys()
+    return {"definitions": dict(sorted(kept.items()))}
+
+
+if __name__ == "__main__":
+    source = json.loads(Path(sys.argv[1]).read_text())
+    sys.stdout.write(json.dumps(trim(source["$defs"]), separators=(",", ":")) + "\n")
