@@ -23,7 +23,7 @@ from colorcore.recipe import Recipe, RecipeError
 from colorcore.storage import Store, absolute_store
 from pipelines.cluster import ray_session
 from pipelines.errors import JobError, WrongCallError
-from pipelines.tracking import without_secrets
+from pipelines.secrets import without_secrets
 from pipelines.training_job import Job, prepare_job
 from tune.objective import Objective
 from tune.results import write_recipe, write_results
