@@ -303,6 +303,8 @@ def _run(
         raise WrongCallError(
             f"expected at most {cpus} workers, one a CPU of this cluster, got {least}"
         )
+    if (asked := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(asked):
+        job = replace(job, threads=int(asked))
     board: Any = ray.remote(num_cpus=0)(_Board).remote()
     with _marked(job) as marked, _watch(board, on_progress, interrupts):
         config = {"job": marked, "board": board}

@@ -79,7 +79,7 @@ def fit_here(recipe: Recipe, dataset: Path, out: Path, *observers: Observer) -> 
         fingerprint=read_info(dataset).fingerprint or "",
     )
     threads = torch.get_num_threads()
-    torch.set_num_threads(2)  # what the job gives one worker here
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))  # what the job gives one
     try:
         fit(recipe, data, out, observers=observers)
     finally:
@@ -171,9 +171,13 @@ def test_wrong_calls_are_told_before_anything_starts(
     other = load_recipe("unet-l1", [*TINY, "optim.lr=2e-3"])
     with pytest.raises(WrongCallError, match=r"optim.lr is 0.001 there, 0.002 asked"):
         call(other, out=trained.out, resume=True)
-    with pytest.raises(WrongCallError, match="divisible by the 3 workers"):
-        call(workers=3)
-    with pytest.raises(WrongCallError, match="at most 2 workers"):
+    with pytest.raises(WrongCallError, match=r"each of the 5 workers, got 4; raise data\.batch"):
+        call(workers=5)
+    with pytest.raises(WrongCallError, match=r"each of the 5 workers, got 4; raise data\.batch"):
+        call(workers=(1, 5))
+    with pytest.raises(WrongCallError, match=r"at most 2 workers.* got 3"):
+        call(workers=(3, 4))
+    with pytest.raises(WrongCallError, match=r"at most 2 workers.* got 4"):
         call(workers=4)
     bins = ["model.name=resnet-unet", "loss.bins_ce=1", "data.batch=4"]
     with pytest.raises(WrongCallError, match=r"313 bins, .* has 16; .*--set model\.bins=16"):
