@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-PARTS = ("shard", "img2dataset", "loader", "palette", "encode", "workers")
+PARTS = ("shard", "img2dataset", "loader", "palette", "encode", "workers", "train", "observers")
 
 
 def main() -> None:
@@ -23,8 +23,10 @@ def main() -> None:
     from tests.benchmarks import (
         bench_encode,
         bench_loader,
+        bench_observers,
         bench_palette,
         bench_shard,
+        bench_train,
         bench_workers,
         paired,
     )
@@ -46,6 +48,10 @@ def main() -> None:
             bench_encode.run(rounds=rounds)
         if "workers" in only:
             bench_workers.run(photos, work, size=size, rounds=min(rounds, 3))
+        if "train" in only:
+            bench_train.run(rounds=rounds)
+        if "observers" in only:
+            bench_observers.run(rounds=min(rounds, 3))
 
 
 def _installed(folder: Path) -> Path:

@@ -146,6 +146,28 @@ def uninterrupted(dataset: Path, out: Path) -> dict[int, float]:
     return losses.by_step
 
 
+def said_where(errors: str) -> tuple[int, int]:
+    """After which step of how many a training stopped, as its last line says."""
+    (said,) = [line for line in errors.splitlines() if line.startswith("interrupted")]
+    found = re.fullmatch(r"interrupted: stopped after step (\d+) of (\d+); .*--resume.*", said)
+    assert found is not None, said
+    return int(found[1]), int(found[2])
+
+
+def assert_same(one_out: Path, other_out: Path) -> None:
+    """Two trainings' weights, optimiser states, scores and signs, bit for bit."""
+    for name in ("best", "last"):
+        mine, theirs = (
+            load_checkpoint(out / name, training=name == "last") for out in (one_out, other_out)
+        )
+        for one, other in ((mine.weights, theirs.weights), (mine.training, theirs.training)):
+            assert one.keys() == other.keys()
+            assert all(torch.equal(one[key], other[key]) for key in one)
+        assert (mine.scores, mine.decoded, mine.signs) == (
+            theirs.scores, theirs.decoded, theirs.signs
+        )  # fmt: skip
+
+
 def test_a_training_that_is_interrupted_again_and_again_is_that_which_never_was(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,10 +190,7 @@ def test_a_training_that_is_interrupted_again_and_again_is_that_which_never_was(
     assert code == 130, errors
     assert output == ""
     assert "Traceback" not in errors
-    (said,) = [line for line in errors.splitlines() if line.startswith("interrupted")]
-    found = re.fullmatch(r"interrupted: stopped after step (\d+) of (\d+); .*--resume.*", said)
-    assert found is not None, said
-    stopped, total = map(int, found.groups())
+    stopped, total = said_where(errors)
     assert not run.remaining()
     assert killed < step_of(tmp_path) == stopped < total
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
@@ -206,17 +225,7 @@ def test_a_training_that_is_interrupted_again_and_again_is_that_which_never_was(
 
     # The same weights and the same losses as if nothing had been.
     losses = uninterrupted(tmp_path / "dataset", tmp_path / "whole")
-    for name in ("best", "last"):
-        mine, theirs = (
-            load_checkpoint(tmp_path / out / name, training=name == "last")
-            for out in ("model", "whole")
-        )
-        for one, other in ((mine.weights, theirs.weights), (mine.training, theirs.training)):
-            assert one.keys() == other.keys()
-            assert all(torch.equal(one[key], other[key]) for key in one)
-        assert (mine.scores, mine.decoded, mine.signs) == (
-            theirs.scores, theirs.decoded, theirs.signs
-        )  # fmt: skip
+    assert_same(tmp_path / "model", tmp_path / "whole")
     logged = client.get_metric_history(stored.info.run_id, "train/loss")
     assert all(point.value == losses[point.step] for point in logged)
     # A killed process may have been about to send its last few seconds' points.
