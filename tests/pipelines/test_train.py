@@ -22,7 +22,7 @@ from colorcore.recipe import Recipe, load_recipe
 from pipelines.errors import JobError, WrongCallError
 from pipelines.evaluate import evaluate_model
 from pipelines.train import TrainProgress, TrainReport, train
-from pipelines.training_job import _with_absolute_files
+from pipelines.training_job import _with_absolute_files, parse_workers
 from tests.pipelines.conftest import TINY
 
 
@@ -190,6 +190,19 @@ def test_wrong_calls_are_told_before_anything_starts(
         call(load_recipe("unet-l1", [*TINY, "data.batch=1024"]))
 
 
+@pytest.mark.parametrize(
+    ("text", "workers"), [("1", 1), ("16", 16), ("2-8", (2, 8)), ("3-3", (3, 3))]
+)
+def test_numbers_of_workers(text: str, workers: object) -> None:
+    assert parse_workers(text) == workers
+
+
+@pytest.mark.parametrize("text", ["", "0", "0-2", "3-2", "two", "2-", "-2", "1-2-3", "1.5"])
+def test_what_is_no_number_of_workers(text: str) -> None:
+    with pytest.raises(WrongCallError, match=r"such as 4, or .* such as 2-8, got "):
+        parse_workers(text)
+
+
 def test_files_that_a_recipe_names_are_found_from_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,6 +246,9 @@ def test_signs_reach_the_display_mlflow_and_the_evaluation(
     assert shown.sign.name == "grey"
     assert "raise model.channels 4 → 8" in shown.advice
     assert seen[-1].scored_step == report.steps
+    assert report.last_signs == (shown,)
+    assert [each.sign.name for each in report.signs] == ["grey"]
+    assert not list((tmp_path / "model").glob(".training-*"))
     client = MlflowClient(tracking_uri=tracking)
     data = client.get_run(report.run_id).data
     assert data.tags["sign.grey"] == f"step {report.steps}: {shown.sign.meaning}; {shown.advice}"
