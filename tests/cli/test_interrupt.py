@@ -5,6 +5,7 @@ goes on as if nothing had been.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -20,7 +21,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from colorcore.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from colorcore.checkpoint import load_checkpoint
 from colorcore.dataset import read_histogram, read_info
 from colorcore.fit import FitData, Observer, StepEvent, fit
 from colorcore.loader import Samples
@@ -52,6 +53,7 @@ def command(dataset: Path, tmp_path: Path) -> list[str]:
     ]  # fmt: skip
 
 
+STEPS_AN_EPOCH = 6
 AGENTS = ("DashboardAgent", "RuntimeEnvAgent")
 """Ray's idle agents outlive a killed driver by a while; what trains must not."""
 
@@ -72,8 +74,17 @@ class Run:
         while not there():
             assert self.process.poll() is None, self.process.communicate()[1]
             assert time.monotonic() < deadline
-            time.sleep(0.02)
+            time.sleep(0.1)
         self.family = psutil.Process(self.process.pid).children(recursive=True)
+
+    def close(self) -> None:
+        """Leave nothing behind, whatever failed."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        for pipe in (self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            pipe.close()
 
     def send(self, how: signal.Signals) -> None:
         """A signal: SIGINT to all in the terminal, as Ctrl-C does, others to `cc` alone."""
@@ -110,18 +121,26 @@ def is_agent(process: psutil.Process) -> bool:
         return False
 
 
-def saved(folder: Path) -> Checkpoint | None:
-    try:
-        return load_checkpoint(folder / "model/last")
-    except CheckpointError:  # none yet, or replaced at this moment
-        return None
-
-
 def step_of(folder: Path) -> int:
-    """The step that ``last`` is of, 0 if there is none."""
-    last = saved(folder)
-    an_epoch = len(Samples(folder / "dataset", "train")) // 4
-    return 0 if last is None else last.epoch * an_epoch + last.step
+    """The step that ``last`` is of; 0 if there is none, or it is being replaced."""
+    try:
+        record = json.loads((folder / "model/last/checkpoint.json").read_text())
+    except FileNotFoundError:
+        return 0
+    return int(record["epoch"] * STEPS_AN_EPOCH + record["step"])
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[list[str]], Run]]:
+    runs = []
+
+    def _start(command: list[str]) -> Run:
+        runs.append(Run(command, tmp_path))
+        return runs[-1]
+
+    yield _start
+    for run in runs:
+        run.close()
 
 
 class Losses(Observer):
@@ -169,12 +188,15 @@ def assert_same(one_out: Path, other_out: Path) -> None:
 
 
 def test_a_training_that_is_interrupted_again_and_again_is_that_which_never_was(
-    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: list[str],
+    start: Callable[[list[str]], Run],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as many as here
 
     # Killed: what was saved is there, and nothing runs on.
-    run = Run(command, tmp_path)
+    run = start(command)
     run.wait_for(lambda: step_of(tmp_path) > 0)
     run.send(signal.SIGKILL)
     assert run.end()[0] == -signal.SIGKILL
@@ -183,7 +205,7 @@ def test_a_training_that_is_interrupted_again_and_again_is_that_which_never_was(
     assert killed > 0
 
     # Resumed, and Ctrl-C: it says at which step it stopped, and last is of that very step.
-    run = Run([*command, "--resume"], tmp_path)
+    run = start([*command, "--resume"])
     run.wait_for(lambda: step_of(tmp_path) > killed)
     run.send(signal.SIGINT)
     code, output, errors = run.end()
@@ -198,7 +220,7 @@ def test_a_training_that_is_interrupted_again_and_again_is_that_which_never_was(
     assert stored.info.status == "KILLED"
 
     # Its worker hangs, so that it cannot stop in order after SIGTERM; Ctrl-C ends it at once.
-    run = Run([*command, "--resume"], tmp_path)
+    run = start([*command, "--resume"])
     run.wait_for(lambda: step_of(tmp_path) > stopped)
     run.worker().suspend()
     run.send(signal.SIGTERM)
@@ -215,7 +237,7 @@ def test_a_training_that_is_interrupted_again_and_again_is_that_which_never_was(
     assert step_of(tmp_path) == hung
 
     # Resumed once more, saving at other steps: its worker is killed, replaced, and it ends.
-    run = Run([*command, "--resume", "--set", "train.save_every=9"], tmp_path)
+    run = start([*command, "--resume", "--set", "train.save_every=9"])
     run.wait_for(lambda: step_of(tmp_path) > hung)
     run.worker().kill()
     code, output, errors = run.end()
@@ -224,6 +246,7 @@ def test_a_training_that_is_interrupted_again_and_again_is_that_which_never_was(
     assert not run.remaining()
 
     # The same weights and the same losses as if nothing had been.
+    assert len(Samples(tmp_path / "dataset", "train")) // 4 == STEPS_AN_EPOCH
     losses = uninterrupted(tmp_path / "dataset", tmp_path / "whole")
     assert_same(tmp_path / "model", tmp_path / "whole")
     logged = client.get_metric_history(stored.info.run_id, "train/loss")

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from colorcore.checkpoint import has_checkpoint, load_checkpoint
+from colorcore.loader import Samples
 from colorcore.recipe import load_recipe
 from colorcore.storage import open_store
 from pipelines.errors import JobError
@@ -42,6 +43,7 @@ def test_trainings_outlive_nodes_with_fewer_workers_or_on_another_one(
     copy = shutil.copytree(dataset, tmp_path / "dataset")
     make_palette(copy, bins=16)
     bucket = s3_server.make_bucket("train-cluster")
+    an_epoch = len(Samples(copy, "train")) // 4
     settings = [word for each in SETTINGS for word in ("--set", each)]
 
     def command(out: str, workers: str) -> list[str]:
@@ -56,7 +58,7 @@ def test_trainings_outlive_nodes_with_fewer_workers_or_on_another_one(
         if not has_checkpoint(last):
             return 0
         found = load_checkpoint(last)
-        return found.epoch * 6 + found.step
+        return found.epoch * an_epoch + found.step
 
     def result(driver: subprocess.Popen[str]) -> tuple[str, dict[str, object]]:
         output, _ = driver.communicate(timeout=400)
@@ -85,7 +87,7 @@ def test_trainings_outlive_nodes_with_fewer_workers_or_on_another_one(
         cluster.kill(cluster.nodes[-1])
         cluster.add()
         _, report = result(driver)
-        assert report["steps"] == 720
+        assert report["steps"] == 120 * an_epoch
         assert load_checkpoint(open_store(out).below("last")).epoch == 120
 
 
