@@ -57,6 +57,7 @@ WORKER_RESTARTS = 3
 """Times in a row that lost workers are replaced without the training getting any further."""
 POLL_S = 0.25
 PIN_S = 0.2
+MARK = ".training-"
 OWN_ERRORS = (
     TrainingDivergedError,
     CheckpointError,
@@ -312,6 +313,8 @@ def _run(
         raise WrongCallError(
             f"expected at most {cpus} workers, one a CPU of this cluster, got {least}"
         )
+    if (asked := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(asked):
+        job = replace(job, threads=int(asked))
     board: Any = ray.remote(num_cpus=0)(_Board).remote()
     with _marked(job) as marked, _watch(board, on_progress, interrupts):
         config = {"job": marked, "board": board}
@@ -356,6 +359,8 @@ def _fit_until_it_ends(name: str, config: dict[str, Any], scaling: Any) -> None:
                 with suppress(Exception):  # workers go with it, also where Ray itself stays
                     ray.kill(trainer.controller)
                 raise
+            except SystemExit as stop:  # what Ray's own handler would make of Ctrl-C
+                raise KeyboardInterrupt from stop
             except ray.train.TrainingFailedError as error:
                 step = ray.get(board.read.remote()).step
                 if step <= reached or ray.get(board.reason.remote()) is not None:
@@ -369,7 +374,10 @@ def _marked(job: Job) -> Iterator[Job]:
     if job.store.local is None:
         yield job
         return
-    mark = f".training-{secrets.token_hex(8)}"
+    for name in job.store.names(""):
+        if name.startswith(MARK):  # of a driver that was killed
+            job.store.remove(name)
+    mark = f"{MARK}{secrets.token_hex(8)}"
     job.store.write(mark, b"")
     try:
         yield replace(job, mark=mark)

@@ -42,6 +42,7 @@ LOCAL_RAY = {
         "shard_s3",
         "tracking",
         "train",
+        "train_cluster",
     )
 }
 """Whose tests use the local Ray, or the model that was trained on it: one process runs them all."""

@@ -7,7 +7,10 @@ import os
 import tempfile
 from pathlib import Path
 
-PARTS = ("shard", "img2dataset", "loader", "palette", "encode", "workers", "tracking")
+PARTS = (
+    "shard", "img2dataset", "loader", "palette", "encode", "workers", "train", "observers",
+    "tracking",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -23,9 +26,11 @@ def main() -> None:
     from tests.benchmarks import (
         bench_encode,
         bench_loader,
+        bench_observers,
         bench_palette,
         bench_shard,
         bench_tracking,
+        bench_train,
         bench_workers,
         paired,
     )
@@ -49,6 +54,10 @@ def main() -> None:
             bench_workers.run(photos, work, size=size, rounds=min(rounds, 3))
         if "tracking" in only:
             bench_tracking.run(work, rounds=rounds)
+        if "train" in only:
+            bench_train.run(rounds=rounds)
+        if "observers" in only:
+            bench_observers.run(rounds=min(rounds, 3))
 
 
 def _installed(folder: Path) -> Path:

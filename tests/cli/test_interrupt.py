@@ -1,77 +1,117 @@
-"""Ctrl-C and SIGKILL in the middle of a training: it says so, leaves nothing, and goes on."""
+"""Ctrl-C, SIGTERM and SIGKILL in the middle of a training: it says so, leaves nothing running, and
+goes on as if nothing had been.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from mlflow import MlflowClient
 
 from colorcore.checkpoint import load_checkpoint
+from colorcore.dataset import read_histogram, read_info
+from colorcore.fit import FitData, Observer, StepEvent, fit
+from colorcore.loader import Samples
+from colorcore.palette import load_palette, mean_ab
+from colorcore.recipe import load_recipe
 from pipelines.priors import make_palette
 
 SETTINGS = {
-    "model.channels": 4,
-    "model.depth": 2,
+    "model.channels": 12,
+    "model.depth": 3,
+    "model.dropout": 0.1,
     "data.batch": 4,
-    "train.epochs": 400,
-    "train.eval_every": 2,
+    "data.crop": 0.7,
+    "train.epochs": 50,
+    "train.eval_every": 25,
+    "train.save_every": 11,
 }
+OVERRIDES = [f"{key}={value}" for key, value in SETTINGS.items()]
 
 
 @pytest.fixture
 def command(dataset: Path, tmp_path: Path) -> list[str]:
     copy = shutil.copytree(dataset, tmp_path / "dataset")
     make_palette(copy, bins=16)
-    overrides = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
+    overrides = [word for override in OVERRIDES for word in ("--set", override)]
     return [
         sys.executable, "-m", "cli.main", "train", str(copy), "--recipe", "unet-l1", *overrides,
         "--out", "model", "--json",
     ]  # fmt: skip
 
 
+STEPS_AN_EPOCH = 6
 AGENTS = ("DashboardAgent", "RuntimeEnvAgent")
 """Ray's idle agents outlive a killed driver by a while; what trains must not."""
 
 
-def stop(
-    command: list[str], how: signal.Signals, folder: Path
-) -> tuple[int, str, list[psutil.Process]]:
-    """Send a signal once a new checkpoint is there, one without "seen"; returns exit code, stderr
-    and all processes.
-    """
-    last = folder / "model" / "last"
-    process = subprocess.Popen(
-        command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
-    deadline = time.monotonic() + 240
-    while (last / "seen").exists() or not (last / "checkpoint.json").exists():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    family = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(how)
-    _, errors = process.communicate(timeout=120)
-    return process.returncode, errors, family
+class Run:
+    """A `cc train` in a session of its own, as a terminal starts it."""
 
+    def __init__(self, command: list[str], folder: Path) -> None:
+        self.folder = folder
+        self.process = subprocess.Popen(
+            command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        self.family: list[psutil.Process] = []
 
-def remaining(family: list[psutil.Process], seconds: float = 60) -> list[str]:
-    """What still runs after that time, but for the agents, which are ended here."""
-    _, alive = psutil.wait_procs(
-        [process for process in family if not is_agent(process)], timeout=seconds
-    )
-    left = [" ".join(process.cmdline()) for process in alive if process.is_running()]
-    for process in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    return left
+    def wait_for(self, there: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 240
+        while not there():
+            assert self.process.poll() is None, self.process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        self.family = psutil.Process(self.process.pid).children(recursive=True)
+
+    def close(self) -> None:
+        """Leave nothing behind, whatever failed."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        for pipe in (self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+    def send(self, how: signal.Signals) -> None:
+        """A signal: SIGINT to all in the terminal, as Ctrl-C does, others to `cc` alone."""
+        if how is signal.SIGINT:
+            os.killpg(self.process.pid, how)
+        else:
+            self.process.send_signal(how)
+
+    def end(self) -> tuple[int, str, str]:
+        """Its exit code, what it printed and what it said."""
+        output, errors = self.process.communicate(timeout=240)
+        return self.process.returncode, output, errors
+
+    def worker(self) -> psutil.Process:
+        """The one that trains."""
+        (one,) = [each for each in self.family if "RayTrainWorker" in " ".join(each.cmdline())]
+        return one
+
+    def remaining(self, seconds: float = 60) -> list[str]:
+        """What still runs after that time, but for the agents, which are ended here."""
+        own = [process for process in self.family if not is_agent(process)]
+        _, alive = psutil.wait_procs(own, timeout=seconds)
+        left = [" ".join(process.cmdline()) for process in alive if process.is_running()]
+        for process in self.family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        return left
 
 
 def is_agent(process: psutil.Process) -> bool:
@@ -81,33 +121,136 @@ def is_agent(process: psutil.Process) -> bool:
         return False
 
 
-def test_a_training_is_killed_then_resumed_and_interrupted(
-    command: list[str], tmp_path: Path
-) -> None:
-    last = tmp_path / "model" / "last"
-    code, _, family = stop(command, signal.SIGKILL, tmp_path)
-    assert code == -signal.SIGKILL
-    assert not remaining(family)
-    before = load_checkpoint(last).epoch
-    assert 0 < before < SETTINGS["train.epochs"]
+def step_of(folder: Path) -> int:
+    """The step that ``last`` is of; 0 if there is none, or it is being replaced."""
+    try:
+        record = json.loads((folder / "model/last/checkpoint.json").read_text())
+    except FileNotFoundError:
+        return 0
+    return int(record["epoch"] * STEPS_AN_EPOCH + record["step"])
 
-    # Resumed: it goes on from there. Ctrl-C says what it did, and leaves nothing running either.
-    (last / "seen").touch()
-    code, errors, family = stop([*command, "--resume"], signal.SIGINT, tmp_path)
-    assert code == 130, errors
-    assert "interrupted" in errors
-    assert "Traceback" not in errors
-    assert not remaining(family)
-    epoch = load_checkpoint(last).epoch
-    assert before < epoch < SETTINGS["train.epochs"]
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    (run,) = client.search_runs(["1"])  # the same run
-    assert run.info.status == "KILLED"
 
-    # As it was asked for, or not at all.
-    shorter = [word.replace("train.epochs=400", f"train.epochs={epoch}") for word in command]
-    refused = subprocess.run(
-        [*shorter, "--resume"], cwd=tmp_path, capture_output=True, text=True, check=False
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[list[str]], Run]]:
+    runs = []
+
+    def _start(command: list[str]) -> Run:
+        runs.append(Run(command, tmp_path))
+        return runs[-1]
+
+    yield _start
+    for run in runs:
+        run.close()
+
+
+class Losses(Observer):
+    def __init__(self) -> None:
+        self.by_step: dict[int, float] = {}
+
+    def on_step(self, event: StepEvent) -> None:
+        self.by_step[event.step] = event.loss
+
+
+def uninterrupted(dataset: Path, out: Path) -> dict[int, float]:
+    """What one worker does, in this process and without Ray; the loss of every step."""
+    data = FitData(
+        train=Samples(dataset, "train"),
+        val=Samples(dataset, "val"),
+        palette=load_palette(dataset / "palette"),
+        mean_ab=tuple(map(float, mean_ab(read_histogram(dataset)))),
+        fingerprint=read_info(dataset).fingerprint or "",
     )
-    assert refused.returncode == 2
-    assert f"train.epochs is 400 there, {epoch} asked" in refused.stderr
+    losses = Losses()
+    fit(load_recipe("unet-l1", OVERRIDES), data, out, observers=[losses])
+    return losses.by_step
+
+
+def said_where(errors: str) -> tuple[int, int]:
+    """After which step of how many a training stopped, as its last line says."""
+    (said,) = [line for line in errors.splitlines() if line.startswith("interrupted")]
+    found = re.fullmatch(r"interrupted: stopped after step (\d+) of (\d+); .*--resume.*", said)
+    assert found is not None, said
+    return int(found[1]), int(found[2])
+
+
+def assert_same(one_out: Path, other_out: Path) -> None:
+    """Two trainings' weights, optimiser states, scores and signs, bit for bit."""
+    for name in ("best", "last"):
+        mine, theirs = (
+            load_checkpoint(out / name, training=name == "last") for out in (one_out, other_out)
+        )
+        for one, other in ((mine.weights, theirs.weights), (mine.training, theirs.training)):
+            assert one.keys() == other.keys()
+            assert all(torch.equal(one[key], other[key]) for key in one)
+        assert (mine.scores, mine.decoded, mine.signs) == (
+            theirs.scores, theirs.decoded, theirs.signs
+        )  # fmt: skip
+
+
+def test_a_training_that_is_interrupted_again_and_again_is_that_which_never_was(
+    command: list[str],
+    start: Callable[[list[str]], Run],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as many as here
+
+    # Killed: what was saved is there, and nothing runs on.
+    run = start(command)
+    run.wait_for(lambda: step_of(tmp_path) > 0)
+    run.send(signal.SIGKILL)
+    assert run.end()[0] == -signal.SIGKILL
+    assert not run.remaining()
+    killed = step_of(tmp_path)
+    assert killed > 0
+
+    # Resumed, and Ctrl-C: it says at which step it stopped, and last is of that very step.
+    run = start([*command, "--resume"])
+    run.wait_for(lambda: step_of(tmp_path) > killed)
+    run.send(signal.SIGINT)
+    code, output, errors = run.end()
+    assert code == 130, errors
+    assert output == ""
+    assert "Traceback" not in errors
+    stopped, total = said_where(errors)
+    assert not run.remaining()
+    assert killed < step_of(tmp_path) == stopped < total
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (stored,) = client.search_runs(["1"])  # the same run
+    assert stored.info.status == "KILLED"
+
+    # Its worker hangs, so that it cannot stop in order after SIGTERM; Ctrl-C ends it at once.
+    run = start([*command, "--resume"])
+    run.wait_for(lambda: step_of(tmp_path) > stopped)
+    run.worker().suspend()
+    run.send(signal.SIGTERM)
+    time.sleep(1)
+    assert run.process.poll() is None
+    hung = step_of(tmp_path)
+    run.send(signal.SIGINT)
+    code, _, errors = run.end()
+    assert code == 130, errors
+    assert "stopping after this step" in errors
+    assert "interrupted; the same command goes on" in errors
+    assert "Traceback" not in errors
+    assert not run.remaining()
+    assert step_of(tmp_path) == hung
+
+    # Resumed once more, saving at other steps: its worker is killed, replaced, and it ends.
+    run = start([*command, "--resume", "--set", "train.save_every=9"])
+    run.wait_for(lambda: step_of(tmp_path) > hung)
+    run.worker().kill()
+    code, output, errors = run.end()
+    assert code == 0, errors
+    assert f'"steps": {total}' in output
+    assert not run.remaining()
+
+    # The same weights and the same losses as if nothing had been.
+    assert len(Samples(tmp_path / "dataset", "train")) // 4 == STEPS_AN_EPOCH
+    losses = uninterrupted(tmp_path / "dataset", tmp_path / "whole")
+    assert_same(tmp_path / "model", tmp_path / "whole")
+    logged = client.get_metric_history(stored.info.run_id, "train/loss")
+    assert all(point.value == losses[point.step] for point in logged)
+    # A killed process may have been about to send its last few seconds' points.
+    assert {point.step for point in logged} >= {*range(10, killed - 10, 10), total}
+    assert client.get_run(stored.info.run_id).info.status == "FINISHED"

@@ -22,7 +22,7 @@ from colorcore.recipe import Recipe, load_recipe
 from pipelines.errors import JobError, WrongCallError
 from pipelines.evaluate import evaluate_model
 from pipelines.train import TrainProgress, TrainReport, train
-from pipelines.training_job import _with_absolute_files
+from pipelines.training_job import _with_absolute_files, parse_workers
 from tests.pipelines.conftest import TINY
 
 
@@ -79,7 +79,7 @@ def fit_here(recipe: Recipe, dataset: Path, out: Path, *observers: Observer) -> 
         fingerprint=read_info(dataset).fingerprint or "",
     )
     threads = torch.get_num_threads()
-    torch.set_num_threads(2)  # what the job gives one worker here
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))  # what the job gives one
     try:
         fit(recipe, data, out, observers=observers)
     finally:
@@ -171,9 +171,13 @@ def test_wrong_calls_are_told_before_anything_starts(
     other = load_recipe("unet-l1", [*TINY, "optim.lr=2e-3"])
     with pytest.raises(WrongCallError, match=r"optim.lr is 0.001 there, 0.002 asked"):
         call(other, out=trained.out, resume=True)
-    with pytest.raises(WrongCallError, match="divisible by the 3 workers"):
-        call(workers=3)
-    with pytest.raises(WrongCallError, match="at most 2 workers"):
+    with pytest.raises(WrongCallError, match=r"each of the 5 workers, got 4; raise data\.batch"):
+        call(workers=5)
+    with pytest.raises(WrongCallError, match=r"each of the 5 workers, got 4; raise data\.batch"):
+        call(workers=(1, 5))
+    with pytest.raises(WrongCallError, match=r"at most 2 workers.* got 3"):
+        call(workers=(3, 4))
+    with pytest.raises(WrongCallError, match=r"at most 2 workers.* got 4"):
         call(workers=4)
     bins = ["model.name=resnet-unet", "loss.bins_ce=1", "data.batch=4"]
     with pytest.raises(WrongCallError, match=r"313 bins, .* has 16; .*--set model\.bins=16"):
@@ -184,6 +188,19 @@ def test_wrong_calls_are_told_before_anything_starts(
         call(load_recipe("guide", ["loss_options.perceptual.weights=~/no.pth"]))
     with pytest.raises(DatasetError, match=r"set data\.batch lower"):
         call(load_recipe("unet-l1", [*TINY, "data.batch=1024"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "workers"), [("1", 1), ("16", 16), ("2-8", (2, 8)), ("3-3", (3, 3))]
+)
+def test_numbers_of_workers(text: str, workers: object) -> None:
+    assert parse_workers(text) == workers
+
+
+@pytest.mark.parametrize("text", ["", "0", "0-2", "3-2", "two", "2-", "-2", "1-2-3", "1.5"])
+def test_what_is_no_number_of_workers(text: str) -> None:
+    with pytest.raises(WrongCallError, match=r"such as 4, or .* such as 2-8, got "):
+        parse_workers(text)
 
 
 def test_files_that_a_recipe_names_are_found_from_elsewhere(
@@ -229,6 +246,9 @@ def test_signs_reach_the_display_mlflow_and_the_evaluation(
     assert shown.sign.name == "grey"
     assert "raise model.channels 4 → 8" in shown.advice
     assert seen[-1].scored_step == report.steps
+    assert report.last_signs == (shown,)
+    assert [each.sign.name for each in report.signs] == ["grey"]
+    assert not list((tmp_path / "model").glob(".training-*"))
     client = MlflowClient(tracking_uri=tracking)
     data = client.get_run(report.run_id).data
     assert data.tags["sign.grey"] == f"step {report.steps}: {shown.sign.meaning}; {shown.advice}"

@@ -1,0 +1,103 @@
+"""`cc train` on a cluster of several nodes, its checkpoints in an object store: nodes are lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from colorcore.checkpoint import has_checkpoint, load_checkpoint
+from colorcore.loader import Samples
+from colorcore.recipe import load_recipe
+from colorcore.storage import open_store
+from pipelines.errors import JobError
+from pipelines.evaluate import evaluate_model
+from pipelines.priors import make_palette
+from pipelines.training_job import _check_shared, prepare_job
+from tests.clusters import several_nodes
+from tests.pipelines.conftest import TINY
+
+SETTINGS = [
+    *TINY, "model.channels=8", "train.epochs=120", "train.eval_every=40", "train.save_every=10"
+]  # fmt: skip
+
+
+def wait_for(there: Callable[[], object], driver: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 240
+    while not there():
+        assert driver.poll() is None, driver.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_trainings_outlive_nodes_with_fewer_workers_or_on_another_one(
+    s3_server, dataset: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(dataset, tmp_path / "dataset")
+    make_palette(copy, bins=16)
+    bucket = s3_server.make_bucket("train-cluster")
+    an_epoch = len(Samples(copy, "train")) // 4
+    settings = [word for each in SETTINGS for word in ("--set", each)]
+
+    def command(out: str, workers: str) -> list[str]:
+        return [
+            sys.executable, "-m", "cli.main", "train", str(copy), "--recipe", "unet-l1", *settings,
+            "--workers", workers, "--out", out, "--address", "auto", "--json",
+            "--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}",
+        ]  # fmt: skip
+
+    def steps(out: str) -> int:
+        last = open_store(out).below("last")
+        if not has_checkpoint(last):
+            return 0
+        found = load_checkpoint(last)
+        return found.epoch * an_epoch + found.step
+
+    def result(driver: subprocess.Popen[str]) -> tuple[str, dict[str, object]]:
+        output, _ = driver.communicate(timeout=400)
+        assert driver.returncode == 0, output
+        (line,) = [line for line in output.splitlines() if line.startswith("{")]
+        return output, json.loads(line)
+
+    with several_nodes(2) as cluster:
+        # With one to two workers: a node is lost, and it goes on with one.
+        out = s3_server.uri(bucket, "elastic")
+        driver = cluster.start(command(out, "1-2"))
+        wait_for(lambda: steps(out) > 20, driver)
+        assert load_checkpoint(open_store(out).below("last")).epoch < 120
+        cluster.kill(cluster.nodes[0])
+        said, report = result(driver)
+        assert ", 2 workers, loss" in said
+        assert report["out"] == out
+        assert load_checkpoint(open_store(out).below("last")).epoch == 120
+        assert evaluate_model(out, copy).scores["model"]["photos"] == report["best"]["photos"]  # type: ignore[index]
+
+        # With two, not fewer: a node is lost, it waits for another, and goes on there.
+        cluster.add()
+        out = s3_server.uri(bucket, "fixed")
+        driver = cluster.start(command(out, "2"))
+        wait_for(lambda: steps(out) > 20, driver)
+        cluster.kill(cluster.nodes[-1])
+        cluster.add()
+        _, report = result(driver)
+        assert report["steps"] == 120 * an_epoch
+        assert load_checkpoint(open_store(out).below("last")).epoch == 120
+
+
+def test_a_folder_that_nodes_do_not_share_is_said(
+    local_ray: None, dataset_with_palette: Path, tmp_path: Path
+) -> None:
+    recipe = load_recipe("unet-l1", TINY)
+    job = prepare_job(dataset_with_palette, recipe, tmp_path / "model", 2)
+    _check_shared(job)  # nothing to look for
+    job.store.write(".training-1", b"")
+    _check_shared(replace(job, mark=".training-1"))
+    with pytest.raises(JobError, match=r"model on all nodes.*disk that all nodes share, or to s3"):
+        _check_shared(replace(job, mark=".training-2"))
