@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from pipelines.errors import JobError
+from pipelines.quiet import QUIET, environment
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -106,10 +107,11 @@ def local_model(model: _Model, tracking_uri: str | None = None) -> _Model | Path
 def _download(name: str, uri: str, folder: Path) -> Path:
     from mlflow.artifacts import download_artifacts
 
+    # MLflow takes the store of a run's model from the environment, whatever it is told here.
+    where = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_REGISTRY_URI": uri}
     try:
-        return Path(
-            download_artifacts(name, dst_path=str(folder), tracking_uri=uri, registry_uri=uri)
-        )
+        with environment({**QUIET, **where}):
+            return Path(download_artifacts(name, dst_path=str(folder)))
     except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise JobError(f"cannot fetch {name}: {first}") from error

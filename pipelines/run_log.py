@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import queue
 import random
 import threading
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.logged_model import is_checkpoint, log_model
+from pipelines.quiet import QUIET, environment
 from pipelines.run_spool import FOLDER, PICTURES, Record, Spool, header
 from pipelines.secrets import without_secrets
 
@@ -58,13 +58,6 @@ THUMBNAIL = 256
 """Longer side in pixels of the copy that MLflow's grid of pictures shows."""
 PATIENCE_S = 60.0
 """Seconds that a job's end waits for a server that is away; ``COLORCORE_TRACKING_WAIT_S``."""
-QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
-"""MLflow sends no usage statistics, and writes nothing where a command's result goes."""
 _SHORT = {
     **QUIET,
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -342,7 +335,7 @@ class Delivery:
     @contextlib.contextmanager
     def _trying(self) -> Iterator[MlflowClient]:
         """The client, for one try that does not last; its errors sorted."""
-        with _environment(_SHORT):
+        with environment(_SHORT):
             try:
                 if self._client is None:
                     from mlflow import MlflowClient
@@ -464,21 +457,6 @@ def _pauses() -> Iterator[float]:
     for tries in itertools.count():
         pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(tries, 10))
         yield pause * random.uniform(0.75, 1.0)  # noqa: S311
-
-
-@contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """With these variables; MLflow reads how often to try, and how long, at every call."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _line(error: Exception) -> str:

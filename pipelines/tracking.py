@@ -21,7 +21,8 @@ from urllib.parse import quote
 from colorcore.storage import Store, open_store
 from pipelines.errors import JobError, WrongCallError
 from pipelines.provenance import provenance
-from pipelines.run_log import HANDOVER_S, PATIENCE_S, QUIET, deliver
+from pipelines.quiet import QUIET
+from pipelines.run_log import HANDOVER_S, PATIENCE_S, deliver
 from pipelines.run_spool import (
     Spool,
     fetch_spools,
