@@ -12,7 +12,10 @@ from cli.options import Chroma, Device, Temperature
 
 
 def colorize(
-    model: Annotated[Path, typer.Argument(help="A checkpoint folder, or the --out of cc train.")],
+    model: Annotated[
+        Path,
+        typer.Argument(help="A checkpoint folder, the --out of cc train, runs:/… or models:/…"),
+    ],
     photos: Annotated[
         list[str], typer.Argument(metavar="PHOTO|FOLDER...", help="What to colourize.")
     ],

@@ -27,7 +27,10 @@ _FRONT = ("psnr", "delta_e2000", "auc_balanced", "cf_gap")
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A checkpoint folder, or the --out of cc train.")],
+    model: Annotated[
+        Path,
+        typer.Argument(help="A checkpoint folder, the --out of cc train, runs:/… or models:/…"),
+    ],
     photos: Annotated[str, typer.Argument(metavar="DATASET|FOLDER", help="What to score it on.")],
     picture: Annotated[
         Path | None, typer.Option(help="Write grey | predicted | truth of the first photos here.")
