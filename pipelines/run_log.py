@@ -48,6 +48,8 @@ START_S = 5.0
 """Seconds that a log may take to come up, before the first step."""
 HANDOVER_S = 5.0
 """Seconds that a worker waits for the server at its end; the driver waits on."""
+WRITE_S = 60.0
+"""Seconds that a log's end waits for its own disk, and for the last picture to be drawn."""
 HELD_RECORDS = 100_000
 """Records that are held in memory where they can be written nowhere; beyond, the oldest go."""
 HELD_PICTURES = 8
@@ -147,14 +149,14 @@ class RunLog:
         """
         with contextlib.suppress(queue.Full):
             self._queue.put(None, timeout=HANDOVER_S)
-        self._written.wait(max(wait_s, HANDOVER_S))
+        written = self._written.wait(max(wait_s, WRITE_S))
         self._closing.set()
         self._work.set()
         self._idle.wait(wait_s)
         self._stop.set()
         self._work.set()
-        left = self._spool.unsent() + len(self._held)
-        if left:
+        left = self._spool.unsent() + len(self._held) + self._queue.qsize()
+        if left or not written:
             self._spool.close()
         else:
             self._spool.remove()

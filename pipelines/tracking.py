@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from colorcore.storage import Store, open_store
+from colorcore.storage import StorageError, Store, open_store
 from pipelines.errors import JobError, WrongCallError
 from pipelines.provenance import provenance
 from pipelines.quiet import QUIET
@@ -29,6 +29,7 @@ from pipelines.run_spool import (
     forget,
     header,
     parts_of,
+    remote_spool,
     spool_folder,
     upload,
 )
@@ -178,8 +179,10 @@ def end_run(
     """
     folder = spool_folder(run.run_id, out)
     store = None if out is None else open_store(out)
-    if store is not None:
-        fetch_spools(store, run.run_id, folder.parent)
+    remote = store if store is not None and store.local is None else None
+    if remote is not None:
+        with contextlib.suppress(StorageError):  # what is there can be imported
+            fetch_spools(remote, run.run_id, folder.parent)
     last = Spool(folder)
     last.acquire(HANDOVER_S)
     records = [] if last.records.exists() else [_header(run)]
@@ -200,14 +203,16 @@ def end_run(
     left = sum(spool.unsent() for spool in spools)
     place = str(folder.parent if len(spools) > 1 else folder)
     for spool in spools:
-        if spool.unsent():
-            spool.close()
-            if store is not None and store.local is None:
-                place = upload(spool.folder, store)
-        else:
+        done = not spool.unsent()
+        spool.close()
+        if remote is not None:
+            with contextlib.suppress(StorageError):
+                if done:
+                    forget(remote_spool(spool.folder, remote))
+                else:
+                    place = upload(spool.folder, remote)
+        if done:
             spool.remove()
-            if store is not None and store.local is None:
-                forget(spool.folder, store)
     return Unsent(left, place, why or "it was interrupted") if left else None
 
 
