@@ -47,7 +47,10 @@ def log_model(client: MlflowClient, run_id: str, checkpoint: Path) -> str:
     run = client.get_run(run_id)
     if run.outputs is not None and run.outputs.model_outputs:
         return str(run.outputs.model_outputs[-1].model_id)
-    model = client.create_logged_model(run.info.experiment_id, MODEL, source_run_id=run_id)
+    experiment = run.info.experiment_id
+    asked = f"source_run_id = '{run_id}' AND name = '{MODEL}'"
+    begun = client.search_logged_models([experiment], asked)  # by a try that then failed
+    model = begun[0] if begun else client.create_logged_model(experiment, MODEL, run_id)
     with tempfile.TemporaryDirectory(prefix="colorcore-model-") as folder:
         pack_model(checkpoint, Path(folder) / MODEL, run_id=run_id, model_id=model.model_id)
         client.log_model_artifacts(model.model_id, str(Path(folder) / MODEL))

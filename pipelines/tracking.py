@@ -22,7 +22,7 @@ from colorcore.storage import StorageError, Store, open_store
 from pipelines.errors import JobError, WrongCallError
 from pipelines.provenance import provenance
 from pipelines.quiet import QUIET
-from pipelines.run_log import HANDOVER_S, PATIENCE_S, deliver
+from pipelines.run_log import HANDOVER_S, PATIENCE_S, Delivery, NotTakenError, deliver
 from pipelines.run_spool import (
     Spool,
     fetch_spools,
@@ -184,13 +184,21 @@ def end_run(
         with contextlib.suppress(StorageError):  # what is there can be imported
             fetch_spools(remote, run.run_id, folder.parent)
     last = Spool(folder)
-    last.acquire(HANDOVER_S)
-    records = [] if last.records.exists() else [_header(run)]
-    for name, path in artifacts.items():
-        if path.exists():
-            records.append({"kind": "artifact", "name": name, "path": last.adopt(path, name)})
     now = time.time_ns() // 1_000_000
-    last.append([*records, {"kind": "end", "status": status, "at": now}])
+    end = {"kind": "end", "status": status, "at": now}
+    try:
+        last.acquire(HANDOVER_S)
+        records = [] if last.records.exists() else [_header(run)]
+        for name, path in artifacts.items():
+            if path.exists():
+                records.append({"kind": "artifact", "name": name, "path": last.adopt(path, name)})
+        last.append([*records, end])
+    except OSError as error:  # a full disk: at least its end, without a spool
+        try:
+            Delivery(run.uri, run.run_id, last).send_records([end])
+        except NotTakenError as away:
+            return Unsent(1, str(folder), f"{error}; {away}")
+        return Unsent(len(artifacts), str(folder), str(error))
     patience = run.patience_s if status != "KILLED" else min(run.patience_s, KILLED_PATIENCE_S)
     # Records of other nodes first: the end comes last.
     spools = [*(spool for spool in parts_of(folder) if spool.folder != folder), last]

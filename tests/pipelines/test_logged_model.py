@@ -27,7 +27,7 @@ from pipelines.errors import JobError
 from pipelines.evaluate import evaluate_model
 from pipelines.initial import choose_initial
 from pipelines.inspect import inspect_model
-from pipelines.logged_model import local_model
+from pipelines.logged_model import local_model, log_model
 from pipelines.quiet import QUIET
 from pipelines.tracking import TrackedRun, client_for, end_run, register_champion, start_run
 from pipelines.train import TrainReport
@@ -193,10 +193,14 @@ def test_nothing_that_is_fetched_is_unpickled_or_run(
     assert not mark.exists()
 
 
-def test_a_model_that_is_logged_twice_is_one(trained: TrainReport, tracking: str) -> None:
-    from pipelines.logged_model import log_model
-
+def test_a_model_that_is_logged_twice_or_by_two_tries_is_one(
+    trained: TrainReport, tracking: str
+) -> None:
     client = client_for(tracking)
-    before = client.get_run(trained.run_id).outputs.model_outputs
-    assert log_model(client, trained.run_id, trained.out / "best") == before[0].model_id
-    assert len(client.get_run(trained.run_id).outputs.model_outputs) == 1
+    run = start_run(tracking, "twice", {}, {}, None)
+    begun = client.create_logged_model(run.experiment_id, "model", source_run_id=run.run_id)
+    for _ in range(2):
+        assert log_model(client, run.run_id, trained.out / "best") == begun.model_id
+    outputs = client.get_run(run.run_id).outputs.model_outputs
+    assert [model.model_id for model in outputs] == [begun.model_id]
+    assert client.get_logged_model(begun.model_id).status == "READY"
