@@ -8,6 +8,7 @@ reads only the checkpoint of one, never the code beside it.
 from __future__ import annotations
 
 import tempfile
+import warnings
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -66,16 +67,18 @@ def pack_model(checkpoint: Path, folder: Path, **known: Any) -> None:
 
     import colorcore
 
-    mlflow.pyfunc.save_model(
-        str(folder),
-        mlflow_model=Model(artifact_path=MODEL, **known),
-        python_model=str(_CODE),
-        artifacts={CHECKPOINT: str(checkpoint)},
-        code_paths=[str(Path(colorcore.__file__).parent)],
-        signature=_signature(),
-        input_example=_example(),
-        pip_requirements=_requirements(),
-    )
+    with warnings.catch_warnings():  # it wants type hints, and then warns of all but lists
+        warnings.simplefilter("ignore", UserWarning)
+        mlflow.pyfunc.save_model(
+            str(folder),
+            mlflow_model=Model(artifact_path=MODEL, **known),
+            python_model=str(_CODE),
+            artifacts={CHECKPOINT: str(checkpoint)},
+            code_paths=[str(Path(colorcore.__file__).parent)],
+            signature=_signature(),
+            input_example=_example(),
+            pip_requirements=_requirements(),
+        )
 
 
 def local_model(model: _Model, tracking_uri: str | None = None) -> _Model | Path:

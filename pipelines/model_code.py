@@ -27,7 +27,7 @@ class Colorizer(PythonModel):
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._network = self._checkpoint.model(self._device)
 
-    def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
         """(N, H, W, 3) uint8 sRGB, grey or not -> the same, colourized, as `cc colorize` does.
 
         Its types stand in the signature: MLflow would take hints here for another one.

@@ -198,7 +198,7 @@ def end_run(
             Delivery(run.uri, run.run_id, last).send_records([end])
         except NotTakenError as away:
             return Unsent(1, str(folder), f"{error}; {away}")
-        return Unsent(len(artifacts), str(folder), str(error))
+        return Unsent(len(artifacts), str(folder), str(error)) if artifacts else None
     patience = run.patience_s if status != "KILLED" else min(run.patience_s, KILLED_PATIENCE_S)
     # Records of other nodes first: the end comes last.
     spools = [*(spool for spool in parts_of(folder) if spool.folder != folder), last]
