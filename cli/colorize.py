@@ -7,13 +7,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from cli.options import Chroma, Device, Temperature
+from cli.options import Chroma, Device, Model, Temperature
 
 
 def colorize(
-    model: Annotated[
-        str, typer.Argument(help="A checkpoint folder, or the --out of cc train, here or on s3://.")
-    ],
+    model: Model,
     photos: Annotated[
         list[str], typer.Argument(metavar="PHOTO|FOLDER...", help="What to colourize.")
     ],

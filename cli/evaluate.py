@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.options import Chroma, Device, Temperature
+from cli.options import Chroma, Device, Model, Temperature
 
 if TYPE_CHECKING:
     from pipelines.evaluate import FrontReport
@@ -27,9 +27,7 @@ _FRONT = ("psnr", "delta_e2000", "auc_balanced", "cf_gap")
 
 
 def evaluate(
-    model: Annotated[
-        str, typer.Argument(help="A checkpoint folder, or the --out of cc train, here or on s3://.")
-    ],
+    model: Model,
     photos: Annotated[str, typer.Argument(metavar="DATASET|FOLDER", help="What to score it on.")],
     picture: Annotated[
         Path | None, typer.Option(help="Write grey | predicted | truth of the first photos here.")

@@ -6,6 +6,12 @@ from typing import Annotated
 
 import typer
 
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A checkpoint folder or the --out of cc train, here or on s3://; runs:/… or models:/…"
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda; default: the best there is.")]
 Temperature = Annotated[
     float | None,

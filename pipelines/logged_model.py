@@ -8,6 +8,7 @@ reads only the checkpoint of one, never the code beside it.
 from __future__ import annotations
 
 import tempfile
+import warnings
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.errors import JobError
+from pipelines.quiet import QUIET, environment
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -45,7 +47,10 @@ def log_model(client: MlflowClient, run_id: str, checkpoint: Path) -> str:
     run = client.get_run(run_id)
     if run.outputs is not None and run.outputs.model_outputs:
         return str(run.outputs.model_outputs[-1].model_id)
-    model = client.create_logged_model(run.info.experiment_id, MODEL, source_run_id=run_id)
+    experiment = run.info.experiment_id
+    asked = f"source_run_id = '{run_id}' AND name = '{MODEL}'"
+    begun = client.search_logged_models([experiment], asked)  # by a try that then failed
+    model = begun[0] if begun else client.create_logged_model(experiment, MODEL, run_id)
     with tempfile.TemporaryDirectory(prefix="colorcore-model-") as folder:
         pack_model(checkpoint, Path(folder) / MODEL, run_id=run_id, model_id=model.model_id)
         client.log_model_artifacts(model.model_id, str(Path(folder) / MODEL))
@@ -61,16 +66,18 @@ def pack_model(checkpoint: Path, folder: Path, **known: Any) -> None:
 
     import colorcore
 
-    mlflow.pyfunc.save_model(
-        str(folder),
-        mlflow_model=Model(artifact_path=MODEL, **known),
-        python_model=str(_CODE),
-        artifacts={CHECKPOINT: str(checkpoint)},
-        code_paths=[str(Path(colorcore.__file__).parent)],
-        signature=_signature(),
-        input_example=_example(),
-        pip_requirements=_requirements(),
-    )
+    with warnings.catch_warnings():  # it wants type hints, and then warns of all but lists
+        warnings.simplefilter("ignore", UserWarning)
+        mlflow.pyfunc.save_model(
+            str(folder),
+            mlflow_model=Model(artifact_path=MODEL, **known),
+            python_model=str(_CODE),
+            artifacts={CHECKPOINT: str(checkpoint)},
+            code_paths=[str(Path(colorcore.__file__).parent)],
+            signature=_signature(),
+            input_example=_example(),
+            pip_requirements=_requirements(),
+        )
 
 
 def local_model(model: str | Path, tracking_uri: str | None = None) -> str | Path:
@@ -105,10 +112,11 @@ def local_model(model: str | Path, tracking_uri: str | None = None) -> str | Pat
 def _download(name: str, uri: str, folder: Path) -> Path:
     from mlflow.artifacts import download_artifacts
 
+    # MLflow takes the store of a run's model from the environment, whatever it is told here.
+    where = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_REGISTRY_URI": uri}
     try:
-        return Path(
-            download_artifacts(name, dst_path=str(folder), tracking_uri=uri, registry_uri=uri)
-        )
+        with environment({**QUIET, **where}):
+            return Path(download_artifacts(name, dst_path=str(folder)))
     except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise JobError(f"cannot fetch {name}: {first}") from error

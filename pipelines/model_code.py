@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
-from numpy.typing import NDArray
 
 from colorcore.checkpoint import load_checkpoint
 from colorcore.colorize import colorize
@@ -28,13 +27,11 @@ class Colorizer(PythonModel):
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._network = self._checkpoint.model(self._device)
 
-    def predict(
-        self,
-        context: Any,
-        model_input: NDArray[np.uint8],
-        params: Any = None,
-    ) -> NDArray[np.uint8]:
-        """(N, H, W, 3) uint8 sRGB, grey or not -> the same, colourized, as `cc colorize` does."""
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+        """(N, H, W, 3) uint8 sRGB, grey or not -> the same, colourized, as `cc colorize` does.
+
+        Its types stand in the signature: MLflow would take hints here for another one.
+        """
         photos = np.asarray(model_input, np.uint8)
         checkpoint = self._checkpoint
         return np.stack(

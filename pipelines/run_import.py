@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from colorcore.storage import open_store
 from pipelines.errors import JobError
 from pipelines.run_log import deliver
-from pipelines.run_spool import Spool, download, find_spools
+from pipelines.run_spool import Spool, download, find_spools, forget
 from pipelines.secrets import without_secrets
 from pipelines.tracking import client_for
 
@@ -34,38 +33,34 @@ class ImportReport:
 def import_runs(places: Sequence[str], tracking_uri: str | None = None) -> list[ImportReport]:
     """Send all spools at these places: files, folders, or the --out of trainings, also on s3://.
 
-    They go to ``tracking_uri``, or $MLFLOW_TRACKING_URI, or where they should have gone. A local
+    They go to ``tracking_uri``, or $MLFLOW_TRACKING_URI, or where they should have gone. A
     spool of which all was sent is removed; sending the same again stores nothing twice.
 
     Raises:
         JobError: nothing is there, its training still runs, the server does not answer, or it
             does not know the run.
     """
-    reports = []
-    for place in places:
-        with _here(place) as path:
-            reports += [
-                _send(spool, tracking_uri, place if open_store(place).local is None else None)
-                for spool in find_spools(path)
-            ]
-    return reports
+    return [report for place in places for report in _import(place, tracking_uri)]
 
 
-@contextmanager
-def _here(place: str) -> Iterator[Path]:
+def _import(place: str, asked: str | None) -> Iterator[ImportReport]:
     store = open_store(place)
     if store.local is not None:
-        yield store.local
+        for spool in find_spools(store.local):
+            yield _send(spool, asked, str(spool.folder))
         return
     with tempfile.TemporaryDirectory(prefix="colorcore-import-") as folder:
         download(store, Path(folder))
-        yield Path(folder)
+        for spool in find_spools(Path(folder)):
+            below = spool.folder.relative_to(folder).as_posix()
+            there = store if below == "." else store.below(below)
+            yield _send(spool, asked, there.show())
+            forget(there)
 
 
-def _send(spool: Spool, asked: str | None, remote: str | None) -> ImportReport:
+def _send(spool: Spool, asked: str | None, place: str) -> ImportReport:
     first = spool.header()
     run_id = str(first["run_id"])
-    place = remote or str(spool.folder)
     if not spool.acquire(0.0):
         raise JobError(f"{place} is being written: its training still runs, and sends it by itself")
     try:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import queue
 import random
 import threading
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.logged_model import is_checkpoint, log_model
+from pipelines.quiet import QUIET, environment
 from pipelines.run_spool import FOLDER, PICTURES, Record, Spool, header
 from pipelines.secrets import without_secrets
 
@@ -48,6 +48,8 @@ START_S = 5.0
 """Seconds that a log may take to come up, before the first step."""
 HANDOVER_S = 5.0
 """Seconds that a worker waits for the server at its end; the driver waits on."""
+WRITE_S = 60.0
+"""Seconds that a log's end waits for its own disk, and for the last picture to be drawn."""
 HELD_RECORDS = 100_000
 """Records that are held in memory where they can be written nowhere; beyond, the oldest go."""
 HELD_PICTURES = 8
@@ -58,13 +60,6 @@ THUMBNAIL = 256
 """Longer side in pixels of the copy that MLflow's grid of pictures shows."""
 PATIENCE_S = 60.0
 """Seconds that a job's end waits for a server that is away; ``COLORCORE_TRACKING_WAIT_S``."""
-QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
-"""MLflow sends no usage statistics, and writes nothing where a command's result goes."""
 _SHORT = {
     **QUIET,
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -154,14 +149,14 @@ class RunLog:
         """
         with contextlib.suppress(queue.Full):
             self._queue.put(None, timeout=HANDOVER_S)
-        self._written.wait(max(wait_s, HANDOVER_S))
+        written = self._written.wait(max(wait_s, WRITE_S))
         self._closing.set()
         self._work.set()
         self._idle.wait(wait_s)
         self._stop.set()
         self._work.set()
-        left = self._spool.unsent() + len(self._held)
-        if left:
+        left = self._spool.unsent() + len(self._held) + self._queue.qsize()
+        if left or not written:
             self._spool.close()
         else:
             self._spool.remove()
@@ -342,7 +337,7 @@ class Delivery:
     @contextlib.contextmanager
     def _trying(self) -> Iterator[MlflowClient]:
         """The client, for one try that does not last; its errors sorted."""
-        with _environment(_SHORT):
+        with environment(_SHORT):
             try:
                 if self._client is None:
                     from mlflow import MlflowClient
@@ -464,21 +459,6 @@ def _pauses() -> Iterator[float]:
     for tries in itertools.count():
         pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(tries, 10))
         yield pause * random.uniform(0.75, 1.0)  # noqa: S311
-
-
-@contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """With these variables; MLflow reads how often to try, and how long, at every call."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _line(error: Exception) -> str:

@@ -11,7 +11,7 @@ from colorcore.advice import Advised, advised
 from colorcore.fit import DecodingEvent, Observer, StepEvent, ValidationEvent
 from colorcore.pictures import triptychs
 from colorcore.signs import NOT_FINITE
-from colorcore.storage import Store, open_store
+from colorcore.storage import StorageError, Store, open_store
 from pipelines.run_log import HANDOVER_S, RunLog
 from pipelines.run_spool import spool_folder, upload
 from pipelines.system_metrics import SystemMetrics
@@ -59,7 +59,10 @@ class NodeObserver(Observer):
         remote = self._out is not None and self._out.local is None
         left = self._log.close(self._run.patience_s if remote else HANDOVER_S)
         if left and remote and self._out is not None:
-            upload(self._folder, self._out)
+            try:
+                upload(self._folder, self._out)
+            except StorageError as error:
+                _warn(f"{left} records are left in {self._folder}: {error}")
         return left
 
 

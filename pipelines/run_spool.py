@@ -247,20 +247,24 @@ def upload(folder: Path, out: Store) -> str:
     Raises:
         StorageError: the store does not take it.
     """
-    target = out.below(FOLDER).below(folder.name)
+    target = remote_spool(folder, out)
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != _LOCK:
             target.write(path.relative_to(folder).as_posix(), path.read_bytes())
     return target.show()
 
 
-def forget(folder: Path, out: Store) -> None:
-    """Remove what :func:`upload` copied.
+def remote_spool(folder: Path, out: Store) -> Store:
+    """Where :func:`upload` copies a spool to."""
+    return out.below(FOLDER).below(folder.name)
+
+
+def forget(there: Store) -> None:
+    """Remove a spool's copy in an object store.
 
     Raises:
         StorageError: the store does not answer.
     """
-    there = out.below(FOLDER).below(folder.name)
     for name in _files(there):
         there.remove(name)
 

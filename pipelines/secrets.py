@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-_USER = re.compile(r"(?<=://)[^/\s@]*@|(?<=://)[^/\s]*:[^\s]*@(?=[^\s@]*$)")
+_USER = re.compile(r"(?<=://)[^/\s]*@|(?<=://)[^/\s:]*:(?!\d+/)[^\s@]*@(?=[^\s@]*$)")
 _QUERY = re.compile(
     r"([?&;][^=&;\s#]*(?:key|secret|token|passw|pwd|credential|sig|auth)[^=&;\s#]*=)[^&;\s#'\"]+",
     re.IGNORECASE,

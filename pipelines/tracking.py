@@ -15,16 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colorcore.storage import Store, open_store
+from colorcore.storage import StorageError, Store, open_store
 from pipelines.errors import JobError, WrongCallError
 from pipelines.provenance import provenance
-from pipelines.run_log import HANDOVER_S, PATIENCE_S, QUIET, deliver
+from pipelines.quiet import QUIET
+from pipelines.run_log import HANDOVER_S, PATIENCE_S, Delivery, NotTakenError, deliver
 from pipelines.run_spool import (
     Spool,
     fetch_spools,
     forget,
     header,
     parts_of,
+    remote_spool,
     spool_folder,
     upload,
 )
@@ -174,16 +176,26 @@ def end_run(
     """
     folder = spool_folder(run.run_id, out)
     store = None if out is None else open_store(out)
-    if store is not None:
-        fetch_spools(store, run.run_id, folder.parent)
+    remote = store if store is not None and store.local is None else None
+    if remote is not None:
+        with contextlib.suppress(StorageError):  # what is there can be imported
+            fetch_spools(remote, run.run_id, folder.parent)
     last = Spool(folder)
-    last.acquire(HANDOVER_S)
-    records = [] if last.records.exists() else [_header(run)]
-    for name, path in artifacts.items():
-        if path.exists():
-            records.append({"kind": "artifact", "name": name, "path": last.adopt(path, name)})
     now = time.time_ns() // 1_000_000
-    last.append([*records, {"kind": "end", "status": status, "at": now}])
+    end = {"kind": "end", "status": status, "at": now}
+    try:
+        last.acquire(HANDOVER_S)
+        records = [] if last.records.exists() else [_header(run)]
+        for name, path in artifacts.items():
+            if path.exists():
+                records.append({"kind": "artifact", "name": name, "path": last.adopt(path, name)})
+        last.append([*records, end])
+    except OSError as error:  # a full disk: at least its end, without a spool
+        try:
+            Delivery(run.uri, run.run_id, last).send_records([end])
+        except NotTakenError as away:
+            return Unsent(1, str(folder), f"{error}; {away}")
+        return Unsent(len(artifacts), str(folder), str(error)) if artifacts else None
     patience = run.patience_s if status != "KILLED" else min(run.patience_s, KILLED_PATIENCE_S)
     # Records of other nodes first: the end comes last.
     spools = [*(spool for spool in parts_of(folder) if spool.folder != folder), last]
@@ -196,14 +208,16 @@ def end_run(
     left = sum(spool.unsent() for spool in spools)
     place = str(folder.parent if len(spools) > 1 else folder)
     for spool in spools:
-        if spool.unsent():
-            spool.close()
-            if store is not None and store.local is None:
-                place = upload(spool.folder, store)
-        else:
+        done = not spool.unsent()
+        spool.close()
+        if remote is not None:
+            with contextlib.suppress(StorageError):
+                if done:
+                    forget(remote_spool(spool.folder, remote))
+                else:
+                    place = upload(spool.folder, remote)
+        if done:
             spool.remove()
-            if store is not None and store.local is None:
-                forget(spool.folder, store)
     return Unsent(left, place, why or "it was interrupted") if left else None
 
 

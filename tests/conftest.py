@@ -37,6 +37,7 @@ LOCAL_RAY = {
         "doctor",
         "initial",
         "jobs",
+        "logged_model",
         "run_log",
         "shard",
         "shard_s3",

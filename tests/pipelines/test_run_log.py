@@ -14,19 +14,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from colorcore.checkpoint import load_checkpoint
+from colorcore.fit import ValidationEvent
 from colorcore.recipe import load_recipe
 from pipelines.errors import JobError
 from pipelines.run_import import import_runs
 from pipelines.run_log import Delivery, RunLog, deliver
+from pipelines.run_observer import RunObserver
 from pipelines.run_spool import RECORDS, Spool, header, spool_folder
 from pipelines.tracking import TrackedRun, end_run, start_run
 from pipelines.train import TrainProgress, train
 from tests.pipelines.conftest import TINY
 from tests.pipelines.tracking_server import TrackingServer
 from tests.servers.flaky_proxy import FlakyS3, flaky_proxy
+from tests.servers.s3 import S3
 
 KEY = "val/grey - predicted - truth"
 
@@ -196,6 +200,37 @@ def test_what_is_left_at_the_end_is_imported_and_twice_is_once(
             import_runs([str(copy / "run-log" / run.run_id / RECORDS)])
             shutil.rmtree(copy)
     assert import_runs([str(out)]) == []
+
+
+def test_a_spool_in_an_object_store_is_imported_from_there(
+    server: TrackingServer,
+    proxy: FlakyS3,
+    run: TrackedRun,
+    s3_server: S3,
+    tmp_path: Path,
+) -> None:
+    bucket = s3_server.make_bucket("run-log")
+    out = s3_server.uri(bucket, "model")
+    proxy.set("all")
+    observer = RunObserver(run, load_recipe("simple"), out)
+    observer.on_validation(
+        ValidationEvent(1, 5, {"psnr": 20.0}, True, torch.zeros(1, 2, 3, 16, 16))
+    )
+    assert observer.close() > 0
+    palette = tmp_path / "palette.png"
+    palette.write_bytes(b"colours")
+    unsent = end_run(run, "FINISHED", {"palette": palette}, out)
+    assert unsent is not None
+    assert unsent.place.startswith("s3://run-log/model/run-log/")
+    shutil.rmtree(spool_folder(run.run_id, out))  # another machine
+    proxy.set("none")
+    (report,) = import_runs([out])
+    assert report.run_id == run.run_id
+    assert loss(server, run, "val/psnr") == [(5, 20.0)]
+    assert len(images(server, run)) == 2
+    assert server.client().list_artifacts(run.run_id, "palette")
+    assert server.client().get_run(run.run_id).info.status == "FINISHED"
+    assert all(key.endswith("/") for key in s3_server.keys(bucket))  # markers of folders
 
 
 KILLED = """

@@ -1,35 +1,27 @@
 from __future__ import annotations
 
+import subprocess
+import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
 
+from colorcore import __version__
 from colorcore.advice import advice
 from colorcore.fit import ValidationEvent
-from colorcore.recipe import load_recipe
+from colorcore.recipe import Recipe, load_recipe
 from colorcore.signs import Sign
 from pipelines.errors import JobError
-from pipelines.run_observer import RunObserver
-from pipelines.secrets import without_secrets
+from pipelines.provenance import provenance
+from pipelines.run_observer import NodeObserver, RunObserver
 from pipelines.tracking import (
     client_for,
     start_run,
     tracking_uri,
 )
 from pipelines.train import TrainReport
-
-
-@pytest.mark.parametrize(
-    ("uri", "shown"),
-    [
-        ("http://user:secret@host:5000/x", "http://host:5000/x"),
-        ("postgresql://me:pw@db/ml", "postgresql://db/ml"),
-        ("sqlite:////tmp/mlflow.db", "sqlite:////tmp/mlflow.db"),
-    ],
-)
-def test_passwords_are_never_shown(uri: str, shown: str) -> None:
-    assert without_secrets(uri) == shown
 
 
 def test_where_runs_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -85,3 +77,62 @@ def test_tags_say_when_a_sign_appeared_and_when_it_was_gone(tracking: str, tmp_p
     assert "sign.diverged" in client_for(tracking).get_run(run.run_id).data.tags
     values = client_for(tracking).get_metric_history(run.run_id, "val/sign/hue_focus")
     assert {point.value for point in values} == {0.5}
+
+
+def test_a_run_says_what_made_it(trained: TrainReport, tracking: str, tiny: Recipe) -> None:
+    client = client_for(tracking)
+    run = client.get_run(trained.run_id)
+    tags = run.data.tags
+    assert tags["colorcore.kind"] == "train"
+    assert tags["colorcore.version"] == __version__
+    assert tags["colorcore.torch"] == version("torch")
+    assert tags["mlflow.user"]
+    path = client.download_artifacts(trained.run_id, "recipe.toml")
+    assert load_recipe(path) == tiny
+    # More than MLflow takes at once, and a child of its own kind.
+    params = {f"p{number}": number for number in range(250)}
+    child = start_run(tracking, "t", params, {"colorcore.kind": "trial"}, None, trained.run_id)
+    data = client.get_run(child.run_id).data
+    assert {key: int(value) for key, value in data.params.items()} == params
+    assert data.tags["mlflow.parentRunId"] == trained.run_id
+    assert data.tags["colorcore.kind"] == "trial"
+
+
+def test_the_revision_is_the_folders_own(tmp_path: Path) -> None:
+    assert "mlflow.source.git.commit" not in provenance(tmp_path)
+
+    def git(*words: str) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+        command = ["git", "-C", str(tmp_path), *identity, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    git("init", "-q", "-b", "here")
+    assert "mlflow.source.git.commit" not in provenance(tmp_path)
+    (tmp_path / "a").write_text("1")
+    git("add", "a")
+    git("commit", "-qm", "One")
+    head = git("rev-parse", "HEAD")
+    (tmp_path / "b").write_text("untracked")
+    assert provenance(tmp_path)["mlflow.source.git.commit"] == head
+    assert provenance(tmp_path)["mlflow.source.git.branch"] == "here"
+    (tmp_path / "a").write_text("2")
+    assert provenance(tmp_path)["mlflow.source.git.commit"] == f"{head}-dirty"
+
+
+@pytest.mark.parametrize(("node", "prefix"), [(None, "system/"), (1, "system/node_1/")])
+def test_a_node_logs_its_own_state(
+    tracking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, node: int | None, prefix: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    run = start_run(tracking, "system", {}, {}, None)
+    observer = NodeObserver(run, tmp_path, node=node, writer="" if node is None else "node1")
+    deadline = time.monotonic() + 60
+    records = tmp_path / "run-log"
+    while not any("network" in path.read_text() for path in records.rglob("records.jsonl")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert observer.close() == 0
+    metrics = client_for(tracking).get_run(run.run_id).data.metrics
+    assert 0 < metrics[f"{prefix}system_memory_usage_percentage"] <= 100
+    assert {f"{prefix}cpu_utilization_percentage", f"{prefix}disk_usage_percentage"} <= set(metrics)
+    assert all(name.startswith(prefix) for name in metrics)

@@ -21,6 +21,7 @@ from colorcore.palette import load_palette, mean_ab
 from colorcore.recipe import Recipe, load_recipe
 from pipelines.errors import JobError, WrongCallError
 from pipelines.evaluate import evaluate_model
+from pipelines.logged_model import local_model
 from pipelines.train import TrainProgress, TrainReport, train
 from pipelines.training_job import _with_absolute_files, parse_workers
 from tests.pipelines.conftest import TINY
@@ -64,9 +65,10 @@ def test_the_run_in_mlflow_holds_parameters_curves_and_pictures(
     assert "decoding/temperature" not in run.data.metrics  # a regression has none
     pictures = [item.path for item in client.list_artifacts(trained.run_id, "images")]
     assert len([path for path in pictures if path.endswith(".png")]) == 2
-    best = {item.path for item in client.list_artifacts(trained.run_id, "best")}
-    assert "best/model.safetensors" in best
-    assert "best/training.safetensors" not in best
+    assert {item.path for item in client.list_artifacts(trained.run_id)} >= {"recipe.toml"}
+    best = local_model(f"runs:/{trained.run_id}", tracking)
+    assert (best / "model.safetensors").is_file()
+    assert not (best / "training.safetensors").exists()
 
 
 def fit_here(recipe: Recipe, dataset: Path, out: Path, *observers: Observer) -> None:
