@@ -33,9 +33,9 @@ cv2.setNumThreads(1)
 LOCAL_RAY = {
     f"tests/pipelines/test_{name}.py"
     for name in ("clusters", "doctor", "initial", "jobs", "shard", "shard_s3", "tracking", "train")
-}
+} | {"tests/tune/test_study.py"}
 """Whose tests use the local Ray, or the model that was trained on it: one process runs them all."""
-SLOW = ("tests/cli/", "tests/pipelines/")
+SLOW = ("tests/cli/", "tests/pipelines/", "tests/tune/")
 
 
 @pytest.hookimpl(optionalhook=True)
