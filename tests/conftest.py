@@ -31,23 +31,26 @@ cv2.setNumThreads(1)
 # -- side by side: what `make test` needs, for it runs two processes of tests ---------------------
 
 LOCAL_RAY = {
-    f"tests/pipelines/test_{name}.py"
-    for name in (
-        "clusters",
-        "doctor",
-        "initial",
-        "jobs",
-        "logged_model",
-        "run_log",
-        "shard",
-        "shard_s3",
-        "tracking",
-        "train",
-        "train_cluster",
-    )
+    "tests/tune/test_study.py",
+    *(
+        f"tests/pipelines/test_{name}.py"
+        for name in (
+            "clusters",
+            "doctor",
+            "initial",
+            "jobs",
+            "logged_model",
+            "run_log",
+            "shard",
+            "shard_s3",
+            "tracking",
+            "train",
+            "train_cluster",
+        )
+    ),
 }
 """Whose tests use the local Ray, or the model that was trained on it: one process runs them all."""
-SLOW = ("tests/cli/", "tests/pipelines/", "tests/ui/")
+SLOW = ("tests/cli/", "tests/pipelines/", "tests/tune/", "tests/ui/")
 
 
 @pytest.hookimpl(optionalhook=True)

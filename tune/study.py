@@ -364,7 +364,8 @@ class _Driver:
         except (JobError, RecipeError, DatasetError) as error:
             return str(error)
         run = start_trial(self.tracked, self.name, record, job)
-        self.search.note(record.number, run_id=run.run_id)
+        if record.run_id != run.run_id:
+            self.search.note(record.number, run_id=run.run_id)
         return replace(job, run=run, threads=layout.threads)
 
     def _validated(self, news: Validated) -> Verdict | None:
@@ -455,7 +456,7 @@ class _Driver:
             if event.lost is None:
                 break
             self.on_retry(record.number, event.lost)
-        self.tracked.trial_ended(record, self.search.ranked(), self.settings.objective)
+        self.tracked.close_trial(record)
 
     def _progress(self, running: Trials) -> None:
         records = self.search.records()

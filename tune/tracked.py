@@ -70,16 +70,22 @@ class StudyRun:
         self, record: TrialRecord, ranked: Sequence[TrialRecord], objective: Objective
     ) -> None:
         """Close a trial's run, and say on the study's how good the best is so far."""
+        self.close_trial(record)
         client = client_for(self.run.uri)
-        if record.run_id is not None:
-            client.set_tag(record.run_id, OUTCOME, str(record.outcome))
-            if record.reason:
-                client.set_tag(record.run_id, REASON, record.reason[:_MOST_TEXT])
-            status = "FAILED" if record.outcome == "failed" else "FINISHED"
-            client.set_terminated(record.run_id, status=status)
         for metric in objective.metrics if ranked else ():
             best = ranked[0].scores[metric]
             client.log_metric(self.run.run_id, f"best/{metric}", best, step=record.number)
+
+    def close_trial(self, record: TrialRecord) -> None:
+        """Close a trial's run, with how it ended."""
+        if record.run_id is None:
+            return
+        client = client_for(self.run.uri)
+        client.set_tag(record.run_id, OUTCOME, str(record.outcome))
+        if record.reason:
+            client.set_tag(record.run_id, REASON, record.reason[:_MOST_TEXT])
+        status = "FAILED" if record.outcome == "failed" else "FINISHED"
+        client.set_terminated(record.run_id, status=status)
 
     def interrupted(self, record: TrialRecord) -> None:
         """Close the run of a trial that will go on when the study does."""

@@ -14,11 +14,14 @@ last of them, and prints and draws what there is.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -256,3 +259,111 @@ def _points(
             max(point.best, trained.best(search.objective.metrics[0])),
         )
         yield point
+
+
+def measure(seed: int, dataset: Path, out: Path) -> tuple[list[Point], list[Point]]:
+    """A seed's random search and its study."""
+    base = make_recipe()
+
+    def run(recipe: Recipe, ask: Callable[[Epoch], bool]) -> Trained:
+        return train(recipe, dataset, out, ask)
+
+    found = list(random_search(seed, base, run))
+    print(f"seed {seed}: random search, {_told(found[-1])}", flush=True)
+    points = list(study(_STUDY_SEEDS + seed, base, run, SHARE * found[-1].photos))
+    print(f"seed {seed}: study, {_told(points[-1])}", flush=True)
+    return found, points
+
+
+_STUDY_SEEDS = 1000
+"""So that a study draws nothing that its random search drew."""
+
+
+def _told(point: Point) -> str:
+    return (
+        f"{point.trials} trials, {point.photos:,} photos, {point.cpu_s:.0f} CPU s: "
+        f"best {point.best:.4f}"
+    )
+
+
+def reached(points: Sequence[Point], best: float) -> Point | None:
+    """Where a search had found that score, if it did."""
+    return next((point for point in points if point.best >= best), None)
+
+
+def table(results: dict[int, tuple[list[Point], list[Point]]]) -> Iterator[str]:
+    """A row a seed, as in docs/tuning.md."""
+    yield "| seed | best of random | study, a third | trials | reached after | of the CPU time |"
+    yield "|---|---|---|---|---|---|"
+    hits = 0
+    for seed, (found, points) in sorted(results.items()):
+        whole = found[-1]
+        within = [point for point in points if point.photos <= SHARE * whole.photos]
+        best = max((point.best for point in within), default=0.0)
+        hit = reached(within, whole.best)
+        hits += hit is not None
+        when = "not" if hit is None else f"{hit.photos / whole.photos:.0%} of the photos"
+        spent = "" if hit is None else f"{hit.cpu_s / whole.cpu_s:.0%}"
+        yield f"| {seed} | {whole.best:.4f} | {best:.4f} | {len(within)} | {when} | {spent} |"
+    yield f"\nreached within a third: {hits} of {len(results)}"
+
+
+def draw(results: dict[int, tuple[list[Point], list[Point]]]) -> bytes:
+    """The best so far by compute, a line a search: the bytes of a PNG."""
+    from colorcore.pictures import plot_png
+
+    def on(figure: Any) -> None:
+        axes = figure.add_axes((0.1, 0.13, 0.87, 0.77))
+        for number, (found, points) in enumerate(results.values()):
+            whole = found[-1].photos
+            for course, color, name in (
+                (found, "#b9c4cf", f"{RANDOM} random trials"),
+                (points, "#b5121b", "the study of cc tune"),
+            ):
+                axes.step(
+                    [point.photos / whole for point in course],
+                    [point.best for point in course],
+                    where="post",
+                    color=color,
+                    lw=1.6,
+                    label=name if number == 0 else None,
+                )
+        axes.axvline(SHARE, color="#8a8a8a", lw=0.8, ls="--")
+        axes.set_xlabel("photos trained on, as a share of the random search's")
+        axes.set_ylabel("best balanced AuC so far")
+        axes.set_title(f"{len(results)} seeds; dashed: a third of the compute")
+        axes.legend(loc="lower right", frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+
+    return plot_png((9.0, 5.6), on)
+
+
+def main() -> None:
+    """Train what is missing, then print the table and draw the figure."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--photos", type=Path, required=True, help="a folder of photos")
+    parser.add_argument("--out", type=Path, default=Path("search-bench"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--processes", type=int, default=1, help="seeds at a time, a thread each")
+    arguments = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from colorcore.dataset import read_info
+    from tests.benchmarks.guides_run import prepare
+
+    dataset = arguments.out / f"dataset-{SIZE}"
+    if not (dataset / "dataset.json").exists() or not read_info(dataset).counts:
+        prepare(arguments.photos, None, SIZE, arguments.out)
+    results = {}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(arguments.processes, mp_context=context) as pool:
+        futures = {
+            pool.submit(measure, seed, dataset, arguments.out): seed for seed in arguments.seeds
+        }
+        for future in as_completed(futures):
+            results[futures[future]] = future.result()
+    print("\n".join(table(results)))
+    (arguments.out / "search.png").write_bytes(draw(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,285 @@
+"""Studies of real trainings on the local Ray, with a real MLflow store: small ones."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from colorcore.checkpoint import load_checkpoint
+from colorcore.loader import Samples
+from colorcore.recipe import Recipe, load_recipe
+from pipelines.errors import WrongCallError
+from tests.pipelines.conftest import TINY
+from tune.objective import objective_of
+from tune.search import Search, SearchSettings, TrialRecord
+from tune.space import space_of, with_values
+from tune.study import StudyReport, StudySettings, tune
+
+TABLES = {
+    "optim.lr": {"log": [1e-4, 1e-2]},
+    "data.batch": {"choices": [2, 4]},
+    "model.channels": {"uniform": [3, 5]},
+}
+
+
+def settings_for(recipe: Recipe, tables=TABLES, metrics=(), workers=1, **search) -> StudySettings:
+    return StudySettings(
+        recipe=recipe,
+        space=space_of(tables, recipe),
+        objective=objective_of(metrics),
+        search=SearchSettings(**{"startup": 4, **search}),
+        workers=workers,
+    )
+
+
+@pytest.fixture(scope="module")
+def run(dataset_with_palette: Path, tracking: str, local_ray: None):
+    def call(settings: StudySettings, out: Path, trials: int = 1, **options) -> StudyReport:
+        return tune(
+            dataset_with_palette, settings, out, trials=trials, tracking_uri=tracking,
+            **{"concurrent": 1, **options},
+        )  # fmt: skip
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def study(run, tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> StudyReport:
+    out = tmp_path_factory.mktemp("studies") / "colors"
+    return run(settings_for(tiny), out, trials=5, name="colors", register="colors-model", keep=1)
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / "trials.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def records(report: StudyReport, settings: StudySettings) -> list[TrialRecord]:
+    search = Search(settings.space, settings.objective, settings.search, report.out / "study.log")
+    return search.records()
+
+
+def test_trials_are_drawn_trained_and_told(study: StudyReport, tiny: Recipe) -> None:
+    told = rows(study.out)
+    assert [row["trial"] for row in told] == ["0", "1", "2", "3", "4"]
+    first = {path: told[0][path] for path in TABLES}
+    assert first == {"optim.lr": "0.001", "data.batch": "4", "model.channels": "4"}  # the recipe's
+    assert {row["outcome"] for row in told} == {"finished", "stopped"}
+    for row in told:
+        assert row["epochs"] == {"finished": "2", "stopped": "1"}[row["outcome"]]
+        assert row["reason"].startswith("behind") == (row["outcome"] == "stopped")
+        assert row["attempts"] == "1"
+    finished = [row for row in told if row["outcome"] == "finished"]
+    best = max(finished, key=lambda row: float(row["auc_balanced"]))
+    assert study.best[0].number == int(best["trial"])
+    assert sum(study.outcomes.values()) == 5
+
+
+def test_the_best_recipe_trains_the_best_trial_again(study: StudyReport, tiny: Recipe) -> None:
+    best = load_recipe(str(study.out / "best.toml"))
+    own = load_checkpoint(study.out / "trials" / f"{study.best[0].number:04d}" / "best")
+    assert replace_about(best) == replace_about(own.recipe)
+    assert replace_about(best) == replace_about(with_values(tiny, study.best[0].values))
+    assert f"{study.best[0].scores['auc_balanced']:.4f}" in best.about
+
+
+def replace_about(recipe: Recipe) -> Recipe:
+    return recipe.model_copy(update={"about": ""})
+
+
+def test_checkpoints_are_kept_of_the_best_alone_which_has_a_decoding(study: StudyReport) -> None:
+    (kept,) = (study.out / "trials").iterdir()
+    assert kept.name == f"{study.best[0].number:04d}"
+    best = load_checkpoint(kept / "best")
+    assert best.scores == study.best[0].scores
+    assert best.decoded["photos"] == best.scores["photos"]
+
+
+def test_mlflow_holds_the_study_its_trials_and_the_champion(
+    study: StudyReport, tracking: str, tmp_path: Path
+) -> None:
+    client = MlflowClient(tracking_uri=tracking)
+    parent = client.get_run(study.run_id)
+    assert parent.info.run_name == "colors"
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["colorcore.kind"] == "study"
+    assert parent.data.tags["colorcore.study"] == "colors"
+    children = client.search_runs(
+        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{study.run_id}'"
+    )
+    told = {row["run_id"]: row for row in rows(study.out)}
+    assert {child.info.run_id for child in children} == told.keys()
+    for child in children:
+        row, tags = told[child.info.run_id], child.data.tags
+        assert child.info.run_name == f"colors-{int(row['trial']):04d}"
+        assert child.info.status == "FINISHED"
+        assert (tags["colorcore.kind"], tags["colorcore.trial"]) == ("trial", row["trial"])
+        assert tags["colorcore.outcome"] == row["outcome"]
+        assert tags.get("colorcore.reason", "") == row["reason"]
+        assert float(child.data.params["optim.lr"]) == float(row["optim.lr"])
+        assert len(client.get_metric_history(child.info.run_id, "val/psnr")) == int(row["epochs"])
+    best = study.best[0]
+    so_far = client.get_metric_history(study.run_id, "best/auc_balanced")
+    assert [point.step for point in so_far] == [0, 1, 2, 3, 4]
+    assert so_far[-1].value == best.scores["auc_balanced"]
+    for metric in ("val/psnr", "val/sign/chroma_ratio"):  # the best trial's course
+        mine, theirs = (
+            [(point.step, point.value) for point in client.get_metric_history(run, metric)]
+            for run in (study.run_id, best.run_id)
+        )
+        assert mine == theirs
+    names = [item.path for item in client.list_artifacts(study.run_id, "images")]
+    assert names == [item.path for item in client.list_artifacts(best.run_id, "images")]
+    assert {item.path for item in client.list_artifacts(study.run_id, "study")} == {
+        f"study/{name}"
+        for name in (
+            "trials.csv", "best.toml", "importances.json", "importances.png",
+            "parallel_coordinates.html", "parallel_coordinates.png",
+        )
+    }  # fmt: skip
+    champion = client.get_model_version_by_alias("colors-model", "champion")
+    assert champion.run_id == best.run_id
+    assert study.model == "models:/colors-model@champion"
+    folder = client.download_artifacts(best.run_id, "best", str(tmp_path))
+    assert load_checkpoint(Path(folder)).scores == best.scores
+
+
+def test_one_seed_is_one_study_and_more_trials_continue_it(
+    study: StudyReport, run, tiny: Recipe, tmp_path: Path
+) -> None:
+    """Three trials, then two more with --resume: those of the study that went through."""
+    settings = settings_for(tiny)
+    told: list[int] = []
+    run(settings, tmp_path / "s", trials=3, name="again")
+    with pytest.raises(WrongCallError, match="holds a study already; go on with --resume"):
+        run(settings, tmp_path / "s", trials=5, name="again")
+    other = settings_for(tiny, grace=2, startup=5)
+    with pytest.raises(WrongCallError, match=r"search\.grace is 1 there, 2 asked; search\.s"):
+        run(other, tmp_path / "s", trials=5, name="again", resume=True)
+    report = run(
+        settings, tmp_path / "s", trials=5, name="again", resume=True,
+        on_trial=lambda record: told.append(record.number),
+    )  # fmt: skip
+    assert told == [3, 4]
+    for mine, theirs in zip(records(report, settings), records(study, settings), strict=True):
+        assert (mine.values, mine.outcome, mine.scores) == (
+            theirs.values, theirs.outcome, theirs.scores,
+        )  # fmt: skip
+
+
+def kill_slots() -> int:
+    """Kill the processes in which trials train; how many."""
+    killed = 0
+    for process in psutil.Process().children(recursive=True):
+        if "_Slot" in " ".join(process.cmdline()):
+            os.kill(process.pid, signal.SIGKILL)
+            killed += 1
+    return killed
+
+
+class Killer:
+    """Kills a trial's process each time that it has written a checkpoint."""
+
+    def __init__(self, last: Path, times: int) -> None:
+        self._last, self._times = last, times
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while self._times:
+            if (self._last / "checkpoint.json").exists() and not (self._last / "seen").exists():
+                try:
+                    (self._last / "seen").touch()
+                except OSError:  # just being replaced
+                    continue
+                self._times -= bool(kill_slots())
+            time.sleep(0.01)
+
+
+def test_a_trial_whose_process_dies_goes_on_and_at_last_is_given_up(
+    run, tiny: Recipe, dataset_with_palette: Path, tmp_path: Path
+) -> None:
+    recipe = with_values(tiny, {"train.epochs": 30})
+    settings = settings_for(recipe, {"optim.lr": {"choices": [1e-3, 2e-3]}}, grace=0)
+    retried: list[tuple[int, str]] = []
+    Killer(tmp_path / "s" / "trials" / "0000" / "last", 1)
+    Killer(tmp_path / "s" / "trials" / "0001" / "last", 2)
+    report = run(
+        settings, tmp_path / "s", trials=3, name="dying", retries=1,
+        on_retry=lambda number, why: retried.append((number, why)),
+    )  # fmt: skip
+    first, second, third = records(report, settings)
+    assert [number for number, _ in retried] == [0, 1]
+    assert (first.outcome, first.attempts, first.epochs) == ("finished", 2, 30)
+    assert (second.outcome, second.attempts) == ("failed", 2)
+    assert second.reason.startswith("its processes were lost 2 times, the last: ")
+    assert third.outcome == "finished"
+    # A killed one is what it would have been: the values of the first are those of ...
+    same = [record for record in (first, third) if record.values == first.values]
+    assert all(record.scores == first.scores for record in same)
+
+
+def test_what_diverges_or_collapses_ends_with_its_reason(
+    run, tiny: Recipe, tracking: str, tmp_path: Path
+) -> None:
+    """A loss of 1e38 overflows at once; a learning rate of nothing stays grey."""
+    wild = ["optim.clip=none", "optim.schedule=constant", "train.epochs=40"]
+    recipe = load_recipe("unet-l1", [*TINY, *wild])
+    tables = {"loss.ab_l1": {"choices": [1e38, 1.0]}, "optim.lr": {"choices": [9.0, 1e-9]}}
+    settings = settings_for(recipe, tables, grace=0, startup=20)
+    report = run(settings, tmp_path / "s", trials=6, name="lost", concurrent=2, register="lost")
+    ended = {
+        (record.values["loss.ab_l1"], record.values["optim.lr"]): record
+        for record in records(report, settings)
+    }
+    diverged, grey = ended[1e38, 9.0], ended[1.0, 1e-9]
+    assert (diverged.outcome, diverged.attempts) == ("failed", 1)
+    assert diverged.reason.startswith("the loss is ")
+    assert (grey.outcome, grey.reason) == ("pruned", "sign grey in 3 validations running")
+    assert grey.epochs < 40
+    run_of = MlflowClient(tracking_uri=tracking).get_run
+    assert run_of(diverged.run_id).info.status == "FAILED"
+    assert run_of(diverged.run_id).data.tags["colorcore.reason"] == diverged.reason
+    assert run_of(grey.run_id).data.tags["colorcore.outcome"] == "pruned"
+
+
+def test_two_workers_a_trial_and_two_metrics(
+    run, tiny: Recipe, dataset_with_palette: Path, tmp_path: Path
+) -> None:
+    """One trial fills the two CPUs: the driver's own parts must not be in its way."""
+    settings = settings_for(tiny, metrics=("auc_balanced", "cf_gap"), workers=2)
+    report = run(settings, tmp_path / "s", trials=2, name="front", concurrent=None)
+    assert report.outcomes == {"finished": 2}
+    assert {record.number for record in report.front} <= {0, 1}
+    scores = [record.scores for record in report.best]
+    assert scores[0]["photos"] == len(Samples(dataset_with_palette, "val"))
+    better = [
+        one["auc_balanced"] >= other["auc_balanced"] and one["cf_gap"] <= other["cf_gap"]
+        for one, other in (scores, scores[::-1])
+    ]
+    assert len(report.front) == (1 if any(better) else 2)
+    assert (report.out / "front.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((report.out / "importances.json").read_text()) == {}
+
+
+def test_wrong_calls_are_told_before_anything_starts(run, tiny: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(WrongCallError, match="nothing to resume: found no study"):
+        run(settings_for(tiny), tmp_path / "s", resume=True)
+    large = settings_for(tiny, {"data.batch": {"choices": [4, 1024]}})
+    with pytest.raises(WrongCallError, match=r"data\.batch = 1024 cannot work: .*set data\.batch"):
+        run(large, tmp_path / "s")
+    odd = settings_for(tiny, {"data.batch": {"choices": [4, 3]}}, workers=2)
+    with pytest.raises(WrongCallError, match=r"data\.batch = 3 cannot work: .*2 workers"):
+        run(odd, tmp_path / "s")
+    assert not (tmp_path / "s" / "study.json").exists()
+    with pytest.raises(WrongCallError, match="at most 2 trials at a time, 1 CPU each"):
+        run(settings_for(tiny), tmp_path / "s", concurrent=3)
