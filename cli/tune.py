@@ -133,6 +133,7 @@ def tune(
                 progress.ended, progress.trials, _note(progress, settings)
             ),
             on_retry=lambda number, why: show.warn(f"trial {number}: goes on, {why}"),
+            on_unsent=show.warn,
         )
     if json:
         show.as_json(_as_json(report))

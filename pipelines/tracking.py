@@ -165,6 +165,7 @@ def end_run(
     status: str,
     artifacts: Mapping[str, Path],
     out: Path | str | Store | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> Unsent | None:
     """Close a run as FINISHED, FAILED or KILLED, with files or folders as artifacts by name.
 
@@ -186,6 +187,10 @@ def end_run(
     try:
         last.acquire(HANDOVER_S)
         records = [] if last.records.exists() else [_header(run)]
+        records += [
+            {"kind": "tag", "name": name, "text": without_secrets(text)}
+            for name, text in (tags or {}).items()
+        ]
         for name, path in artifacts.items():
             if path.exists():
                 records.append({"kind": "artifact", "name": name, "path": last.adopt(path, name)})

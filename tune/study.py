@@ -123,11 +123,13 @@ def tune(
     on_trial: Callable[[TrialRecord], None] = lambda _: None,
     on_progress: Callable[[StudyProgress], None] = lambda _: None,
     on_retry: Callable[[int, str], None] = lambda *_: None,
+    on_unsent: Callable[[str], None] = lambda _: None,
 ) -> StudyReport:
     """Search the recipe's space on the dataset with so many trials in all.
 
     ``register`` is the model's name in MLflow's registry, the study's name by default; ``keep`` and
-    ``retries`` are as :data:`KEEP` and :data:`RETRIES`.
+    ``retries`` are as :data:`KEEP` and :data:`RETRIES`. ``on_unsent`` is told where that lies which
+    the tracking server could not be told.
 
     Raises:
         WrongCallError: ``out`` holds another study, a value of the space cannot work on the
@@ -149,7 +151,7 @@ def tune(
             **{f"study.{key}": value for key, value in asdict(settings.search).items()},
         }
         tags = {"colorcore.dataset": str(dataset)}
-        run = StudyRun.start(tracking_uri, name, params, tags, run_id)
+        run = StudyRun.start(tracking_uri, name, params, tags, run_id, out)
         _write(
             out / SETTINGS, {"format": FORMAT, "name": name, "run_id": run.run.run_id} | identity
         )
@@ -163,13 +165,14 @@ def tune(
                 layout = layout_for(settings.workers, concurrent)
                 driver.run(layout)
             importances = driver.finish()
-            model = _champion(run, search, out, register or name)
+            model = run.register(search.ranked()[0], register or name)
             status = "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
             raise
         finally:
-            run.close(status, out, search)
+            if unsent := run.close(status, search):
+                on_unsent(str(unsent))
     return StudyReport(
         out=out,
         name=name,
@@ -493,11 +496,6 @@ class _Driver:
         if not self.spent:
             return None
         return sum(took - epochs for took, epochs in self.spent) / len(self.spent)
-
-
-def _champion(run: StudyRun, search: Search, out: Path, name: str) -> str | None:
-    best = search.ranked()[0]
-    return run.register(best, trial_folder(out, best.number) / "best", name)
 
 
 def _counts(records: list[TrialRecord]) -> dict[str, int]:

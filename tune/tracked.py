@@ -3,30 +3,47 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import JobError
-from pipelines.tracking import TrackedRun, client_for, end_run, start_run
+from pipelines.logged_model import MODEL
+from pipelines.run_import import import_runs
+from pipelines.run_log import RunLog
+from pipelines.run_spool import spool_folder
+from pipelines.tracking import (
+    CHAMPION,
+    KIND_TAG,
+    STUDY_TAG,
+    TrackedRun,
+    Unsent,
+    client_for,
+    end_run,
+    register_champion,
+    start_run,
+)
 from tune.results import ARTIFACTS
+from tune.trials import trial_folder
 
 if TYPE_CHECKING:
     from pipelines.training_job import Job
     from tune.objective import Objective
     from tune.search import Search, TrialRecord
 
-KIND, STUDY, TRIAL = "colorcore.kind", "colorcore.study", "colorcore.trial"
+TRIAL = "colorcore.trial"
 OUTCOME, REASON = "colorcore.outcome", "colorcore.reason"
 BEST = "colorcore.best"
 """Tag of a study: the number of the trial whose curves and pictures it carries."""
-CHAMPION = "champion"
-_PARENT = "mlflow.parentRunId"
 _PICTURES, _HAS_PICTURES = "images", "mlflow.loggedImages"
 _MOST_METRICS = 1000
 """That MLflow takes in one call."""
+TRIAL_PATIENCE_S = 5.0
+"""Seconds that the end of a trial waits for a server that is away; the study's end waits longer."""
 _MOST_TEXT = 250
 """Characters of a reason: a tag's value is a line, not a log."""
 
@@ -37,22 +54,41 @@ def run_name(study: str, number: int) -> str:
 
 
 def start_trial(study: StudyRun, name: str, record: TrialRecord, job: Job) -> TrackedRun:
-    """Begin a trial's run, or go on in it."""
+    """Begin a trial's run, or go on in it; waits for a server that is away.
+
+    Raises:
+        JobError: it stayed away for longer than ``study.run.patience_s``.
+    """
     tags = {
-        KIND: "trial",
-        STUDY: name,
+        KIND_TAG: "trial",
+        STUDY_TAG: name,
         TRIAL: str(record.number),
-        _PARENT: study.run.run_id,
         "mlflow.note.content": job.recipe.about,
     }
-    return start_run(study.run.uri, run_name(name, record.number), job.params, tags, record.run_id)
+    end = time.monotonic() + study.run.patience_s
+    while True:
+        try:
+            return start_run(
+                study.run.uri,
+                run_name(name, record.number),
+                job.params,
+                tags,
+                record.run_id,
+                parent=study.run.run_id,
+            )
+        except JobError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class StudyRun:
-    """The parent run."""
+    """The parent run, in the study's folder ``out``; what it is told goes through ``log``."""
 
     run: TrackedRun
+    out: Path
+    log: RunLog
 
     @classmethod
     def start(
@@ -62,60 +98,75 @@ class StudyRun:
         params: Mapping[str, Any],
         tags: Mapping[str, str],
         run_id: str | None,
+        out: Path,
     ) -> StudyRun:
         """Begin the study's run, or go on in it."""
-        return cls(start_run(uri, name, params, {KIND: "study", STUDY: name, **tags}, run_id))
+        run = start_run(uri, name, params, {KIND_TAG: "study", STUDY_TAG: name, **tags}, run_id)
+        spool = spool_folder(run.run_id, out)
+        return cls(run, out, RunLog(run.uri, run.run_id, run.experiment_id, spool))
 
     def trial_ended(
         self, record: TrialRecord, ranked: Sequence[TrialRecord], objective: Objective
     ) -> None:
         """Close a trial's run, and say on the study's how good the best is so far."""
         self.close_trial(record)
-        client = client_for(self.run.uri)
-        for metric in objective.metrics if ranked else ():
-            best = ranked[0].scores[metric]
-            client.log_metric(self.run.run_id, f"best/{metric}", best, step=record.number)
+        if ranked:
+            best = {f"best/{metric}": ranked[0].scores[metric] for metric in objective.metrics}
+            self.log.metrics(best, record.number)
 
     def close_trial(self, record: TrialRecord) -> None:
         """Close a trial's run, with how it ended."""
-        if record.run_id is None:
-            return
-        client = client_for(self.run.uri)
-        client.set_tag(record.run_id, OUTCOME, str(record.outcome))
+        tags = {OUTCOME: str(record.outcome)}
         if record.reason:
-            client.set_tag(record.run_id, REASON, record.reason[:_MOST_TEXT])
-        status = "FAILED" if record.outcome == "failed" else "FINISHED"
-        client.set_terminated(record.run_id, status=status)
+            tags[REASON] = record.reason[:_MOST_TEXT]
+        self._end(record, "FAILED" if record.outcome == "failed" else "FINISHED", tags)
 
     def interrupted(self, record: TrialRecord) -> None:
         """Close the run of a trial that will go on when the study does."""
-        if record.run_id is not None:
-            client_for(self.run.uri).set_terminated(record.run_id, status="KILLED")
+        self._end(record, "KILLED", {})
 
-    def register(self, record: TrialRecord, folder: Path, name: str) -> str | None:
+    def _end(self, record: TrialRecord, status: str, tags: Mapping[str, str]) -> None:
+        """What a server that is away cannot be told is left to :meth:`close`."""
+        if record.run_id is None:
+            return
+        patience = min(TRIAL_PATIENCE_S, self.run.patience_s)
+        run = replace(self.run, run_id=record.run_id, patience_s=patience)
+        end_run(run, status, {}, trial_folder(self.out, record.number), tags)
+
+    def register(self, record: TrialRecord, name: str) -> str | None:
         """Give the trial's run its model, and the model the alias ``champion``; its URI.
 
-        None if the checkpoint was let go of: with ``keep`` at 0.
+        None if the checkpoint was let go of (with ``keep`` at 0), or the server is away.
         """
-        if record.run_id is None or not folder.exists():
+        folder = trial_folder(self.out, record.number)
+        if record.run_id is None or not (folder / "best").exists():
             return None
-        run = TrackedRun(self.run.uri, self.run.experiment_id, record.run_id)
-        client = client_for(self.run.uri)
-        if not client.list_artifacts(run.run_id, "best"):
-            end_run(run, "FINISHED", {"best": folder})
+        run = replace(self.run, run_id=record.run_id)
+        if end_run(run, "FINISHED", {MODEL: folder / "best"}, folder) is not None:
+            return None
         register_champion(run, name)
         return f"models:/{name}@{CHAMPION}"
 
-    def close(self, status: str, out: Path, search: Search) -> None:
-        """End the study's run, with its tables and plots, and the best trial's course."""
-        client = client_for(self.run.uri)
-        for name in ARTIFACTS:
-            if (out / name).exists():
-                client.log_artifact(self.run.run_id, str(out / name), artifact_path="study")
-        ranked = search.ranked()
-        if status == "FINISHED" and ranked and ranked[0].run_id is not None:
-            self._show(ranked[0].number, ranked[0].run_id)
-        client.set_terminated(self.run.run_id, status=status)
+    def close(self, status: str, search: Search) -> Unsent | None:
+        """End the study's run, with its tables and plots, and the best trial's course.
+
+        Returns where that lies which the server, being away, could not be told.
+        """
+        self.log.close()
+        from mlflow.exceptions import MlflowException
+
+        with contextlib.suppress(JobError, MlflowException):  # it is away: end_run will say so
+            import_runs([str(self.out)], self.run.uri)
+            ranked = search.ranked()
+            if status == "FINISHED" and ranked and ranked[0].run_id is not None:
+                self._show(ranked[0].number, ranked[0].run_id)
+        with tempfile.TemporaryDirectory() as folder:
+            study = Path(folder) / "study"
+            study.mkdir()
+            for name in ARTIFACTS:
+                if (self.out / name).exists():
+                    shutil.copy2(self.out / name, study / name)
+            return end_run(self.run, status, {study.name: study}, self.out)
 
     def _show(self, number: int, run_id: str) -> None:
         """Copy a trial's validation curves and pictures onto the study's page."""
@@ -140,27 +191,3 @@ class StudyRun:
             if _HAS_PICTURES in data.tags:
                 client.set_tag(self.run.run_id, _HAS_PICTURES, data.tags[_HAS_PICTURES])
         client.set_tag(self.run.run_id, BEST, str(number))
-
-
-def register_champion(run: TrackedRun, name: str) -> None:
-    """Register the run's model under ``name`` and give it the alias ``champion``.
-
-    Raises:
-        JobError: the registry refuses.
-    """
-    from mlflow.exceptions import MlflowException
-
-    client = client_for(run.uri)
-    with contextlib.suppress(MlflowException):  # it is there already
-        client.create_registered_model(name)
-    try:
-        found = [
-            version
-            for version in client.search_model_versions(f"name = '{name}'")
-            if version.run_id == run.run_id
-        ]
-        folder = f"{client.get_run(run.run_id).info.artifact_uri}/best"
-        version = found[0] if found else client.create_model_version(name, folder, run.run_id)
-        client.set_registered_model_alias(name, CHAMPION, version.version)
-    except MlflowException as error:
-        raise JobError(f"cannot register {name} in {run.uri}: {error}") from error
