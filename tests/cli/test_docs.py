@@ -162,7 +162,7 @@ def test_cc_takes_it(call: Call) -> None:
 def test_what_is_wrong_is_refused() -> None:
     assert "no such option" in str(refusal(("train", "photos.data", "--worker", "2"))).lower()
     assert refusal(("trian", "photos.data"))
-    assert refusal(("train", "photos.data", "--workers", "many"))
+    assert refusal(("priors", "photos.data", "--bins", "many"))
     assert refusal(("shard", "a", "b", "--size"))
     assert refusal(("--help",)) is None
 
