@@ -66,8 +66,8 @@ def pack_model(checkpoint: Path, folder: Path, **known: Any) -> None:
 
     import colorcore
 
-    with warnings.catch_warnings():  # it wants type hints, and then warns of all but lists
-        warnings.simplefilter("ignore", UserWarning)
+    # MLflow wants type hints, then warns of all but lists; it sets filters of its own for that.
+    with warnings.catch_warnings(record=True):
         mlflow.pyfunc.save_model(
             str(folder),
             mlflow_model=Model(artifact_path=MODEL, **known),

@@ -31,6 +31,11 @@ from tests.pipelines.tracking_server import TrackingServer
 STEP_MS = 100.0
 STEPS = 150
 VALIDATE_EVERY = 50
+THREADS = {
+    "run-log-send": "sending",
+    "run-log-write": "drawing and writing",
+    "system": "system metrics",
+}
 
 
 def run(work: Path, *, rounds: int) -> None:
@@ -42,14 +47,15 @@ def run(work: Path, *, rounds: int) -> None:
     server.start()
     step = _step()
     blocks: list[float] = []
-    threads: list[float] = []
+    threads: dict[str, list[float]] = {name: [] for name in THREADS}
 
     def on() -> float:
         began = start_run(server.uri, "bench", {}, {}, None)
         observer = RunObserver(began, load_recipe("simple"), folder / "out")
         try:
             passed = _steps(step, observer, blocks)
-            threads.append(_threads_cpu_ms() / STEPS)
+            for name, cpu_ms in _threads_cpu_ms().items():
+                threads[name].append(cpu_ms / STEPS)
             return passed
         finally:
             observer.close()
@@ -66,10 +72,11 @@ def run(work: Path, *, rounds: int) -> None:
         f"the observer kept a step for at most {blocks[-1]:.1f} ms, in the middle "
         f"{blocks[len(blocks) // 2]:.3f} ms, in {len(blocks):,} calls"
     )
-    print(
-        f"the log's own threads took {min(threads):.2f} to {max(threads):.2f} CPU-ms a step of "
-        f"{statistics.median(passed['off']):.0f} ms, beside it where a core is free"
-    )
+    for name, what in THREADS.items():
+        print(
+            f"beside a step of {statistics.median(passed['off']):.0f} ms, {what} takes "
+            f"{min(threads[name]):.2f} to {max(threads[name]):.2f} CPU-ms"
+        )
 
 
 def _step() -> Callable[[], float]:
@@ -91,15 +98,14 @@ def _step() -> Callable[[], float]:
     return step
 
 
-def _threads_cpu_ms() -> float:
-    """CPU milliseconds of the observer's threads so far: all but what waits for them."""
-    ids = {
-        thread.native_id
-        for thread in threading.enumerate()
-        if thread.name in {"run-log-write", "run-log-send", "system"}
+def _threads_cpu_ms() -> dict[str, float]:
+    """CPU milliseconds of the observer's threads so far; all else is done in their absence."""
+    ids = {thread.native_id: thread.name for thread in threading.enumerate()}
+    return {
+        ids[row.id]: (row.user_time + row.system_time) * 1e3
+        for row in psutil.Process().threads()
+        if ids.get(row.id) in THREADS
     }
-    rows = psutil.Process().threads()
-    return sum(row.user_time + row.system_time for row in rows if row.id in ids) * 1e3
 
 
 def _median_cpu_ms(step: Callable[[], float]) -> float:
