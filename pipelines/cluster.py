@@ -46,13 +46,14 @@ def ray_session(address: str | None = None, *, cpus: int | None = None) -> Itera
         return
     try:
         if address is None:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            with _on_loopback():
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
         else:
             _knock(address)  # Ray itself tries for minutes
             _join(address)
@@ -62,6 +63,28 @@ def ray_session(address: str | None = None, *, cpus: int | None = None) -> Itera
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let a Ray that starts in the block listen on 127.0.0.1 and nowhere else.
+
+    By default Ray's services listen on all of a Linux machine's addresses, though not on macOS
+    and Windows; this is the switch between the two, which Ray reads when it is imported.
+    """
+    import ray._private.ray_constants as constants
+
+    before = constants.ENABLE_RAY_CLUSTER, os.environ.get(constants.ENABLE_RAY_CLUSTERS_ENV_VAR)
+    constants.ENABLE_RAY_CLUSTER = False
+    os.environ[constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # for the processes that it starts
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before[0]
+        if before[1] is None:
+            del os.environ[constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
+        else:
+            os.environ[constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = before[1]
 
 
 def _knock(address: str) -> None:

@@ -9,6 +9,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -235,3 +236,13 @@ def test_the_demo_links_ones_own_photos(photos: Path, tmp_path: Path) -> None:
     assert demo.own_photos(photos, tmp_path / "links") == 3
     assert {path.suffix for path in (tmp_path / "links").iterdir()} == {".jpg", ".png", ".bmp"}
     assert all(path.read_bytes() for path in (tmp_path / "links").iterdir())
+
+
+def test_the_local_ray_listens_on_loopback_alone(local_ray: None) -> None:
+    mine = {process.pid for process in psutil.Process().children(recursive=True)} | {os.getpid()}
+    open_at = {
+        each.laddr.ip.removeprefix("::ffff:")
+        for each in psutil.net_connections("tcp")
+        if each.status == psutil.CONN_LISTEN and each.pid in mine
+    }
+    assert open_at == {"127.0.0.1"}
