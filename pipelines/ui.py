@@ -395,7 +395,7 @@ def _facets(study: Study) -> dict[str, str]:
 def _charts(study: Study, axes: Sequence[str]) -> dict[str, Any]:
     sections = [
         _section("overview", f"{study.name}: {study.trials} trials", columns=2, height=420),
-        _section("pictures", "Pictures", columns=1, height=560),
+        _section("pictures", "Pictures", columns=1, height=640),
         _section("curves", "Curves", columns=3, height=360),
     ]
     courses = [key.replace("best/", "val/", 1) for key in study.objectives]

@@ -88,8 +88,9 @@ def take(browser: BrowserContext, link: str, out: Path) -> None:
     close_assistant(page)
     page.locator(".parcoords").first.wait_for()
     page.locator("img[src*='get-artifact']").nth(5).wait_for()
-    page.get_by_role("slider").first.press("End")  # the pictures of the last step
     _save(page, out / "ui-study.png")
+    page.get_by_role("slider").first.press("End")  # the pictures of the last step
+    _save(page, out / "ui-pictures.png")
     page.goto(link.replace("compareRunsMode=CHART", "compareRunsMode=TABLE"))
     page.get_by_text("finished", exact=True).first.wait_for()
     _save(page, out / "ui-table.png")
