@@ -70,7 +70,9 @@ class Study:
 
     started     when, in milliseconds since 1970
     trials      how many there are
-    objectives  metrics of the trials that the study went by, the first one decides the order
+    objectives  metrics of the trials that the study went by, the first one decides the order:
+                ``best/NAME``, a trial's best score, where trials have that, else ``val/NAME``, of
+                which MLflow takes the last one
     searched    parameters in which the trials differ
     step        at which the pictures are opened
     """
@@ -292,11 +294,14 @@ def _objectives(parent: Run, trials: Sequence[Run]) -> tuple[str, ...]:
     """What the study went by: ``best/NAME`` on the parent, else the metric of the recipes."""
     there = {key for run in trials for key in run.data.metrics}
     named = sorted(key[5:] for key in parent.data.metrics if key.startswith("best/"))
-    named += [
-        run.data.params["train.metric"] for run in trials if "train.metric" in run.data.params
-    ]
-    found = (f"val/{name}" if f"val/{name}" in there else name for name in named)
-    return tuple(dict.fromkeys(key for key in found if key in there))
+    if not named:
+        params = (run.data.params for run in trials)
+        named = [each["train.metric"] for each in params if "train.metric" in each]
+    found = (
+        next((key for key in (f"best/{name}", f"val/{name}", name) if key in there), None)
+        for name in named
+    )
+    return tuple(dict.fromkeys(key for key in found if key is not None))
 
 
 def _searched(trials: Sequence[Run]) -> tuple[str, ...]:
@@ -340,7 +345,7 @@ def _picture_steps(client: MlflowClient, run: Run) -> set[int]:
 
 
 def _higher(metric: str) -> bool:
-    return HIGHER_IS_BETTER.get(metric.removeprefix("val/"), True)
+    return HIGHER_IS_BETTER.get(metric.rpartition("/")[2], True)
 
 
 # -- the page ------------------------------------------------------------------------------------
@@ -391,9 +396,10 @@ def _facets(study: Study) -> dict[str, str]:
 def _charts(study: Study, axes: Sequence[str]) -> dict[str, Any]:
     sections = [
         _section("overview", f"{study.name}: {study.trials} trials", columns=2, height=420),
-        _section("pictures", "Pictures", columns=1, height=560),
+        _section("pictures", "Pictures", columns=1, height=640),
         _section("curves", "Curves", columns=3, height=360),
     ]
+    courses = [key.replace("best/", "val/", 1) for key in study.objectives]
     line = {"type": "LINE", "isGenerated": False, "useGlobalXaxisKey": True, "lineSmoothness": 0}
     charts = [
         {
@@ -406,7 +412,7 @@ def _charts(study: Study, axes: Sequence[str]) -> dict[str, Any]:
         },
         *(
             {**line, "metricSectionId": "overview", "metricKey": key, "selectedMetricKeys": [key]}
-            for key in study.objectives
+            for key in courses
         ),
         {
             "type": "IMAGE",
@@ -418,7 +424,7 @@ def _charts(study: Study, axes: Sequence[str]) -> dict[str, Any]:
         *(
             {**line, "metricSectionId": "curves", "metricKey": key, "selectedMetricKeys": [key]}
             for key in CURVES
-            if key not in study.objectives
+            if key not in courses
         ),
     ]
     return {

@@ -47,7 +47,6 @@ class Study:
     run_id: str
     trials: list[str]  # their runs
     values: list[float]  # the best score of each
-    last: list[float]  # the last one
     searched: list[str]
 
 
@@ -93,9 +92,10 @@ def make_study(
         client = client_for(uri)
         client.set_tag(run.run_id, "colorcore.outcome", outcome)
         client.set_tag(run.run_id, "colorcore.reason", reason)
-        end_run(run, "FINISHED", {"best": job.out / "best"})
         runs.append(run.run_id)
         values.append(_best(metric, [event.scores[metric] for event in told.seen]))
+        client.log_metric(run.run_id, f"best/{metric}", values[-1], synchronous=True)
+        end_run(run, "FINISHED", {"best": job.out / "best"})
         seen.append(told.seen)
         client.log_metric(
             parent.run_id, f"best/{metric}", _best(metric, values), step=number, synchronous=True
@@ -103,9 +103,8 @@ def make_study(
     _show_best(uri, parent.run_id, seen[values.index(_best(metric, values))])
     files = _files(folder / "study", trials, values)
     end_run(parent, "FINISHED", {"study": files})
-    last = [events[-1].scores[metric] for events in seen]
     searched = [key for key in trials[0] if len({trial[key] for trial in trials}) > 1]
-    return Study(name, parent.experiment_id, parent.run_id, runs, values, last, searched)
+    return Study(name, parent.experiment_id, parent.run_id, runs, values, searched)
 
 
 def _best(metric: str, values: Sequence[float]) -> float:

@@ -85,6 +85,21 @@ def _dot() -> Any:
     return np.zeros((2, 2, 3), np.uint8)
 
 
+def test_trials_are_ordered_by_their_best_score_where_they_have_one(
+    tracking: str, experiment: tuple[MlflowClient, str]
+) -> None:
+    """MLflow sorts by the last value of a metric: one that got worse would stand too low."""
+    scores = {"val/psnr": 20.0, "best/psnr": 24.0}
+    write(tracking, "scored", [({"lr": 1}, scores), ({"lr": 2}, scores)], {"psnr": 24.0})
+    found = ui.read_study(*experiment, "scored")
+    assert found.objectives == ("best/psnr",)
+    shown = state(ui.view(found))
+    assert (shown["orderByKey"], shown["orderByAsc"]) == ("metrics.`best/psnr`", False)
+    charts = {chart["type"]: chart for chart in reversed(shown["compareRunCharts"])}
+    assert charts["PARALLEL"]["selectedMetrics"] == ["best/psnr"]
+    assert charts["LINE"]["metricKey"] == "val/psnr"  # its course
+
+
 def test_without_a_best_score_the_recipes_metric_counts(
     tracking: str, experiment: tuple[MlflowClient, str]
 ) -> None:

@@ -37,14 +37,14 @@ def test_the_page_opens_on_the_trials_their_parameters_and_their_pictures(
     # All trials, best first, and neither folded away nor beside their parent.
     runs = page.locator(".ag-row a").filter(has_text=study.name)
     runs.nth(len(study.trials) - 1).wait_for()
-    by_last = sorted(range(len(study.last)), key=lambda trial: -study.last[trial])
-    assert runs.all_inner_texts() == [f"{study.name}-{trial:04d}" for trial in by_last]
+    by_score = sorted(range(len(study.values)), key=lambda trial: -study.values[trial])
+    assert runs.all_inner_texts() == [f"{study.name}-{trial:04d}" for trial in by_score]
 
     # What was searched against the objective, a line a trial.
     axes = page.locator(".parcoords .dimension text.label")
     axes.first.wait_for()
     # MLflow shortens long names in the middle.
-    assert set(axes.all_text_contents()) == {*study.searched, "val/au...lanced"}
+    assert set(axes.all_text_contents()) == {*study.searched, "best/a...lanced"}
     assert page.get_by_text(f"{study.name}: {len(study.trials)} trials").is_visible()
 
     # The objective's curves.
