@@ -209,7 +209,7 @@ def test_wrong_metrics_are_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("epochs", "eval_every", "grace"), [(9, 1, 1), (100, 1, 11), (100, 5, 15), (3, 1, 1), (8, 4, 4)]
+    ("epochs", "eval_every", "grace"), [(9, 1, 1), (100, 1, 6), (100, 5, 10), (3, 1, 1), (8, 4, 4)]
 )
 def test_the_grace_is_two_rungs_below_the_whole_and_ends_at_a_validation(
     epochs: int, eval_every: int, grace: int
