@@ -82,10 +82,10 @@ def test_a_trial_stands_for_its_best_checkpoint_so_far(space: Space) -> None:
 def test_tpe_finds_what_random_values_miss(space: Space) -> None:
     def best(startup: int, seed: int) -> float:
         search = Search(space, Objective(), SearchSettings(seed=seed, startup=startup), None)
-        play(search, 40)
+        play(search, 60)
         return search.ranked()[0].scores["auc_balanced"]
 
-    found = [best(10, seed) for seed in range(5)]
+    found = [best(8, seed) for seed in range(5)]
     at_random = [best(1000, seed) for seed in range(5)]
     assert sum(one > other for one, other in zip(found, at_random, strict=True)) >= 4
 
