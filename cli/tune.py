@@ -54,7 +54,7 @@ def tune(
     ] = None,
     grace: Annotated[
         int | None,
-        typer.Option(min=0, help="Epochs that ASHA leaves each trial; 0: no ASHA. Default: 1/9."),
+        typer.Option(min=0, help="Epochs that ASHA leaves each trial; 0: no ASHA. Default: 1/16."),
     ] = None,
     reduction: Annotated[
         int | None, typer.Option(min=2, help="ASHA keeps one trial in so many at each rung.")

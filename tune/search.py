@@ -31,9 +31,9 @@ Outcome = Literal["finished", "stopped", "pruned", "failed"]
 collapse; by an error, or because it diverged.
 """
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
-STARTUP = 10
+STARTUP = 8
 """Trials drawn at random before TPE takes over."""
-REDUCTION = 3
+REDUCTION = 4
 """ASHA keeps about one in so many trials at each rung."""
 RUNGS = 2
 """Rungs that ASHA has by default: the first at epochs / REDUCTION**RUNGS."""

@@ -482,11 +482,11 @@ class _Driver:
         """
         ranked = self.search.ranked()
         if not ranked:
-            reasons = [record.reason for record in self.search.records() if record.reason]
+            records = self.search.records()
+            pruned = sum(record.outcome == "pruned" for record in records)
+            hint = f"; {pruned} were ended for signs (--no-prune-signs)" if pruned else ""
             raise JobError(
-                f"no trial came to its end; the last of {len(reasons)}: {reasons[-1]}"
-                if reasons
-                else "no trial was run; ask for some with --trials"
+                f"no trial came to its end; the last of {len(records)}: {records[-1].reason}{hint}"
             )
         write_recipe(self.out, ranked[0], self.settings.recipe, self.settings.objective)
         return write_results(self.out, self.search, final=True)

@@ -7,9 +7,10 @@
 A seed's random search is 24 trainings of full length, their values drawn from the space that
 `cc tune` searches by default (channels divided by 16, so that a core trains one in half a
 minute). Its study then has a third of their compute to reach their best score, with the space,
-TPE, ASHA and signs of `cc tune`. Compute is counted in photos that were trained on, and in CPU
-seconds. Each training leaves a file in ``FOLDER/trainings``; the same command goes on after the
-last of them, and prints and draws what there is.
+TPE and ASHA of `cc tune`. Compute is counted in photos that were trained on, and in CPU seconds.
+A score is a score here: no trial of either ends for its signs. Each training leaves a file in
+``FOLDER/trainings``; the same command goes on after the last of them, and prints and draws what
+there is.
 """
 
 from __future__ import annotations
@@ -230,12 +231,10 @@ def random_search(seed: int, base: Recipe, run: Runner, trials: int = RANDOM) ->
     yield from _points(search, base, run, None, lambda point: point.trials < trials)
 
 
-def study(
-    seed: int, base: Recipe, run: Runner, photos: float, settings: SearchSettings | None = None
-) -> Iterator[Point]:
+def study(seed: int, base: Recipe, run: Runner, photos: float) -> Iterator[Point]:
     """The study of `cc tune`, until it has trained on so many photos."""
     grace = default_grace(base.train.epochs, base.train.eval_every)
-    settings = replace(settings or SearchSettings(grace=grace), seed=seed)
+    settings = SearchSettings(seed=seed, grace=grace, prune_signs=False)
     space = make_space(base)
     search = Search(space, Objective(), settings, None)
     first = space.own_values(base)

@@ -82,10 +82,10 @@ def test_a_trial_stands_for_its_best_checkpoint_so_far(space: Space) -> None:
 def test_tpe_finds_what_random_values_miss(space: Space) -> None:
     def best(startup: int, seed: int) -> float:
         search = Search(space, Objective(), SearchSettings(seed=seed, startup=startup), None)
-        play(search, 40)
+        play(search, 60)
         return search.ranked()[0].scores["auc_balanced"]
 
-    found = [best(10, seed) for seed in range(5)]
+    found = [best(8, seed) for seed in range(5)]
     at_random = [best(1000, seed) for seed in range(5)]
     assert sum(one > other for one, other in zip(found, at_random, strict=True)) >= 4
 
@@ -209,7 +209,7 @@ def test_wrong_metrics_are_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("epochs", "eval_every", "grace"), [(9, 1, 1), (100, 1, 11), (100, 5, 15), (3, 1, 1), (8, 4, 4)]
+    ("epochs", "eval_every", "grace"), [(9, 1, 1), (100, 1, 6), (100, 5, 10), (3, 1, 1), (8, 4, 4)]
 )
 def test_the_grace_is_two_rungs_below_the_whole_and_ends_at_a_validation(
     epochs: int, eval_every: int, grace: int

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from colorcore.checkpoint import load_checkpoint
 from colorcore.loader import Samples
 from colorcore.recipe import Recipe, load_recipe
-from pipelines.errors import WrongCallError
+from pipelines.errors import JobError, WrongCallError
 from tests.pipelines.conftest import TINY
 from tune.objective import objective_of
 from tune.search import Search, SearchSettings, TrialRecord
@@ -63,8 +63,8 @@ def rows(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def records(report: StudyReport, settings: StudySettings) -> list[TrialRecord]:
-    search = Search(settings.space, settings.objective, settings.search, report.out / "study.log")
+def records(out: Path, settings: StudySettings) -> list[TrialRecord]:
+    search = Search(settings.space, settings.objective, settings.search, out / "study.log")
     return search.records()
 
 
@@ -165,12 +165,14 @@ def test_one_seed_is_one_study_and_more_trials_continue_it(
     other = settings_for(tiny, grace=2, startup=5)
     with pytest.raises(WrongCallError, match=r"search\.grace is 1 there, 2 asked; search\.s"):
         run(other, tmp_path / "s", trials=5, name="again", resume=True)
-    report = run(
+    run(
         settings, tmp_path / "s", trials=5, name="again", resume=True,
         on_trial=lambda record: told.append(record.number),
     )  # fmt: skip
     assert told == [3, 4]
-    for mine, theirs in zip(records(report, settings), records(study, settings), strict=True):
+    for mine, theirs in zip(
+        records(tmp_path / "s", settings), records(study.out, settings), strict=True
+    ):
         assert (mine.values, mine.outcome, mine.scores) == (
             theirs.values, theirs.outcome, theirs.scores,
         )  # fmt: skip
@@ -206,26 +208,25 @@ class Killer:
 
 
 def test_a_trial_whose_process_dies_goes_on_and_at_last_is_given_up(
-    run, tiny: Recipe, dataset_with_palette: Path, tmp_path: Path
+    run, tiny: Recipe, tmp_path: Path
 ) -> None:
-    recipe = with_values(tiny, {"train.epochs": 30})
-    settings = settings_for(recipe, {"optim.lr": {"choices": [1e-3, 2e-3]}}, grace=0)
+    recipe = with_values(tiny, {"train.epochs": 12})
+    # The options of a term that is not in the loss: all trials are one and the same training.
+    settings = settings_for(recipe, {"loss_options.ab_huber.beta": {"log": [0.1, 1.0]}}, grace=0)
     retried: list[tuple[int, str]] = []
     Killer(tmp_path / "s" / "trials" / "0000" / "last", 1)
     Killer(tmp_path / "s" / "trials" / "0001" / "last", 2)
-    report = run(
+    run(
         settings, tmp_path / "s", trials=3, name="dying", retries=1,
         on_retry=lambda number, why: retried.append((number, why)),
     )  # fmt: skip
-    first, second, third = records(report, settings)
+    first, second, third = records(tmp_path / "s", settings)
     assert [number for number, _ in retried] == [0, 1]
-    assert (first.outcome, first.attempts, first.epochs) == ("finished", 2, 30)
+    assert (first.outcome, first.attempts, first.epochs) == ("finished", 2, 12)
     assert (second.outcome, second.attempts) == ("failed", 2)
     assert second.reason.startswith("its processes were lost 2 times, the last: ")
     assert third.outcome == "finished"
-    # A killed one is what it would have been: the values of the first are those of ...
-    same = [record for record in (first, third) if record.values == first.values]
-    assert all(record.scores == first.scores for record in same)
+    assert third.scores == first.scores  # a killed one ends as it would have
 
 
 def test_what_diverges_or_collapses_ends_with_its_reason(
@@ -234,14 +235,12 @@ def test_what_diverges_or_collapses_ends_with_its_reason(
     """A loss of 1e38 overflows at once; a learning rate of nothing stays grey."""
     wild = ["optim.clip=none", "optim.schedule=constant", "train.epochs=40"]
     recipe = load_recipe("unet-l1", [*TINY, *wild])
-    tables = {"loss.ab_l1": {"choices": [1e38, 1.0]}, "optim.lr": {"choices": [9.0, 1e-9]}}
-    settings = settings_for(recipe, tables, grace=0, startup=20)
-    report = run(settings, tmp_path / "s", trials=6, name="lost", concurrent=2, register="lost")
-    ended = {
-        (record.values["loss.ab_l1"], record.values["optim.lr"]): record
-        for record in records(report, settings)
-    }
-    diverged, grey = ended[1e38, 9.0], ended[1.0, 1e-9]
+    tables = {"loss.ab_l1": {"choices": [1e38, 1.0]}, "optim.lr": {"choices": [1e-9, 2e-9]}}
+    settings = settings_for(recipe, tables, grace=0)
+    with pytest.raises(JobError, match="no trial came to its end; the last of 3: "):
+        run(settings, tmp_path / "s", trials=3, name="lost", concurrent=2)
+    ended = {r.values["loss.ab_l1"]: r for r in records(tmp_path / "s", settings)}
+    diverged, grey = ended[1e38], ended[1.0]
     assert (diverged.outcome, diverged.attempts) == ("failed", 1)
     assert diverged.reason.startswith("the loss is ")
     assert (grey.outcome, grey.reason) == ("pruned", "sign grey in 3 validations running")
