@@ -309,7 +309,8 @@ def _run(
         job = replace(job, threads=int(asked))
     # Beside Ray Train's controller, whose node's loss ends the training anyway.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    board: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Board).remote()
+    kind: Any = ray.remote(_Board)
+    board = kind.options(num_cpus=0, scheduling_strategy=here).remote()
     with _marked(job) as marked, _watch(board, on_progress, interrupts):
         config = {"job": marked, "board": board}
         scaling = ScalingConfig(num_workers=workers, use_gpu=gpus)  # type: ignore[arg-type]
