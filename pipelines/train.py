@@ -302,6 +302,7 @@ def _run(
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     import ray
     from ray.train import ScalingConfig
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     for logger in ("ray.train", "ray.tune", "ray.data"):
         logging.getLogger(logger).setLevel(logging.ERROR)
@@ -315,7 +316,10 @@ def _run(
         )
     if (asked := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(asked):
         job = replace(job, threads=int(asked))
-    board: Any = ray.remote(num_cpus=0)(_Board).remote()
+    # Beside Ray Train's controller, whose node's loss ends the training anyway.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    kind: Any = ray.remote(_Board)
+    board = kind.options(num_cpus=0, scheduling_strategy=here).remote()
     with _marked(job) as marked, _watch(board, on_progress, interrupts):
         config = {"job": marked, "board": board}
         scaling = ScalingConfig(num_workers=workers, use_gpu=gpus)  # type: ignore[arg-type]

@@ -187,6 +187,7 @@ def assert_same(one_out: Path, other_out: Path) -> None:
         )  # fmt: skip
 
 
+@pytest.mark.timeout(1200)  # four starts of Ray
 def test_a_training_that_is_interrupted_again_and_again_is_that_which_never_was(
     command: list[str],
     start: Callable[[list[str]], Run],
