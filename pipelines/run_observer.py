@@ -105,7 +105,11 @@ class RunObserver(NodeObserver):
         self._log.metrics(values, event.step)
 
     def on_validation(self, event: ValidationEvent) -> None:
-        """All scores, and the same validation photos each time."""
+        """All scores, and the same validation photos each time.
+
+        Pictures count epochs, not steps: MLflow shows those of one number side by side, and runs
+        whose batches differ have no steps in common.
+        """
         self._log.metrics(
             {f"val/{name}": value for name, value in event.scores.items()}, event.step
         )
@@ -113,7 +117,7 @@ class RunObserver(NodeObserver):
         self._log.metrics(measured, event.step)
         self._tag(event.signs, event.step)
         pairs = event.pairs
-        self._log.picture(lambda: triptychs(pairs[:, 0], pairs[:, 1]), PICTURE_KEY, event.step)
+        self._log.picture(lambda: triptychs(pairs[:, 0], pairs[:, 1]), PICTURE_KEY, event.epoch)
 
     def on_decoding(self, event: DecodingEvent) -> None:
         """The knobs and the scores with them, as metrics: so that runs can be compared by them."""

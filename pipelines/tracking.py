@@ -166,6 +166,7 @@ def end_run(
     artifacts: Mapping[str, Path],
     out: Path | str | Store | None = None,
     tags: Mapping[str, str] | None = None,
+    metrics: Mapping[str, float] | None = None,
 ) -> Unsent | None:
     """Close a run as FINISHED, FAILED or KILLED, with files or folders as artifacts by name.
 
@@ -186,15 +187,19 @@ def end_run(
     end = {"kind": "end", "status": status, "at": now}
     try:
         last.acquire(HANDOVER_S)
-        records = [] if last.records.exists() else [_header(run)]
-        records += [
+        new = [] if last.records.exists() else [_header(run)]
+        adopted = [
+            {"kind": "artifact", "name": name, "path": last.adopt(path, name)}
+            for name, path in artifacts.items()
+            if path.exists()
+        ]
+        said = [
             {"kind": "tag", "name": name, "text": without_secrets(text)}
             for name, text in (tags or {}).items()
         ]
-        for name, path in artifacts.items():
-            if path.exists():
-                records.append({"kind": "artifact", "name": name, "path": last.adopt(path, name)})
-        last.append([*records, end])
+        if metrics:
+            said.append({"kind": "metrics", "at": now, "step": 0, "values": dict(metrics)})
+        last.append([*new, *said, *adopted, end])
     except OSError as error:  # a full disk: at least its end, without a spool
         try:
             Delivery(run.uri, run.run_id, last).send_records([end])
@@ -280,10 +285,17 @@ def _experiment(client: MlflowClient, uri: str) -> str:
 
 
 def _exists(client: MlflowClient, run_id: str) -> bool:
+    """Whether the store has the run.
+
+    Raises:
+        JobError: it cannot say; a busy store is not one without the run.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
         client.get_run(run_id)
-    except MlflowException:
-        return False
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise JobError(f"cannot look up the run {run_id}: {error}") from error
     return True

@@ -21,7 +21,8 @@ from colorcore.loader import Samples
 from colorcore.metrics import HIGHER_IS_BETTER
 from colorcore.palette import load_palette
 from colorcore.recipe import load_recipe
-from pipelines.tracking import PICTURE_KEY, RunObserver, client_for, end_run, start_run
+from pipelines.run_observer import RunObserver
+from pipelines.tracking import PICTURE_KEY, client_for, end_run, start_run
 from pipelines.training_job import Job, prepare_job
 
 SMALL = [
@@ -132,7 +133,7 @@ def _show_best(uri: str, run_id: str, seen: Sequence[ValidationEvent]) -> None:
         for key, value in event.scores.items():
             client.log_metric(run_id, f"val/{key}", value, step=event.step, synchronous=False)
         picture = triptychs(event.pairs[:, 0], event.pairs[:, 1])
-        client.log_image(run_id, picture, key=PICTURE_KEY, step=event.step, synchronous=True)
+        client.log_image(run_id, picture, key=PICTURE_KEY, step=event.epoch, synchronous=True)
 
 
 def _files(folder: Path, trials: Sequence[Mapping[str, Any]], values: Sequence[float]) -> Path:

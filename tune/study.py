@@ -459,7 +459,7 @@ class _Driver:
             if event.lost is None:
                 break
             self.on_retry(record.number, event.lost)
-        self.tracked.close_trial(record)
+        self.tracked.close_trial(record, self.settings.objective)
 
     def _progress(self, running: Trials) -> None:
         records = self.search.records()

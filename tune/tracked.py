@@ -109,29 +109,44 @@ class StudyRun:
         self, record: TrialRecord, ranked: Sequence[TrialRecord], objective: Objective
     ) -> None:
         """Close a trial's run, and say on the study's how good the best is so far."""
-        self.close_trial(record)
+        self.close_trial(record, objective)
         if ranked:
             best = {f"best/{metric}": ranked[0].scores[metric] for metric in objective.metrics}
             self.log.metrics(best, record.number)
 
-    def close_trial(self, record: TrialRecord) -> None:
-        """Close a trial's run, with how it ended."""
+    def close_trial(self, record: TrialRecord, objective: Objective) -> None:
+        """Close a trial's run, with how it ended and the scores of its best checkpoint.
+
+        The latter under names of their own: MLflow orders runs by a metric's last value.
+        """
         tags = {OUTCOME: str(record.outcome)}
         if record.reason:
             tags[REASON] = record.reason[:_MOST_TEXT]
-        self._end(record, "FAILED" if record.outcome == "failed" else "FINISHED", tags)
+        status = "FAILED" if record.outcome == "failed" else "FINISHED"
+        best = {
+            f"best/{metric}": record.scores[metric]
+            for metric in objective.metrics
+            if metric in record.scores
+        }
+        self._end(record, status, tags, best)
 
     def interrupted(self, record: TrialRecord) -> None:
         """Close the run of a trial that will go on when the study does."""
         self._end(record, "KILLED", {})
 
-    def _end(self, record: TrialRecord, status: str, tags: Mapping[str, str]) -> None:
+    def _end(
+        self,
+        record: TrialRecord,
+        status: str,
+        tags: Mapping[str, str],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
         """What a server that is away cannot be told is left to :meth:`close`."""
         if record.run_id is None:
             return
         patience = min(TRIAL_PATIENCE_S, self.run.patience_s)
         run = replace(self.run, run_id=record.run_id, patience_s=patience)
-        end_run(run, status, {}, trial_folder(self.out, record.number), tags)
+        end_run(run, status, {}, trial_folder(self.out, record.number), tags, metrics)
 
     def register(self, record: TrialRecord, name: str) -> str | None:
         """Give the trial's run its model, and the model the alias ``champion``; its URI.
