@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.guides_overfit import ceilings, overfit, palettes
-from tests.benchmarks.guides_run import Experiment, Photos, prepare, result_of, run
+from tests.benchmarks.guides_run import EPOCHS, Experiment, Photos, prepare, result_of, run
 
 SMALL = 32
 """Side of the photos, in pixels, where the many trainings are."""
@@ -128,6 +128,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, a thread each")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each kind")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of each training")
     arguments = parser.parse_args()
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
@@ -147,22 +148,26 @@ def main() -> None:
             reached, steps = overfit(name, photos[SMALL])
             print(f"{name}: {reached:.2f} dB after {steps} steps", flush=True)
     wanted = dict.fromkeys((side, claim.size) for claim in only for side in claim.sides)
-    _train([(name, photos[size]) for name, size in wanted], arguments.seeds, out, arguments.jobs)
+    epochs = arguments.epochs
+    trainings = [(name, photos[size]) for name, size in wanted]
+    _train(trainings, arguments.seeds, epochs, out, arguments.jobs)
     splits = ("test", "val") if arguments.test else ("val",)
     for claim in only:
         print(f"\n### {claim.says} ({claim.size} px)\n")
         for split in splits:
-            print("\n".join(table(claim, split, out)), end="\n\n")
+            print("\n".join(table(claim, split, epochs, out)), end="\n\n")
     for name, size in wanted:
-        print("\n".join(decoding_table(name, size, splits[0], out)))
+        print("\n".join(decoding_table(name, size, splits[0], epochs, out)))
 
 
-def _train(wanted: Sequence[tuple[str, Photos]], seeds: int, out: Path, jobs: int) -> None:
+def _train(
+    wanted: Sequence[tuple[str, Photos]], seeds: int, epochs: int, out: Path, jobs: int
+) -> None:
     """Train what has no result, first seeds first, so that what is killed has some of each."""
     missing = []
     for seed in range(seeds):
         for name, photos in wanted:
-            recipe = EXPERIMENTS[name].build(seed)
+            recipe = EXPERIMENTS[name].build(seed, epochs)
             if result_of(name, seed, recipe, photos.size, out) is None:
                 missing.append((name, seed, recipe, photos))
     spawn = multiprocessing.get_context("spawn")
@@ -180,10 +185,10 @@ def _train(wanted: Sequence[tuple[str, Photos]], seeds: int, out: Path, jobs: in
             )
 
 
-def results(name: str, size: int, out: Path) -> list[dict[str, Any]]:
+def results(name: str, size: int, epochs: int, out: Path) -> list[dict[str, Any]]:
     """What was measured of an experiment, seed by seed."""
     every = (
-        result_of(name, seed, EXPERIMENTS[name].build(seed), size, out)
+        result_of(name, seed, EXPERIMENTS[name].build(seed, epochs), size, out)
         for seed in itertools.count()
     )
     return [
@@ -191,26 +196,26 @@ def results(name: str, size: int, out: Path) -> list[dict[str, Any]]:
     ]
 
 
-def table(claim: Claim, split: str, out: Path) -> Iterator[str]:
+def table(claim: Claim, split: str, epochs: int, out: Path) -> Iterator[str]:
     """Mean and spread (largest less smallest) over seeds of each side, in Markdown."""
     heads = " | ".join(head for head, _ in SHOWN.values())
     yield f"| {split} | seeds | {heads} | CF | rises |"
     yield "|---" * (len(SHOWN) + 4) + "|"
     for baseline in ("grey", "constant"):
-        for result in results(claim.sides[0], claim.size, out)[:1]:
+        for result in results(claim.sides[0], claim.size, epochs, out)[:1]:
             scores = result["scores"][split][baseline]
             yield _row(baseline, "", [scores], "")
     for name in claim.sides:
-        found = results(name, claim.size, out)
+        found = results(name, claim.size, epochs, out)
         if found:
             rises = statistics.mean(_rises(result["curve"]["loss"]) for result in found)
             scores = [result["scores"][split]["model"] for result in found]
             yield _row(name, str(len(found)), scores, f"{rises:.1f}")
 
 
-def decoding_table(name: str, size: int, split: str, out: Path) -> Iterator[str]:
+def decoding_table(name: str, size: int, split: str, epochs: int, out: Path) -> Iterator[str]:
     """The answers of a model in bins by temperature; nothing for other models."""
-    every = results(name, size, out)
+    every = results(name, size, epochs, out)
     found = [result["decoding"][split] for result in every if "decoding" in result]
     if not found:
         return

@@ -31,7 +31,6 @@ COMMON = (
     "model.dropout=0.2",
     "data.batch=16",
     "data.crop=0.6",
-    f"train.epochs={EPOCHS}",
     "train.eval_every=2",
     "train.ema=0.99",
     "train.precision=bf16",
@@ -53,10 +52,11 @@ class Experiment:
     sets: tuple[str, ...] = ()
     lr: float | None = None
 
-    def build(self, seed: int) -> Recipe:
+    def build(self, seed: int, epochs: int = EPOCHS) -> Recipe:
         """The recipe as it is trained here."""
         own = load_recipe(self.recipe)
-        overrides = [*COMMON, f"optim.lr={LR_SCALE * (self.lr or own.optim.lr)!r}"]
+        overrides = [*COMMON, f"train.epochs={epochs}"]
+        overrides.append(f"optim.lr={LR_SCALE * (self.lr or own.optim.lr)!r}")
         if own.optim.warmup_epochs is not None:  # 5 of 100 epochs
             share = own.optim.warmup_epochs / own.train.epochs
             overrides += ["optim.warmup_epochs=none", f"optim.warmup={share!r}"]
@@ -145,7 +145,7 @@ class _Curve(Observer):
 def result_of(name: str, seed: int, recipe: Recipe, size: int, out: Path) -> dict[str, Any] | None:
     """What was measured before with the very same settings, if anything was."""
     try:
-        found: dict[str, Any] = json.loads(_file(name, seed, size, out).read_text())
+        found: dict[str, Any] = json.loads(_file(name, seed, recipe, size, out).read_text())
     except FileNotFoundError:
         return None
     return found if found["recipe"] == _settings(recipe) else None
@@ -155,7 +155,7 @@ def run(name: str, seed: int, recipe: Recipe, photos: Photos, out: Path) -> dict
     """Train, take the best checkpoint by validation, score it, and write all of that down."""
     torch.set_num_threads(1)
     data, curve = photos.fit_data(), _Curve()
-    folder = out / "models" / f"{photos.size} px, {name}, {seed}"
+    folder = out / "models" / f"{photos.size} px, {name}, {recipe.train.epochs} epochs, {seed}"
     started = time.process_time()
     fit(recipe, data, folder, observers=[curve])
     cpu_s = time.process_time() - started
@@ -173,7 +173,7 @@ def run(name: str, seed: int, recipe: Recipe, photos: Photos, out: Path) -> dict
         result["scores"][split] = score_with_baselines(model, batches, data.palette, data.mean_ab)
         if isinstance(model, AnswersInBins):
             result.setdefault("decoding", {})[split] = decodings(model, batches, data.palette)
-    path = _file(name, seed, photos.size, out)
+    path = _file(name, seed, recipe, photos.size, out)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(result, indent=1))
@@ -248,5 +248,5 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
     return settings
 
 
-def _file(name: str, seed: int, size: int, out: Path) -> Path:
-    return out / "results" / f"{size} px, {name}, {seed}.json"
+def _file(name: str, seed: int, recipe: Recipe, size: int, out: Path) -> Path:
+    return out / "results" / f"{size} px, {name}, {recipe.train.epochs} epochs, {seed}.json"
