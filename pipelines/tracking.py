@@ -193,7 +193,7 @@ def end_run(
             for name, path in artifacts.items()
             if path.exists()
         ]
-        said = [
+        said: list[dict[str, Any]] = [
             {"kind": "tag", "name": name, "text": without_secrets(text)}
             for name, text in (tags or {}).items()
         ]

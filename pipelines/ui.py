@@ -315,9 +315,9 @@ def _searched(trials: Sequence[Run]) -> tuple[str, ...]:
 
 
 def _step(client: MlflowClient, trials: Sequence[Run], objectives: Sequence[str]) -> int:
-    """The last step at which at least half of the trials whose pictures are shown have one.
+    """The last step (an epoch) at which at least half of the trials that are pictured have one.
 
-    MLflow compares pictures of one step, and trials of different batches have different steps.
+    MLflow compares pictures of one step, and trials that were stopped have none of the last.
     """
     steps = [_picture_steps(client, run) for run in _best_first(trials, objectives)[:PICTURED]]
     having = Counter(step for found in steps for step in found)
