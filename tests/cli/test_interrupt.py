@@ -28,6 +28,7 @@ from colorcore.loader import Samples
 from colorcore.palette import load_palette, mean_ab
 from colorcore.recipe import load_recipe
 from pipelines.priors import make_palette
+from tests.processes import remaining
 
 SETTINGS = {
     "model.channels": 12,
@@ -54,8 +55,6 @@ def command(dataset: Path, tmp_path: Path) -> list[str]:
 
 
 STEPS_AN_EPOCH = 6
-AGENTS = ("DashboardAgent", "RuntimeEnvAgent")
-"""Ray's idle agents outlive a killed driver by a while; what trains must not."""
 
 
 class Run:
@@ -102,23 +101,6 @@ class Run:
         """The one that trains."""
         (one,) = [each for each in self.family if "RayTrainWorker" in " ".join(each.cmdline())]
         return one
-
-    def remaining(self, seconds: float = 60) -> list[str]:
-        """What still runs after that time, but for the agents, which are ended here."""
-        own = [process for process in self.family if not is_agent(process)]
-        _, alive = psutil.wait_procs(own, timeout=seconds)
-        left = [" ".join(process.cmdline()) for process in alive if process.is_running()]
-        for process in self.family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        return left
-
-
-def is_agent(process: psutil.Process) -> bool:
-    try:
-        return any(agent in " ".join(process.cmdline()) for agent in AGENTS)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def step_of(folder: Path) -> int:
@@ -201,7 +183,7 @@ def test_a_training_that_is_interrupted_again_and_again_is_that_which_never_was(
     run.wait_for(lambda: step_of(tmp_path) > 0)
     run.send(signal.SIGKILL)
     assert run.end()[0] == -signal.SIGKILL
-    assert not run.remaining()
+    assert not remaining(run.family)
     killed = step_of(tmp_path)
     assert killed > 0
 
@@ -214,7 +196,7 @@ def test_a_training_that_is_interrupted_again_and_again_is_that_which_never_was(
     assert output == ""
     assert "Traceback" not in errors
     stopped, total = said_where(errors)
-    assert not run.remaining()
+    assert not remaining(run.family)
     assert killed < step_of(tmp_path) == stopped < total
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     (stored,) = client.search_runs(["1"])  # the same run
@@ -234,7 +216,7 @@ def test_a_training_that_is_interrupted_again_and_again_is_that_which_never_was(
     assert "stopping after this step" in errors
     assert "interrupted; the same command goes on" in errors
     assert "Traceback" not in errors
-    assert not run.remaining()
+    assert not remaining(run.family)
     assert step_of(tmp_path) == hung
 
     # Resumed once more, saving at other steps: its worker is killed, replaced, and it ends.
@@ -244,7 +226,7 @@ def test_a_training_that_is_interrupted_again_and_again_is_that_which_never_was(
     code, output, errors = run.end()
     assert code == 0, errors
     assert f'"steps": {total}' in output
-    assert not run.remaining()
+    assert not remaining(run.family)
 
     # The same weights and the same losses as if nothing had been.
     assert len(Samples(tmp_path / "dataset", "train")) // 4 == STEPS_AN_EPOCH

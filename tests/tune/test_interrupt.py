@@ -22,7 +22,7 @@ from colorcore.fit import FitData, Observer, ValidationEvent, fit
 from colorcore.loader import Samples
 from colorcore.palette import load_palette, mean_ab
 from pipelines.priors import make_palette
-from tests.cli.test_interrupt import remaining
+from tests.processes import remaining
 
 SETTINGS = {
     "model.channels": 4,

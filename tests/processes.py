@@ -1,0 +1,28 @@
+"""What is left of a command's processes, once it has ended."""
+
+from __future__ import annotations
+
+import contextlib
+
+import psutil
+
+AGENTS = ("DashboardAgent", "RuntimeEnvAgent")
+"""Ray's idle agents outlive a killed driver by a while; what trains must not."""
+
+
+def remaining(family: list[psutil.Process], seconds: float = 60) -> list[str]:
+    """What still runs after that time, but for the agents, which are ended here."""
+    own = [process for process in family if not _is_agent(process)]
+    _, alive = psutil.wait_procs(own, timeout=seconds)
+    left = [" ".join(process.cmdline()) for process in alive if process.is_running()]
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    return left
+
+
+def _is_agent(process: psutil.Process) -> bool:
+    try:
+        return any(agent in " ".join(process.cmdline()) for agent in AGENTS)
+    except psutil.NoSuchProcess:
+        return False
