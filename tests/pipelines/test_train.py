@@ -247,7 +247,7 @@ def test_signs_reach_the_display_mlflow_and_the_evaluation(
     assert "raise model.channels 4 → 8" in shown.advice
     assert seen[-1].scored_step == report.steps
     assert report.last_signs == (shown,)
-    assert [each.sign.name for each in report.signs] == ["grey"]
+    assert report.signs == ()  # best is that of the first validation, too early for signs
     assert not list((tmp_path / "model").glob(".training-*"))
     client = MlflowClient(tracking_uri=tracking)
     data = client.get_run(report.run_id).data
