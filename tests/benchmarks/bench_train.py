@@ -23,7 +23,7 @@ from colorcore.recipe import load_recipe
 from tests.benchmarks.paired import Side, measure, row
 from tests.servers.child import Child, Parent
 
-SIZE, BATCH, BASE, STEPS = 128, 8, 32, 10
+SIZE, BATCH, BASE, STEPS = 128, 8, 32, 4
 
 
 def run(*, rounds: int) -> None:
