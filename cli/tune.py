@@ -204,7 +204,7 @@ def _line(record: TrialRecord, settings: StudySettings) -> str:
     told = f": {scores}" if scores else ""
     return (
         f"trial {record.number}: {shown_values(record.values)}: {record.outcome} after "
-        f"{record.epochs} epochs{why}{told}"
+        f"{record.epochs} {'epoch' if record.epochs == 1 else 'epochs'}{why}{told}"
     )
 
 

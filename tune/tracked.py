@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 import time
@@ -200,6 +201,7 @@ class StudyRun:
         for start in range(0, len(points), _MOST_METRICS):
             client.log_batch(self.run.run_id, metrics=points[start : start + _MOST_METRICS])
         if client.list_artifacts(run_id, _PICTURES):
+            os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
             with tempfile.TemporaryDirectory() as folder:
                 pictures = client.download_artifacts(run_id, _PICTURES, folder)
                 client.log_artifacts(self.run.run_id, pictures, artifact_path=_PICTURES)
