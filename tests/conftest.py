@@ -3,7 +3,9 @@
 import io
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -24,6 +26,10 @@ from PIL import Image
 from tests.servers.flaky_proxy import FlakyS3, flaky_proxy
 from tests.servers.s3 import CREDENTIALS, S3, UNSET, serve_s3
 
+# A shell without job control starts what it puts into the background with Ctrl-C ignored, which
+# processes pass on: those that tests interrupt would not notice.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 cv2.setNumThreads(1)
 

@@ -276,9 +276,9 @@ def test_wrong_calls_are_told_before_anything_starts(run, tiny: Recipe, tmp_path
     large = settings_for(tiny, {"data.batch": {"choices": [4, 1024]}})
     with pytest.raises(WrongCallError, match=r"data\.batch = 1024 cannot work: .*set data\.batch"):
         run(large, tmp_path / "s")
-    odd = settings_for(tiny, {"data.batch": {"choices": [4, 3]}}, workers=2)
-    with pytest.raises(WrongCallError, match=r"data\.batch = 3 cannot work: .*2 workers"):
-        run(odd, tmp_path / "s")
+    few = settings_for(tiny, {"data.batch": {"choices": [4, 1]}}, workers=2)
+    with pytest.raises(WrongCallError, match=r"data\.batch = 1 cannot work: .*2 workers"):
+        run(few, tmp_path / "s")
     assert not (tmp_path / "s" / "study.json").exists()
     with pytest.raises(WrongCallError, match="at most 2 trials at a time, 1 CPU each"):
         run(settings_for(tiny), tmp_path / "s", concurrent=3)
