@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from colorcore.storage import StorageError, Store, open_store
 from pipelines.errors import JobError, WrongCallError
 from pipelines.provenance import provenance
-from pipelines.quiet import QUIET
+from pipelines.quiet import QUIET, environment
 from pipelines.run_log import HANDOVER_S, PATIENCE_S, Delivery, NotTakenError, deliver
 from pipelines.run_spool import (
     Spool,
@@ -266,7 +266,9 @@ def _register(client: MlflowClient, run: TrackedRun, name: str) -> Any:
     if outputs is None or not outputs.model_outputs:
         raise JobError(f"the run {run.run_id} holds no model to register as {name}")
     model = outputs.model_outputs[-1].model_id
-    return client.create_model_version(name, f"models:/{model}", run.run_id, model_id=model)
+    # A store that is no server looks the model up in whatever store the environment names.
+    with environment({"MLFLOW_TRACKING_URI": run.uri, "MLFLOW_REGISTRY_URI": run.uri}):
+        return client.create_model_version(name, f"models:/{model}", run.run_id, model_id=model)
 
 
 def _header(run: TrackedRun) -> dict[str, Any]:

@@ -8,6 +8,7 @@ interrupted ones go on from their last validation.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import shutil
@@ -23,6 +24,7 @@ from colorcore.recipe import Recipe, RecipeError
 from colorcore.storage import Store, absolute_store
 from pipelines.cluster import ray_session
 from pipelines.errors import JobError, WrongCallError
+from pipelines.run_spool import FOLDER as SPOOLS
 from pipelines.secrets import without_secrets
 from pipelines.training_job import Job, prepare_job
 from tune.objective import Objective
@@ -410,8 +412,8 @@ class _Driver:
         )
         self.search.tell(record)
         del self.courses[number]
-        self._forget_weights(record)
         self.tracked.trial_ended(record, self.search.ranked(), self.settings.objective)
+        self._forget_weights(record)
         write_results(self.out, self.search)
         self.on_trial(record)
 
@@ -437,8 +439,9 @@ class _Driver:
             for pattern in ("last", "best", ".last.*", ".best.*"):
                 for old in folder.glob(pattern):
                     shutil.rmtree(old, ignore_errors=True)
-            if not any(folder.iterdir()):
-                folder.rmdir()
+            for empty in (folder / SPOOLS, folder):
+                with contextlib.suppress(OSError):  # what a server missed stays
+                    empty.rmdir()
 
     def chosen(self) -> list[TrialRecord]:
         """The best trial; of a study with two metrics the front."""

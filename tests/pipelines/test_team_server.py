@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from pipelines.logged_model import local_model
 from pipelines.priors import make_palette
 from pipelines.tracking import PICTURE_KEY
 from tests.clusters import Network, namespaced_nodes
@@ -93,9 +94,10 @@ def test_a_study_on_two_nodes_lands_in_the_database_and_in_the_bucket(
     files = [unquote(key) for key in team.s3.keys(BUCKET, f"{PREFIX}/")]
     pictures = [file for file in files if PICTURE_KEY.replace("/", "~") in file]
     assert len([file for file in pictures if file.endswith(".png")]) == 2
-    assert any(file.endswith("best/model.safetensors") for file in files)
-    best = client.download_artifacts(run.info.run_id, "best/model.safetensors", str(tmp_path))
-    assert Path(best).read_bytes() == (tmp_path / "out/best/model.safetensors").read_bytes()
+    assert any(file.endswith("/model.safetensors") for file in files)
+    best = Path(local_model(f"runs:/{run.info.run_id}/model", team.uri))
+    mine = (tmp_path / "out/best/model.safetensors").read_bytes()
+    assert (best / "model.safetensors").read_bytes() == mine
 
     # A child of a study, whose page is on the server.
     experiment = run.info.experiment_id
