@@ -95,7 +95,7 @@ def test_a_study_on_two_nodes_lands_in_the_database_and_in_the_bucket(
     pictures = [file for file in files if PICTURE_KEY.replace("/", "~") in file]
     assert len([file for file in pictures if file.endswith(".png")]) == 2
     assert any(file.endswith("/model.safetensors") for file in files)
-    best = Path(local_model(f"runs:/{run.info.run_id}/model", team.uri))
+    best = Path(local_model(f"runs:/{run.info.run_id}/model", team.mlflow.uri))
     mine = (tmp_path / "out/best/model.safetensors").read_bytes()
     assert (best / "model.safetensors").read_bytes() == mine
 

@@ -18,6 +18,7 @@ from colorcore.checkpoint import load_checkpoint
 from colorcore.loader import Samples
 from colorcore.recipe import Recipe, load_recipe
 from pipelines.errors import JobError, WrongCallError
+from pipelines.logged_model import local_model
 from tests.pipelines.conftest import TINY
 from tune.objective import objective_of
 from tune.search import Search, SearchSettings, TrialRecord
@@ -149,8 +150,8 @@ def test_mlflow_holds_the_study_its_trials_and_the_champion(
     champion = client.get_model_version_by_alias("colors-model", "champion")
     assert champion.run_id == best.run_id
     assert study.model == "models:/colors-model@champion"
-    folder = client.download_artifacts(best.run_id, "best", str(tmp_path))
-    assert load_checkpoint(Path(folder)).scores == best.scores
+    folder = local_model("models:/colors-model@champion", tracking)
+    assert load_checkpoint(folder).scores == best.scores
 
 
 def test_one_seed_is_one_study_and_more_trials_continue_it(
