@@ -53,6 +53,16 @@ class Job:
     initial: Initial | None = None
     mark: str | None = None
 
+    def data(self) -> FitData:
+        """What the training learns from, opened in the process that asks."""
+        return FitData(
+            train=Samples(self.dataset, "train"),
+            val=Samples(self.dataset, "val"),
+            palette=load_palette(self.dataset.below("palette")),
+            mean_ab=self.mean_ab,
+            fingerprint=self.fingerprint,
+        )
+
 
 def prepare_job(
     dataset: str | Path | Store, recipe: Recipe, out: str | Path | Store, workers: Workers
@@ -132,13 +142,6 @@ def train_rank(
         torch.set_num_threads(job.threads)
     elif device.type == "cpu":
         torch.set_num_threads(_threads_here())
-    data = FitData(
-        train=Samples(job.dataset, "train"),
-        val=Samples(job.dataset, "val"),
-        palette=load_palette(job.dataset.below("palette")),
-        mean_ab=job.mean_ab,
-        fingerprint=job.fingerprint,
-    )
     run = None if job.run is None else observer_of_rank(job.run, job.recipe, job.store)
     observers = observers if run is None else [*observers, run]
     last = job.store.below("last")
@@ -147,7 +150,7 @@ def train_rank(
     try:
         fit(
             job.recipe,
-            data,
+            job.data(),
             job.store,
             device=device,
             resume=load_checkpoint(last, training=True) if resumes else None,

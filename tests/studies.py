@@ -16,10 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from colorcore.fit import FitData, Observer, ValidationEvent, fit
-from colorcore.loader import Samples
+from colorcore.fit import Observer, ValidationEvent, fit
 from colorcore.metrics import HIGHER_IS_BETTER
-from colorcore.palette import load_palette
 from colorcore.recipe import load_recipe
 from pipelines.run_observer import RunObserver
 from pipelines.tracking import PICTURE_KEY, client_for, end_run, start_run
@@ -114,14 +112,7 @@ def _best(metric: str, values: Sequence[float]) -> float:
 
 def _train(job: Job, *observers: Observer) -> None:
     torch.manual_seed(0)
-    data = FitData(
-        train=Samples(job.dataset, "train"),
-        val=Samples(job.dataset, "val"),
-        palette=load_palette(job.dataset.below("palette")),
-        mean_ab=job.mean_ab,
-        fingerprint=job.fingerprint,
-    )
-    fit(job.recipe, data, job.out, observers=observers)
+    fit(job.recipe, job.data(), job.out, observers=observers)
 
 
 def _show_best(uri: str, run_id: str, seen: Sequence[ValidationEvent]) -> None:

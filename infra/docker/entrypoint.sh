@@ -103,7 +103,7 @@ mlflow_server() {
     case ${MLFLOW_BACKEND_STORE_URI} in
     *://*:*@*) fail "MLFLOW_BACKEND_STORE_URI holds a password; name a file with it by PGPASSFILE" ;;
     esac
-    options+=(--artifacts-destination "${MLFLOW_ARTIFACTS_DESTINATION:-/work/mlartifacts}")
+    options+=(--artifacts-destination "${MLFLOW_ARTIFACTS_DESTINATION:-/data/mlartifacts}")
     [ -z "${MLFLOW_ALLOWED_HOSTS-}" ] || options+=(--allowed-hosts "$MLFLOW_ALLOWED_HOSTS")
     if [ -n "${PGPASSFILE-}" ]; then
         need_file PGPASSFILE
