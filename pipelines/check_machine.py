@@ -16,8 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,6 +31,7 @@ from colorcore.dataset import DatasetError
 from pipelines.cluster import ray_session
 from pipelines.errors import JobError
 from pipelines.finding import Check, Finding, fail, ok, warn
+from pipelines.quiet import environment
 from pipelines.secrets import without_secrets
 from pipelines.tracking import client_for
 
@@ -372,7 +372,9 @@ def check_mlflow(uri: str) -> Finding:
     try:
         if uri.startswith(("http://", "https://")):
             _knock(uri)
-        with _environment(MLFLOW_HTTP_REQUEST_MAX_RETRIES="0", MLFLOW_HTTP_REQUEST_TIMEOUT="10"):
+        with environment(
+            {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+        ):
             experiments = client_for(uri).search_experiments()
     except (JobError, OSError) as error:
         text = str(error)
@@ -409,20 +411,6 @@ def _knock(uri: str) -> None:
     parts = urlsplit(uri)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     socket.create_connection((parts.hostname or "", port), timeout=ANSWER_S).close()
-
-
-@contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value
 
 
 # -- the command -------------------------------------------------------------------------------

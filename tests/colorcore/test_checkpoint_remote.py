@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,17 +23,6 @@ from colorcore.checkpoint import (
 from colorcore.fit import fit
 from colorcore.storage import RemoteStore, open_store
 from tests.colorcore.test_fit import Diary, Killed, Killer, Photos, data_of, recipe_of
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "FIRST_PAUSE_S", 0.01)
-
-
-@pytest.fixture
-def bucket(s3_server, request) -> str:
-    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")
-    return s3_server.make_bucket(f"model-{name[:50].strip('-')}")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,17 +19,6 @@ from tests.servers.flaky_proxy import FlakyS3
 PART = 10 * 1024 * 1024
 """From here on pyarrow uploads in parts."""
 BIG = bytes(range(251)) * (PART // 251 + 5_000)
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "FIRST_PAUSE_S", 0.01)
-
-
-@pytest.fixture
-def bucket(s3_server, request) -> str:
-    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")
-    return s3_server.make_bucket(f"store-{name[:50].strip('-')}")
 
 
 @pytest.fixture

@@ -1,0 +1,23 @@
+"""What tests of remote stores share."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from colorcore import storage
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tries again without the pauses that a real server is given."""
+    monkeypatch.setattr(storage, "FIRST_PAUSE_S", 0.01)
+
+
+@pytest.fixture
+def bucket(s3_server, request: pytest.FixtureRequest) -> str:
+    """A bucket of the test's own, named after its file and itself."""
+    asked = f"{request.path.stem}-{request.node.name}".lower()
+    name = re.sub(r"[^a-z0-9]+", "-", asked)[:60].strip("-")
+    return s3_server.make_bucket(name)
