@@ -336,6 +336,8 @@ def _fit_until_it_ends(name: str, config: dict[str, Any], scaling: Any) -> None:
     from ray.train import FailureConfig, RunConfig
     from ray.train.torch import TorchTrainer
 
+    from pipelines.rendezvous import MeetingConfig
+
     class Trainer(TorchTrainer):
         controller: Any = None
 
@@ -349,6 +351,7 @@ def _fit_until_it_ends(name: str, config: dict[str, Any], scaling: Any) -> None:
             trainer = Trainer(
                 _worker,
                 train_loop_config=config,
+                torch_config=MeetingConfig(use_gpu=scaling.use_gpu),
                 scaling_config=scaling,
                 run_config=RunConfig(
                     name=name,

@@ -15,6 +15,8 @@ from typing import Any
 
 # Before torch is loaded: threads that wait for each other leave the cores to other processes.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+# What one process of the hundreds that tests start has compiled, the next one need not.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import cv2
 import numpy as np

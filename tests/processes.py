@@ -1,8 +1,9 @@
-"""What is left of a command's processes, once it has ended."""
+"""Of a command's processes: where they listen, and what is left once it has ended."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 
 import psutil
 
@@ -26,3 +27,13 @@ def _is_agent(process: psutil.Process) -> bool:
         return any(agent in " ".join(process.cmdline()) for agent in AGENTS)
     except psutil.NoSuchProcess:
         return False
+
+
+def listening(pids: Iterable[int]) -> set[tuple[str, int]]:
+    """Addresses and ports at which processes take TCP connections."""
+    wanted = set(pids)
+    return {
+        (each.laddr.ip.removeprefix("::ffff:"), each.laddr.port)
+        for each in psutil.net_connections("tcp")
+        if each.status == psutil.CONN_LISTEN and each.pid in wanted
+    }

@@ -1,9 +1,10 @@
 """Trials on a cluster: each a Ray Train run, in a slot that stays warm from one to the next.
 
-A slot is an actor. A trial of one worker trains in the slot's own process, as a local run of Ray
-Train, so torch is imported once a slot and not once a trial. A trial of several workers is a Ray
-Train run of its own, whose workers hold the CPUs and the slot none: there are only as many slots
-as trials fit into the cluster, so no trial waits for what another one holds.
+A slot is a process a rank, all of which are there at once or not at all (a placement group). A
+trial trains in them as Ray Train runs inside of processes that somebody else has started, which
+it calls its local mode, so torch is imported once a slot and not once a trial; ranks of a trial
+meet anew for each. There are only as many slots as trials fit into the cluster, so no trial waits
+for what another one holds.
 
 The driver decides and the trials ask: after each validation every rank waits at the desk, an
 actor, until the driver has answered whether the trial goes on.
@@ -13,21 +14,25 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from colorcore.fit import Observer, TrainingDivergedError, ValidationEvent
 from pipelines.errors import WrongCallError
 from pipelines.training_job import Job, train_rank
 from tune.search import Verdict
 
+if TYPE_CHECKING:
+    from pipelines.rendezvous import Meeting
+
 GO_ON = None
 """The answer to a trial that is to go on."""
+SETTLE_S = 5.0
+"""Seconds that the other ranks of a trial have to end once one of them has failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +105,18 @@ class Trials:
         beside = {"node:__internal_head__": 0.001}
         self._desk: Any = desk.options(num_cpus=0, resources=beside).remote()
         self._news: Any = self._desk.news.remote()
-        self._free: list[Any] = []
-        self._busy: dict[Any, tuple[int, Any]] = {}
+        self._free: list[_Slot] = []
+        self._busy: dict[Any, tuple[int, _Slot]] = {}
 
     @property
     def running(self) -> list[int]:
         """Numbers of the trials that are in slots."""
-        return [number for number, _ in self._busy.values()]
+        return sorted({number for number, _ in self._busy.values()})
 
     @property
     def has_room(self) -> bool:
         """Whether another trial can start."""
-        return len(self._busy) < self.layout.concurrent
+        return len(self.running) < self.layout.concurrent
 
     def start(self, number: int, attempt: int, job: Job, *, decoding: bool = False) -> None:
         """Start a trial, or go on with it from ``job.out/last``.
@@ -119,22 +124,28 @@ class Trials:
         With ``decoding`` a finished one chooses what its best checkpoint is decoded with: trials
         are compared without, so all but the best are spared that.
         """
-        slot = self._free.pop() if self._free else self._slot()
-        future = slot.run.remote(number, attempt, job, self._desk, self.layout, decoding)
-        self._busy[future] = (number, slot)
+        slot = self._free.pop() if self._free else _Slot(self.layout)
+        task = _Task(number, attempt, job, self._desk, decoding=decoding)
+        self._busy |= dict.fromkeys(slot.start(task), (number, slot))
 
     def wait(self) -> Iterator[Validated | Ended]:
         """Wait for something to happen; what did."""
         import ray
 
-        ready, _ = ray.wait([self._news, *self._busy], num_returns=1)
-        for future in ready:
-            if future == self._news:
-                news = ray.get(future)
-                self._news = self._desk.news.remote()
-                yield from news
-            else:
-                yield self._ended(future)
+        happened = False
+        while not happened:
+            ready, _ = ray.wait([self._news, *self._busy], num_returns=1)
+            for future in ready:
+                if future == self._news:
+                    news = ray.get(future)
+                    self._news = self._desk.news.remote()
+                    yield from news
+                    happened = True
+                else:
+                    number, slot = self._busy.pop(future)
+                    if (ended := slot.ended(future)) is not None:
+                        yield self._ended(number, slot, ended)
+                        happened = True
 
     def answer(self, news: Validated, verdict: Verdict | None) -> None:
         """Let a waiting trial go on, or end it."""
@@ -144,29 +155,18 @@ class Trials:
         """End all slots, and the trials in them."""
         import ray
 
-        for slot in [*self._free, *(slot for _, slot in self._busy.values()), self._desk]:
-            ray.kill(slot)
+        for slot in {*self._free, *(slot for _, slot in self._busy.values())}:
+            slot.kill()
+        ray.kill(self._desk)
         self._free, self._busy = [], {}
 
-    def _slot(self) -> Any:
-        import ray
-
-        alone = self.layout.workers == 1
-        gpus = 1 if alone and self.layout.use_gpu else 0
-        return ray.remote(_Slot).options(num_cpus=1 if alone else 0, num_gpus=gpus).remote()
-
-    def _ended(self, future: Any) -> Ended:
-        import ray
-        from ray.exceptions import RayError
-
-        number, slot = self._busy.pop(future)
-        try:
-            verdict, failure = ray.get(future)
-        except (RayError, RuntimeError) as error:
-            ray.kill(slot)  # dead, or in a state that nobody knows
-            return Ended(number, None, None, lost=_first_line(error))
-        self._free.append(slot)
-        return Ended(number, verdict, failure)
+    def _ended(self, number: int, slot: _Slot, told: _Told) -> Ended:
+        self._busy = {each: at for each, at in self._busy.items() if at[1] is not slot}
+        if told.is_usable:
+            self._free.append(slot)
+        else:
+            slot.kill()
+        return Ended(number, told.verdict, told.failure, told.lost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,6 @@ class _Desk:
         self._inbox: list[Validated] = []
         self._there = asyncio.Event()
         self._answers: dict[tuple[int, int, int], asyncio.Future[Verdict | None]] = {}
-        self._failures: dict[int, str] = {}
 
     async def news(self) -> list[Validated]:
         """Everything new; waits until there is something."""
@@ -222,13 +221,6 @@ class _Desk:
         if not future.done():
             future.set_result(verdict)
 
-    async def fail(self, number: int, why: str) -> None:
-        """Note an error that another try would only repeat."""
-        self._failures[number] = why
-
-    async def failure(self, number: int) -> str | None:
-        return self._failures.pop(number, None)
-
     def _future(self, key: tuple[int, int, int]) -> Any:
         import asyncio
 
@@ -237,50 +229,162 @@ class _Desk:
         return self._answers[key]
 
 
-class _Slot:
-    """Where trials run, one after the other."""
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What the ranks of a slot are to do."""
 
-    def run(
-        self, number: int, attempt: int, job: Job, desk: Any, layout: Layout, decoding: bool
-    ) -> tuple[Verdict | None, str | None]:
-        """Train; returns why it ended early, and an error that it would only repeat."""
-        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    number: int
+    attempt: int
+    job: Job
+    desk: Any
+    decoding: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What a slot's ranks say of a trial: as ``Ended``, and whether they can take another one."""
+
+    verdict: Verdict | None = None
+    failure: str | None = None
+    lost: str | None = None
+    is_usable: bool = True
+
+
+class _Slot:
+    """The processes of a trial, a rank each, for one trial after the other; the driver's side."""
+
+    def __init__(self, layout: Layout) -> None:
         import ray
+        from ray.util.placement_group import placement_group
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        cpus, gpus = 1, int(layout.use_gpu)
+        bundle = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
+        self._group = placement_group([bundle] * layout.workers, strategy="PACK")
+        kind: Any = ray.remote(_Rank)
+        self._ranks = [
+            kind.options(
+                num_cpus=cpus,
+                num_gpus=gpus,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(
+                    self._group, placement_group_bundle_index=rank
+                ),
+            ).remote(rank, layout.workers, use_gpu=layout.use_gpu)
+            for rank in range(layout.workers)
+        ]
+        self._futures: list[Any] = []
+
+    def start(self, task: _Task) -> list[Any]:
+        """Let the ranks train; a future each."""
+        # A future that another process waits for: ranks meet where the first one says.
+        meeting = self._ranks[0].meet.remote() if len(self._ranks) > 1 else None
+        self._futures = [rank.run.remote(task, meeting) for rank in self._ranks]
+        return self._futures
+
+    def ended(self, future: Any) -> _Told | None:
+        """What is known of the trial, now that a rank's future is ready.
+
+        None: others still train.
+        """
+        import ray
+
+        first = _told_by(future)
+        if first.failure is None and first.lost is None:
+            ready, others = ray.wait(self._futures, num_returns=len(self._futures), timeout=0)
+        else:
+            ready, others = ray.wait(
+                self._futures, num_returns=len(self._futures), timeout=SETTLE_S
+            )
+        told = [_told_by(each) for each in ready]
+        # A rank that failed breaks the others: its own reason counts.
+        for each in (*told, first):
+            if each.failure is not None:
+                whole = not others and all(one.lost is None for one in told)
+                return _Told(failure=each.failure, is_usable=whole)
+        for each in (first, *told):
+            if each.lost is not None:
+                return _Told(lost=each.lost, is_usable=False)
+        return None if others else _told_by(self._futures[0])
+
+    def kill(self) -> None:
+        """End the processes, and give back what they held."""
+        import ray
+        from ray.util.placement_group import remove_placement_group
+
+        for rank in self._ranks:
+            ray.kill(rank)
+        remove_placement_group(self._group)
+
+
+def _told_by(future: Any) -> _Told:
+    """What one rank says; the future is ready."""
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        verdict, failure = ray.get(future)
+    except (RayError, RuntimeError) as error:
+        return _Told(lost=_first_line(error))
+    return _Told(verdict, failure)
+
+
+class _Rank:
+    """One process of a slot: an actor."""
+
+    def __init__(self, rank: int, world: int, *, use_gpu: bool) -> None:
+        self._rank, self._world, self._use_gpu = rank, world, use_gpu
+        if not use_gpu:  # Ray Train's local mode takes what it sees
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+
+    def meet(self) -> Meeting:
+        """The first rank's: where the next trial's ranks find each other."""
+        from pipelines.rendezvous import open_meeting
+
+        return open_meeting()
+
+    def run(self, task: _Task, meeting: Meeting | None) -> tuple[Verdict | None, str | None]:
+        """Train; returns why the trial ended early, and an error that it would only repeat."""
         from ray.train import RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
         for logger in ("ray.train", "ray.tune", "ray.data"):
             logging.getLogger(logger).setLevel(logging.ERROR)
-        alone = layout.workers == 1
-        with tempfile.TemporaryDirectory(prefix="colorcore-trial-") as storage:
-            trainer = TorchTrainer(
-                _rank,
-                train_loop_config={
-                    "number": number,
-                    "attempt": attempt,
-                    "job": job,
-                    "desk": desk,
-                    "decoding": decoding,
-                },
-                scaling_config=ScalingConfig(
-                    num_workers=0 if alone else layout.workers, use_gpu=layout.use_gpu
-                ),
-                run_config=RunConfig(
-                    name=f"trial-{number:04d}-{attempt}", storage_path=None if alone else storage
-                ),
+        with self._joined(meeting):
+            train: Any = _train  # what it returns is the result's, though its type says None
+            trainer: Any = TorchTrainer(
+                train,
+                train_loop_config={"task": task},
+                scaling_config=ScalingConfig(num_workers=0, use_gpu=self._use_gpu),
+                run_config=RunConfig(name=f"trial-{task.number:04d}-{task.attempt}"),
             )
-            try:
-                trainer.fit()
-            except ray.train.TrainingFailedError:
-                if (failure := ray.get(desk.failure.remote(number))) is not None:
-                    return None, failure
-                raise
-        verdict = ray.get(desk.verdict.remote((number, attempt, _END)))
-        return verdict, ray.get(desk.failure.remote(number))
+            ended: tuple[Verdict | None, str | None] = trainer.fit().return_value
+        return ended
 
+    @contextmanager
+    def _joined(self, meeting: Meeting | None) -> Iterator[None]:
+        """Ray Train's local mode joins other ranks if the environment says where."""
+        if meeting is None:
+            yield
+            return
+        from torch import distributed
 
-_END = 2**31
-"""In place of an epoch: where a trial's first rank leaves the verdict that ended it."""
+        from pipelines.rendezvous import meeting_variables
+
+        # Each rank's process sees no GPU but its own.
+        variables = {
+            **meeting_variables(meeting, self._rank, self._world),
+            "LOCAL_RANK": "0",
+            "LOCAL_WORLD_SIZE": "1",
+        }
+        os.environ.update(variables)
+        try:
+            yield
+        finally:
+            for name in variables:
+                os.environ.pop(name, None)
+            if distributed.is_initialized():
+                distributed.destroy_process_group()
 
 
 class _TrialEndedError(Exception):
@@ -294,9 +398,10 @@ class _TrialEndedError(Exception):
 class _Asks(Observer):
     """Tells of every validation once its checkpoint is written, and ends the trial if told to."""
 
-    def __init__(self, number: int, attempt: int, epochs: int, desk: Any, *, first: bool) -> None:
-        self._number, self._attempt, self._epochs = number, attempt, epochs
-        self._desk, self._first = desk, first
+    def __init__(self, task: _Task, *, first: bool) -> None:
+        self._number, self._attempt = task.number, task.attempt
+        self._epochs, self._desk = task.job.recipe.train.epochs, task.desk
+        self._first = first
         self._since = time.perf_counter()
 
     def on_start(self, total_steps: int, first_step: int) -> None:
@@ -324,30 +429,25 @@ class _Asks(Observer):
         self._since = time.perf_counter()
 
 
-def _rank(config: dict[str, Any]) -> None:
-    """One rank of a trial, inside of Ray Train."""
-    import ray
+def _train(config: dict[str, Any]) -> tuple[Verdict | None, str | None]:
+    """One rank of a trial, inside of Ray Train; returns as ``_Rank.run``."""
     from ray import train as ray_train
 
-    number, attempt, desk = config["number"], config["attempt"], config["desk"]
-    job: Job = config["job"]
+    task: _Task = config["task"]
     context = ray_train.get_context()
-    first, alone = context.get_world_rank() == 0, context.get_world_size() == 1
-    asks = _Asks(number, attempt, job.recipe.train.epochs, desk, first=first)
-    verdict: Verdict | None = GO_ON
+    alone = context.get_world_size() == 1
+    asks = _Asks(task, first=context.get_world_rank() == 0)
     try:
-        train_rank(job, [] if config["decoding"] else [asks])
+        train_rank(task.job, [] if task.decoding else [asks])
     except _TrialEndedError as end:
-        verdict = end.verdict
+        return end.verdict, None
     except Exception as error:
         # A killed rank breaks the others' collectives (RuntimeError): that is worth another try.
         # Whatever else the code raises, it would raise again.
         if alone or not isinstance(error, RuntimeError) or isinstance(error, TrainingDivergedError):
-            ray.get(desk.fail.remote(number, _why(error)))
-        if not alone:
-            raise
-    if first:
-        ray.get(desk.answer.remote((number, attempt, _END), verdict))
+            return None, _why(error)
+        raise
+    return GO_ON, None
 
 
 def _why(error: Exception) -> str:

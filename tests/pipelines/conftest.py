@@ -11,8 +11,8 @@ import pytest
 from colorcore.recipe import Recipe, load_recipe
 from pipelines.cluster import ray_session
 from pipelines.priors import make_palette
-from pipelines.tracking import sqlite_uri
 from pipelines.train import TrainReport, train
+from tests.mlflow_store import new_store
 
 TINY = [
     "model.channels=4",
@@ -33,7 +33,7 @@ def local_ray() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return sqlite_uri(tmp_path_factory.mktemp("mlflow"))
+    return new_store(tmp_path_factory.mktemp("mlflow"))
 
 
 @pytest.fixture(scope="session")

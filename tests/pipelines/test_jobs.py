@@ -28,6 +28,7 @@ from pipelines.inspect import inspect_dataset, inspect_model
 from pipelines.priors import make_palette
 from pipelines.sources import Source, is_tar
 from pipelines.train import TrainReport
+from tests.processes import listening
 
 
 @pytest.fixture
@@ -239,10 +240,5 @@ def test_the_demo_links_ones_own_photos(photos: Path, tmp_path: Path) -> None:
 
 
 def test_the_local_ray_listens_on_loopback_alone(local_ray: None) -> None:
-    mine = {process.pid for process in psutil.Process().children(recursive=True)} | {os.getpid()}
-    open_at = {
-        each.laddr.ip.removeprefix("::ffff:")
-        for each in psutil.net_connections("tcp")
-        if each.status == psutil.CONN_LISTEN and each.pid in mine
-    }
-    assert open_at == {"127.0.0.1"}
+    mine = [process.pid for process in psutil.Process().children(recursive=True)]
+    assert {address for address, _ in listening([*mine, os.getpid()])} == {"127.0.0.1"}

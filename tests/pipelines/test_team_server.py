@@ -45,11 +45,8 @@ class Team:
 def network() -> Iterator[Network]:
     if reason := why_no_postgres():
         pytest.skip(reason)
-    with pytest.MonkeyPatch.context() as patch:
-        # The nodes share this machine's name, which means loopback to gloo.
-        patch.setenv("GLOO_SOCKET_IFNAME", "eth0")
-        with namespaced_nodes(2, with_host=True) as network:
-            yield network
+    with namespaced_nodes(2, with_host=True) as network:
+        yield network
 
 
 @pytest.fixture(scope="module")

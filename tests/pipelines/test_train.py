@@ -25,6 +25,7 @@ from pipelines.logged_model import local_model
 from pipelines.train import TrainProgress, TrainReport, train
 from pipelines.training_job import _with_absolute_files, parse_workers
 from tests.pipelines.conftest import TINY
+from tests.processes import listening
 
 
 def final_weights(out: Path) -> dict[str, torch.Tensor]:
@@ -92,10 +93,18 @@ def test_two_workers_train_together(
     trained: TrainReport, tiny: Recipe, dataset_with_palette: Path, tracking: str, tmp_path: Path
 ) -> None:
     seen: list[TrainProgress] = []
+    opened: set[tuple[str, int]] = set()
+
+    def on_progress(progress: TrainProgress) -> None:
+        seen.append(progress)
+        if progress.step:
+            opened.update(listening(each.pid for each in psutil.Process().children(recursive=True)))
+
     report = train(
         dataset_with_palette, tiny, tmp_path / "model", tracking_uri=tracking, workers=2,
-        on_progress=seen.append,
+        on_progress=on_progress,
     )  # fmt: skip
+    assert {address for address, _ in opened} == {"127.0.0.1"}  # the ranks' own store, too
     assert report.steps == trained.steps
     assert report.scores["photos"] == trained.scores["photos"]
     assert seen[-1].step == seen[-1].total_steps == report.steps

@@ -22,10 +22,11 @@ from pipelines.evaluate import evaluate_model
 from pipelines.priors import make_palette
 from pipelines.training_job import _check_shared, prepare_job
 from tests.clusters import several_nodes
+from tests.mlflow_store import new_store
 from tests.pipelines.conftest import TINY
 
 SETTINGS = [
-    *TINY, "model.channels=8", "train.epochs=120", "train.eval_every=40", "train.save_every=10"
+    *TINY, "model.channels=8", "train.epochs=60", "train.eval_every=20", "train.save_every=10"
 ]  # fmt: skip
 
 
@@ -43,6 +44,7 @@ def test_trainings_outlive_nodes_with_fewer_workers_or_on_another_one(
 ) -> None:
     copy = shutil.copytree(dataset, tmp_path / "dataset")
     make_palette(copy, bins=16)
+    tracking = new_store(tmp_path)
     bucket = s3_server.make_bucket("train-cluster")
     an_epoch = len(Samples(copy, "train")) // 4
     settings = [word for each in SETTINGS for word in ("--set", each)]
@@ -51,7 +53,7 @@ def test_trainings_outlive_nodes_with_fewer_workers_or_on_another_one(
         return [
             sys.executable, "-m", "cli.main", "train", str(copy), "--recipe", "unet-l1", *settings,
             "--workers", workers, "--out", out, "--address", "auto", "--json",
-            "--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}",
+            "--tracking-uri", tracking,
         ]  # fmt: skip
 
     def steps(out: str) -> int:
@@ -72,12 +74,12 @@ def test_trainings_outlive_nodes_with_fewer_workers_or_on_another_one(
         out = s3_server.uri(bucket, "elastic")
         driver = cluster.start(command(out, "1-2"))
         wait_for(lambda: steps(out) > 20, driver)
-        assert load_checkpoint(open_store(out).below("last")).epoch < 120
+        assert load_checkpoint(open_store(out).below("last")).epoch < 60
         cluster.kill(cluster.nodes[0])
         said, report = result(driver)
         assert ", 2 workers, loss" in said
         assert report["out"] == out
-        assert load_checkpoint(open_store(out).below("last")).epoch == 120
+        assert load_checkpoint(open_store(out).below("last")).epoch == 60
         assert evaluate_model(out, copy).scores["model"]["photos"] == report["best"]["photos"]  # type: ignore[index]
 
         # With two, not fewer: a node is lost, it waits for another, and goes on there.
@@ -88,8 +90,8 @@ def test_trainings_outlive_nodes_with_fewer_workers_or_on_another_one(
         cluster.kill(cluster.nodes[-1])
         cluster.add()
         _, report = result(driver)
-        assert report["steps"] == 120 * an_epoch
-        assert load_checkpoint(open_store(out).below("last")).epoch == 120
+        assert report["steps"] == 60 * an_epoch
+        assert load_checkpoint(open_store(out).below("last")).epoch == 60
 
 
 def test_a_folder_that_nodes_do_not_share_is_said(

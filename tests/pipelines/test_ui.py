@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 from pipelines import ui
 from pipelines.errors import JobError, WrongCallError
 from pipelines.tracking import EXPERIMENT, PICTURE_KEY, client_for, start_run
+from tests.processes import listening
 
 AT = "http://127.0.0.1:5000"
 
@@ -224,13 +225,8 @@ def test_the_pages_are_on_loopback_and_end_with_the_command(
         with urllib.request.urlopen(url) as answer:
             assert run.encode() in answer.read()
         started = psutil.Process(process.pid).children(recursive=True)
-        listening = {
-            place.laddr.ip
-            for each in started
-            for place in each.net_connections()
-            if place.status == psutil.CONN_LISTEN
-        }
-        assert listening == {"127.0.0.1"}
+        opened = listening([each.pid for each in started])
+        assert {address for address, _ in opened} == {"127.0.0.1"}
         assert all(tracking not in " ".join(each.cmdline()) for each in started)
         process.send_signal(signal.SIGINT)
     assert process.returncode == 0

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
+from tests.mlflow_store import new_store
+
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -29,6 +31,7 @@ class TrackingServer:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.folder, self.uri = folder, f"http://127.0.0.1:{self.port}"
+        new_store(folder)
         self.database = folder / "mlflow.db"
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -179,14 +179,13 @@ def test_one_seed_is_one_study_and_more_trials_continue_it(
         )  # fmt: skip
 
 
-def kill_slots() -> int:
-    """Kill the processes in which trials train; how many."""
-    killed = 0
+def kill_rank() -> bool:
+    """Kill one of the processes in which trials train; whether there was one."""
     for process in psutil.Process().children(recursive=True):
-        if "_Slot" in " ".join(process.cmdline()):
+        if "_Rank" in " ".join(process.cmdline()):
             os.kill(process.pid, signal.SIGKILL)
-            killed += 1
-    return killed
+            return True
+    return False
 
 
 class Killer:
@@ -204,7 +203,7 @@ class Killer:
                     (self._last / "seen").touch()
                 except OSError:  # just being replaced
                     continue
-                self._times -= bool(kill_slots())
+                self._times -= kill_rank()
             time.sleep(0.01)
 
 
@@ -255,10 +254,19 @@ def test_what_diverges_or_collapses_ends_with_its_reason(
 def test_two_workers_a_trial_and_two_metrics(
     run, tiny: Recipe, dataset_with_palette: Path, tmp_path: Path
 ) -> None:
-    """One trial fills the two CPUs: the driver's own parts must not be in its way."""
-    settings = settings_for(tiny, metrics=("auc_balanced", "cf_gap"), workers=2)
-    report = run(settings, tmp_path / "s", trials=2, name="front", concurrent=None)
+    """One trial fills the two CPUs: the driver's own parts must not be in its way. One of its two
+    processes is killed: the other one alone is no trial.
+    """
+    recipe = with_values(tiny, {"train.epochs": 6})
+    settings = settings_for(recipe, metrics=("auc_balanced", "cf_gap"), workers=2)
+    retried: list[int] = []
+    Killer(tmp_path / "s" / "trials" / "0000" / "last", 1)
+    report = run(
+        settings, tmp_path / "s", trials=2, name="front", concurrent=None,
+        on_retry=lambda number, _: retried.append(number),
+    )  # fmt: skip
     assert report.outcomes == {"finished": 2}
+    assert retried == [0]
     assert {record.number for record in report.front} <= {0, 1}
     scores = [record.scores for record in report.best]
     assert scores[0]["photos"] == len(Samples(dataset_with_palette, "val"))

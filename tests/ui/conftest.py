@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipelines.priors import make_palette
-from pipelines.tracking import sqlite_uri
+from tests.mlflow_store import new_store
 from tests.studies import Study, make_study
 from tests.ui.browser import chromium, why_no_browser
 
@@ -33,7 +33,7 @@ def study_store(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     folder = tmp_path_factory.mktemp("study")
     with_palette = shutil.copytree(dataset, folder / "dataset")
     make_palette(with_palette, bins=16)
-    uri = sqlite_uri(folder)
+    uri = new_store(folder)
     study = make_study(uri, with_palette, folder / "out", "it's small", outcomes={3: PRUNED})
     return uri, study
 
