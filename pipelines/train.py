@@ -300,6 +300,8 @@ def _run(
     interrupts: Interrupts,
 ) -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    # It would tell workers what a cloud announces, and none listens; lost nodes are noticed anyway.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     import ray
     from ray.train import ScalingConfig
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
