@@ -36,7 +36,7 @@ def wait_for(there: Callable[[], object], driver: subprocess.Popen[str]) -> None
     while not there():
         assert driver.poll() is None, driver.communicate()[0]
         assert time.monotonic() < end
-        time.sleep(0.2)
+        time.sleep(0.5)
 
 
 @pytest.mark.timeout(900)  # a cluster, and a training that starts three times on it
@@ -58,7 +58,7 @@ def test_a_training_outlives_its_nodes_one_by_one(s3_server, dataset: Path, tmp_
     def steps() -> int:
         try:
             record = json.loads(open_store(out).read("last/checkpoint.json"))
-        except FileNotFoundError:
+        except (FileNotFoundError, json.JSONDecodeError):  # none yet, or just being replaced
             return 0
         return int(record["epoch"] * an_epoch + record["step"])
 
@@ -70,7 +70,7 @@ def test_a_training_outlives_its_nodes_one_by_one(s3_server, dataset: Path, tmp_
         saved = steps()
         wait_for(lambda: steps() > saved, driver)
         cluster.kill(second)
-        assert steps() < EPOCHS * an_epoch
+        assert load_checkpoint(open_store(out).below("last")).epoch < EPOCHS
         cluster.add()
         said, _ = driver.communicate(timeout=400)
         assert driver.returncode == 0, said
