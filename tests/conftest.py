@@ -40,6 +40,7 @@ cv2.setNumThreads(1)
 
 LOCAL_RAY = {
     "tests/tune/test_study.py",
+    "tests/tune/test_trials.py",
     *(
         f"tests/pipelines/test_{name}.py"
         for name in (

@@ -258,13 +258,13 @@ class _Slot:
         from ray.util.placement_group import placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        cpus, gpus = 1, int(layout.use_gpu)
-        bundle = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
+        gpus = int(layout.use_gpu)
+        bundle = {"CPU": 1, "GPU": gpus} if gpus else {"CPU": 1}
         self._group = placement_group([bundle] * layout.workers, strategy="PACK")
         kind: Any = ray.remote(_Rank)
         self._ranks = [
             kind.options(
-                num_cpus=cpus,
+                num_cpus=1,
                 num_gpus=gpus,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
                     self._group, placement_group_bundle_index=rank
@@ -289,12 +289,12 @@ class _Slot:
         import ray
 
         first = _told_by(future)
-        if first.failure is None and first.lost is None:
-            ready, others = ray.wait(self._futures, num_returns=len(self._futures), timeout=0)
-        else:
-            ready, others = ray.wait(
-                self._futures, num_returns=len(self._futures), timeout=SETTLE_S
-            )
+        all_is_well = first.failure is None and first.lost is None
+        ready, others = ray.wait(
+            self._futures,
+            num_returns=len(self._futures),
+            timeout=0 if all_is_well else SETTLE_S,
+        )
         told = [_told_by(each) for each in ready]
         # A rank that failed breaks the others: its own reason counts.
         for each in (*told, first):
@@ -324,7 +324,8 @@ def _told_by(future: Any) -> _Told:
     try:
         verdict, failure = ray.get(future)
     except (RayError, RuntimeError) as error:
-        return _Told(lost=_first_line(error))
+        cause: BaseException | None = getattr(error, "cause", None)  # what the rank itself raised
+        return _Told(lost=_first_line(cause or error))
     return _Told(verdict, failure)
 
 
@@ -335,7 +336,6 @@ class _Rank:
         self._rank, self._world, self._use_gpu = rank, world, use_gpu
         if not use_gpu:  # Ray Train's local mode takes what it sees
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 
     def meet(self) -> Meeting:
         """The first rank's: where the next trial's ranks find each other."""
