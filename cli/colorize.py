@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from cli.options import Chroma, Device, Model, Temperature
+from cli.options import AsJson, Chroma, Device, Model, Temperature
 
 
 def colorize(
@@ -23,7 +23,7 @@ def colorize(
     device: Device = None,
     temperature: Temperature = None,
     chroma: Chroma = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: AsJson = False,
 ) -> int:
     """Colourize photos; their lightness stays untouched.
 

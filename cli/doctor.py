@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from cli.options import AsJson, TrackingUri
+
 
 def doctor(
     dataset: Annotated[
@@ -18,10 +20,8 @@ def doctor(
     address: Annotated[
         str | None, typer.Option(help="A Ray cluster to ask; default: start one here.")
     ] = None,
-    tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow; default: $MLFLOW_TRACKING_URI or ./mlflow.db")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    tracking_uri: TrackingUri = None,
+    json: AsJson = False,
 ) -> int:
     """Check versions, devices, disk, Ray and MLflow, and prove that training works.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.options import Chroma, Device, Model, Temperature
+from cli.options import AsJson, Chroma, Device, Model, Temperature
 
 if TYPE_CHECKING:
     from pipelines.evaluate import FrontReport
@@ -42,7 +42,7 @@ def evaluate(
     temperature: Temperature = None,
     chroma: Chroma = None,
     device: Device = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Score a model on a dataset's validation split, or on a folder of photos.
 

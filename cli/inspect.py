@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from cli.options import AsJson
+
 TOP_LAYERS = 10
 
 
@@ -26,7 +28,7 @@ def inspect(
     ] = None,
     no_picture: Annotated[bool, typer.Option("--no-picture", help="Write none.")] = False,
     seed: Annotated[int, typer.Option(help="Other random photos on the sheet.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Show counts, reasons and colours of a dataset, or layers and scores of a model."""
     from pipelines.inspect import is_dataset

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from cli.options import AsJson
+
 
 def priors(
     dataset: Annotated[str, typer.Argument(help="A dataset of cc shard.")],
@@ -22,7 +24,7 @@ def priors(
     centroids: Annotated[
         Path | None, typer.Option(help="Use these (Q, 2) ab centroids, a .npy file.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Find the colour bins, how often each occurs, and what each weighs."""
     from cli import show

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cli.options import Address, AsJson
+
 if TYPE_CHECKING:
     from cli.show import Advance
     from colorcore.dataset import ShardSettings
@@ -50,10 +52,8 @@ def shard(
     picture: Annotated[
         Path, typer.Option(help="With --dry-run: the contact sheet of kept and refused photos.")
     ] = Path("contact-sheet.png"),
-    address: Annotated[
-        str | None, typer.Option(help="A Ray cluster; default: this machine.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    address: Address = None,
+    json: AsJson = False,
 ) -> int:
     """Turn photos into LAB shards, keeping only colourful ones.
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.options import Address, AsJson, Dataset, Overrides, RecipeName, TrackingUri
+
 if TYPE_CHECKING:
     from cli.show import Advance
     from colorcore.advice import Advised
@@ -15,11 +17,9 @@ if TYPE_CHECKING:
 
 
 def train(
-    dataset: Annotated[str, typer.Argument(help="A dataset with a palette (cc shard, cc priors).")],
-    recipe: Annotated[str, typer.Option(help="A recipe's name or a .toml file.")] = "simple",
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override: optim.lr=1e-4")
-    ] = None,
+    dataset: Dataset,
+    recipe: RecipeName = "simple",
+    set_: Overrides = None,
     workers: Annotated[
         str, typer.Option(metavar="N|MIN-MAX", help="Data-parallel workers; 2-8: as there is room.")
     ] = "1",
@@ -39,14 +39,10 @@ def train(
         str | None,
         typer.Option(help="How a .pt file saw its photos: unit/skip-first …; default: measured."),
     ] = None,
-    tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow; default: $MLFLOW_TRACKING_URI or ./mlflow.db")
-    ] = None,
+    tracking_uri: TrackingUri = None,
     name: Annotated[str | None, typer.Option(help="Of the run in MLflow.")] = None,
-    address: Annotated[
-        str | None, typer.Option(help="A Ray cluster; default: this machine.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    address: Address = None,
+    json: AsJson = False,
 ) -> None:
     """Train a recipe on a dataset."""
     from cli import show

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.options import Address, AsJson, Dataset, Overrides, RecipeName, TrackingUri
+
 if TYPE_CHECKING:
     from colorcore.recipe import Recipe
     from tune.search import TrialRecord
@@ -19,12 +21,9 @@ _SHOWN = 10
 
 
 def tune(
-    dataset: Annotated[str, typer.Argument(help="A dataset with a palette (cc shard, cc priors).")],
-    recipe: Annotated[str, typer.Option(help="A recipe's name or a .toml file.")] = "simple",
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override: train.epochs=30"),
-    ] = None,
+    dataset: Dataset,
+    recipe: RecipeName = "simple",
+    set_: Overrides = None,
     space: Annotated[
         Path | None,
         typer.Option(
@@ -72,16 +71,12 @@ def tune(
     register: Annotated[
         str | None, typer.Option(help="Name in MLflow's model registry; default: the study's.")
     ] = None,
-    tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow; default: $MLFLOW_TRACKING_URI or ./mlflow.db")
-    ] = None,
-    address: Annotated[
-        str | None, typer.Option(help="A Ray cluster; default: this machine.")
-    ] = None,
+    tracking_uri: TrackingUri = None,
+    address: Address = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check and show the search, and stop.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Search a recipe's settings: learning rate, batch, channels, loss weights, or any others.
 

@@ -14,6 +14,8 @@ from typing import Annotated
 
 import typer
 
+from cli.options import TrackingUri
+
 IMPORT = "import"
 
 
@@ -26,9 +28,7 @@ def ui(
             "server missed while it was away, from the --out of the trainings.",
         ),
     ] = None,
-    tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow; default: $MLFLOW_TRACKING_URI or ./mlflow.db")
-    ] = None,
+    tracking_uri: TrackingUri = None,
     host: Annotated[str, typer.Option(help="Loopback unless you say otherwise.")] = "127.0.0.1",
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Default: 5000 if that is free.")
