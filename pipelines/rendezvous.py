@@ -30,8 +30,8 @@ from ray.train.torch.config import (
 )
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-JOIN_S = 300.0
-"""Seconds within which all ranks must have come."""
+STORE_S = 300.0
+"""Seconds that the first rank's own access to the store may take; for joining, torch's hold."""
 BACKLOG = 4096
 GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 
@@ -67,7 +67,7 @@ def open_meeting(host: str | None = None) -> Meeting:
             host,
             port,
             is_master=True,
-            timeout=timedelta(seconds=JOIN_S),
+            timeout=timedelta(seconds=STORE_S),
             wait_for_workers=False,
             master_listen_fd=listening.detach(),
         )

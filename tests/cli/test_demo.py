@@ -14,7 +14,7 @@ from pipelines.demo import COLOUR, GREY
 
 def test_the_demo_goes_from_photos_to_colourized_photos(tmp_path: Path) -> None:
     answer = subprocess.run(
-        [sys.executable, "-m", "cli.main", "demo", "--out", "demo", "--photo-steps", "100"],
+        [sys.executable, "-m", "cli.main", "demo", "--out", "demo", "--photo-steps", "200"],
         cwd=tmp_path, capture_output=True, text=True, check=False, timeout=560,
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr

@@ -44,7 +44,7 @@ def command(dataset: Path, tmp_path: Path) -> list[str]:
     sets = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
     return [
         sys.executable, "-m", "cli.main", "tune", str(copy), "--recipe", "unet-l1", *sets,
-        "--space", "space.toml", "--trials", "2", "--concurrent", "1", "--grace", "0",
+        "--space", "space.toml", "--trials", "3", "--concurrent", "1", "--grace", "0",
         "--no-prune-signs", "--json",
     ]  # fmt: skip
 
@@ -109,7 +109,10 @@ def test_a_study_is_killed_then_interrupted_then_finished(
     (first,) = rows_of(study)
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
 
-    # It goes on, and Ctrl-C ends it in order.
+    # Not without --resume; then it goes on, and Ctrl-C ends it in order.
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert "go on with --resume" in again.stderr
     (last / "seen").touch()
     code, errors = stop([*command, "--resume"], signal.SIGINT, last)
     assert code == 130, errors
@@ -123,7 +126,7 @@ def test_a_study_is_killed_then_interrupted_then_finished(
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert report["trials"] == {"finished": 2}
+    assert report["trials"] == {"finished": 3}
     rows = rows_of(study)
     assert rows[0] == first
     of_first = client.get_metric_history(first["run_id"], "val/psnr")
