@@ -15,9 +15,9 @@ import os
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ from colorcore.palette import load_palette
 from colorcore.recipe import Recipe
 from colorcore.signs import Sign
 from colorcore.storage import StorageError, Store
+from pipelines.board import Board
 from pipelines.cluster import ray_session
 from pipelines.errors import JobError, StoppedError, WrongCallError
 from pipelines.initial import choose_initial
@@ -216,7 +217,12 @@ def _here(place: Store, folder: Path) -> Path:
 
 
 def _signs(checkpoint: Checkpoint) -> tuple[Advised, ...]:
-    return advised([Sign(**values) for values in checkpoint.signs], checkpoint.recipe)
+    return _advised(checkpoint.signs, checkpoint.recipe)
+
+
+def _advised(signs: Iterable[Mapping[str, Any]], recipe: Recipe) -> tuple[Advised, ...]:
+    """Signs as checkpoints and boards have them, with what to do about them."""
+    return advised([Sign(**values) for values in signs], recipe)
 
 
 _CHANGES_NOTHING = ("train.save_every",)
@@ -258,40 +264,6 @@ def _previous(job: Job, *, resume: bool) -> Checkpoint | None:
 # -- in the driver, while workers train --------------------------------------------------------
 
 
-class _Board:
-    """A tiny actor: the first worker pins up its progress, the driver notes what is wanted."""
-
-    def __init__(self) -> None:
-        self._progress = TrainProgress()
-        self._reason: str | None = None
-        self._stop = False
-        self._stopped: str | None = None
-
-    def pin(self, progress: TrainProgress) -> bool:
-        """The first worker's; returns whether the training shall stop."""
-        self._progress = progress
-        return self._stop
-
-    def read(self, stop: bool = False) -> TrainProgress:
-        """The driver's, which says whether the training shall stop."""
-        self._stop = self._stop or stop
-        return replace(self._progress, stopping=self._stop)
-
-    def give_up(self, reason: str) -> None:
-        """Note an error that another try would only repeat."""
-        self._reason = reason
-
-    def reason(self) -> str | None:
-        return self._reason
-
-    def stopped(self, where: str) -> None:
-        """Note that the workers did stop."""
-        self._stopped = where
-
-    def ended(self) -> str | None:
-        return self._stopped
-
-
 def _run(
     job: Job,
     name: str,
@@ -320,9 +292,9 @@ def _run(
         job = replace(job, threads=int(asked))
     # Beside Ray Train's controller, whose node's loss ends the training anyway.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    kind: Any = ray.remote(_Board)
+    kind: Any = ray.remote(Board)
     board = kind.options(num_cpus=0, scheduling_strategy=here).remote()
-    with _marked(job) as marked, _watch(board, on_progress, interrupts):
+    with _marked(job) as marked, _watch(board, job.recipe, on_progress, interrupts):
         config = {"job": marked, "board": board}
         scaling = ScalingConfig(num_workers=workers, use_gpu=gpus)  # type: ignore[arg-type]
         _fit_until_it_ends(name, config, scaling)
@@ -371,7 +343,7 @@ def _fit_until_it_ends(name: str, config: dict[str, Any], scaling: Any) -> None:
             except SystemExit as stop:  # what Ray's own handler would make of Ctrl-C
                 raise KeyboardInterrupt from stop
             except ray.train.TrainingFailedError as error:
-                step = ray.get(board.read.remote()).step
+                step = ray.get(board.read.remote()).get("step", 0)
                 if step <= reached or ray.get(board.reason.remote()) is not None:
                     raise JobError(_why(error)) from error
                 reached = step
@@ -396,7 +368,10 @@ def _marked(job: Job) -> Iterator[Job]:
 
 @contextmanager
 def _watch(
-    board: Any, on_progress: Callable[[TrainProgress], None], interrupts: Interrupts
+    board: Any,
+    recipe: Recipe,
+    on_progress: Callable[[TrainProgress], None],
+    interrupts: Interrupts,
 ) -> Iterator[None]:
     """Hand the board's progress on, four times a second, until the block ends."""
     import ray
@@ -405,7 +380,9 @@ def _watch(
     stop = threading.Event()
 
     def look() -> None:
-        progress = ray.get(board.read.remote(stop=interrupts.asked.is_set()))
+        pinned = ray.get(board.read.remote(stop=interrupts.asked.is_set()))
+        signs = _advised(pinned.pop("signs", ()), recipe)
+        progress = TrainProgress(epochs=recipe.train.epochs, signs=signs, **pinned)
         interrupts.can_stop = progress.total_steps > 0  # before that there is nothing to save
         on_progress(progress)
 
@@ -443,16 +420,16 @@ class _BoardObserver(Observer):
     No step waits for the board.
     """
 
-    def __init__(self, board: Any, recipe: Recipe, workers: int) -> None:
-        self._board, self._recipe = board, recipe
-        self._progress = TrainProgress(epochs=recipe.train.epochs, workers=workers)
+    def __init__(self, board: Any, epochs: int, workers: int) -> None:
+        self._board, self._epochs = board, epochs
+        self._progress: dict[str, Any] = {"workers": workers}
         self._smooth: float | None = None
         self._stop, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._pin, name="board", daemon=True)
         self._thread.start()
 
     def on_start(self, total_steps: int, first_step: int) -> None:
-        epoch = first_step * self._progress.epochs // total_steps
+        epoch = first_step * self._epochs // total_steps
         self._set(total_steps=total_steps, first_step=first_step, step=first_step, epoch=epoch)
 
     def on_step(self, event: StepEvent) -> None:
@@ -461,7 +438,7 @@ class _BoardObserver(Observer):
         self._set(step=event.step, epoch=event.epoch, loss=event.loss, photos_per_s=self._smooth)
 
     def on_validation(self, event: ValidationEvent) -> None:
-        signs = advised(event.signs, self._recipe)
+        signs = tuple(asdict(sign) for sign in event.signs)
         self._set(scores=event.scores, signs=signs, scored_step=event.step)
 
     def is_told_to_stop(self) -> bool:
@@ -474,7 +451,7 @@ class _BoardObserver(Observer):
         self._thread.join()
 
     def _set(self, **changes: Any) -> None:
-        self._progress = replace(self._progress, **changes)
+        self._progress = {**self._progress, **changes}
 
     def _pin(self) -> None:
         import ray
@@ -509,7 +486,7 @@ def _worker(config: dict[str, Any]) -> None:
     world = ray_train.get_context().get_world_size()
     alone, first = world == 1, ray_train.get_context().get_world_rank() == 0
     job: Job = config["job"]
-    pins = _BoardObserver(board, job.recipe, world) if first else None
+    pins = _BoardObserver(board, job.recipe.train.epochs, world) if first else None
     try:
         if pins is None:
             train_rank(job, [_ReportObserver()])

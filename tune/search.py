@@ -17,20 +17,16 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import JobError
+from tune.desk import Outcome, Verdict
 from tune.objective import SIGN_PATIENCE, Objective, collapsed
 from tune.space import Space, Value
 
 if TYPE_CHECKING:
     import optuna
 
-Outcome = Literal["finished", "stopped", "pruned", "failed"]
-"""How a trial ended: at the end of its training; by ASHA, behind the others; for a sign of
-collapse; by an error, or because it diverged.
-"""
-OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 STARTUP = 8
 """Trials drawn at random before TPE takes over."""
 REDUCTION = 4
@@ -57,14 +53,6 @@ class SearchSettings:
     grace: int = 1
     reduction: int = REDUCTION
     prune_signs: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Why a trial ends before its training does."""
-
-    outcome: Outcome
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,12 +27,13 @@ from pipelines.errors import JobError, WrongCallError
 from pipelines.run_spool import FOLDER as SPOOLS
 from pipelines.secrets import without_secrets
 from pipelines.training_job import Job, prepare_job
+from tune.desk import Validated, Verdict
 from tune.objective import Objective
 from tune.results import write_recipe, write_results
-from tune.search import Search, SearchSettings, TrialRecord, Verdict, dumps
+from tune.search import Search, SearchSettings, TrialRecord, dumps
 from tune.space import Axis, Space, with_values
 from tune.tracked import StudyRun, start_trial
-from tune.trials import Ended, Layout, Trials, Validated, layout_for, trial_folder, trials_on
+from tune.trials import Ended, Layout, Trials, layout_for, trial_folder, trials_on
 
 FORMAT = 1
 SETTINGS = "study.json"

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from colorcore.fit import Observer, TrainingDivergedError, ValidationEvent
 from pipelines.errors import WrongCallError
 from pipelines.training_job import Job, train_rank
-from tune.search import Verdict
+from tune.desk import Desk, Validated, Verdict
 
 if TYPE_CHECKING:
     from pipelines.rendezvous import Meeting
@@ -78,19 +78,6 @@ def layout_for(workers: int, concurrent: int | None) -> Layout:
     return Layout(workers, concurrent, use_gpu, threads)
 
 
-@dataclass(frozen=True, slots=True)
-class Validated:
-    """A trial's news after a validation; seconds are those in its epochs since the last news."""
-
-    number: int
-    attempt: int
-    epoch: int
-    scores: dict[str, float]
-    signs: tuple[str, ...]
-    is_last: bool
-    seconds: float
-
-
 class Trials:
     """The slots of a study and the desk; used by its driver, inside of a Ray session."""
 
@@ -101,7 +88,7 @@ class Trials:
             logging.getLogger(logger).setLevel(logging.ERROR)
         self.layout = layout
         # Beside the head, whose loss ends the study anyway.
-        desk: Any = ray.remote(_Desk)
+        desk: Any = ray.remote(Desk)
         beside = {"node:__internal_head__": 0.001}
         self._desk: Any = desk.options(num_cpus=0, resources=beside).remote()
         self._news: Any = self._desk.news.remote()
@@ -182,51 +169,6 @@ class Ended:
     verdict: Verdict | None
     failure: str | None
     lost: str | None = None
-
-
-class _Desk:
-    """Where trials hand in their news and wait for answers; it decides nothing."""
-
-    def __init__(self) -> None:
-        import asyncio
-
-        self._inbox: list[Validated] = []
-        self._there = asyncio.Event()
-        self._answers: dict[tuple[int, int, int], asyncio.Future[Verdict | None]] = {}
-
-    async def news(self) -> list[Validated]:
-        """Everything new; waits until there is something."""
-        await self._there.wait()
-        self._there.clear()
-        news, self._inbox = self._inbox, []
-        return news
-
-    async def hand_in(self, news: Validated) -> Verdict | None:
-        """A first rank's news; waits for the answer."""
-        for key in [key for key in self._answers if key[0] == news.number]:
-            if key[1:] < (news.attempt, news.epoch):
-                del self._answers[key]
-        self._inbox.append(news)
-        self._there.set()
-        verdict: Verdict | None = await self._future((news.number, news.attempt, news.epoch))
-        return verdict
-
-    async def verdict(self, key: tuple[int, int, int]) -> Verdict | None:
-        """The same answer for the other ranks."""
-        verdict: Verdict | None = await self._future(key)
-        return verdict
-
-    async def answer(self, key: tuple[int, int, int], verdict: Verdict | None) -> None:
-        future = self._future(key)
-        if not future.done():
-            future.set_result(verdict)
-
-    def _future(self, key: tuple[int, int, int]) -> Any:
-        import asyncio
-
-        if key not in self._answers:
-            self._answers[key] = asyncio.get_running_loop().create_future()
-        return self._answers[key]
 
 
 @dataclass(frozen=True, slots=True)

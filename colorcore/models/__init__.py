@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, get_type_hints, runtime_checkab
 import torch
 from pydantic import BaseModel, ConfigDict, create_model
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from colorcore.models.patchgan import MultiScaleDiscriminator, PatchDiscriminator
 from colorcore.models.resnet_unet import ResNetUNet
@@ -102,8 +103,24 @@ def check_model(name: str, options: dict[str, Any]) -> None:
     Raises:
         ValueError: it does not.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         build_model(name, **options)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Draws no normal weights.
+
+    On "meta" nothing has values, and torch's way of drawing none imports its compiler, which takes
+    longer than to build all models.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in (nn.init.normal_, torch.Tensor.normal_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def build_model(name: str, **options: Any) -> nn.Module:

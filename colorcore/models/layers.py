@@ -1,4 +1,4 @@
-"""What several models are built of: the norm, and the padding to a size that halves."""
+"""What several models are built of: norm, head, padding to a size that halves."""
 
 from __future__ import annotations
 
@@ -15,11 +15,22 @@ GROUPS = 32
 """Groups of GroupNorm (Wu and He 2018, section 4.1: their default)."""
 MAX_CHANNELS = 1024
 """Widest first level, or decoder, that a model takes: more is a slip of the pen."""
+HEAD_STD = 1e-3
+"""Spread of a head's first weights: its first answers are those of its biases, within about one
+ab unit."""
 
 
 def group_norm(width: int) -> nn.GroupNorm:
     """GroupNorm of ``width`` channels, in 32 groups or as many as divide the width."""
     return nn.GroupNorm(gcd(GROUPS, width), width)
+
+
+def quiet_head(width: int, answers: int) -> nn.Conv2d:
+    """A 1×1 convolution that starts by answering 0, nearly: weights N(0, 1e-3), biases 0."""
+    head = nn.Conv2d(width, answers, 1)
+    nn.init.normal_(head.weight, std=HEAD_STD)
+    nn.init.zeros_(head.bias)  # type: ignore[arg-type]
+    return head
 
 
 def grow(photos: Tensor, multiple: int) -> Tensor:

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from colorcore.lab import AB_NORM
 from colorcore.models.attention import AttentionGate, SelfAttention
-from colorcore.models.layers import MAX_CHANNELS, group_norm, grow
+from colorcore.models.layers import MAX_CHANNELS, group_norm, grow, quiet_head
 from colorcore.models.prediction import Prediction
 from colorcore.models.resnet34 import STRIDE, WIDTHS, ResNet34
 from colorcore.palette import CELLS, TEMPERATURE, decode_ab
@@ -48,8 +48,6 @@ SHRINK = 4
 """How much smaller than the photo logits, residual and confidence are."""
 _HIDDEN = 512
 """Width between pooled map and histograms: the guide's."""
-_HEAD_STD = 1e-3
-"""Spread of the heads' first weights: first answers are those of their biases."""
 
 
 class ResNetUNet(nn.Module):
@@ -112,7 +110,7 @@ class ResNetUNet(nn.Module):
         )
         self.norm = group_norm(widths[-1])
         self.bins, self.residual, self.confidence = (
-            _head(widths[-1], answers) for answers in (bins, 2, 1)
+            quiet_head(widths[-1], answers) for answers in (bins, 2, 1)
         )
         self.register_buffer("centroids", torch.zeros(bins, 2))
 
@@ -297,10 +295,3 @@ class _Stage(nn.Module):
         x = self.join(torch.cat([self.gate(skip, x), larger], dim=1))
         answer: Tensor = self.refine(self.film(x, condition))
         return answer
-
-
-def _head(width: int, answers: int) -> nn.Conv2d:
-    head = nn.Conv2d(width, answers, 1)
-    nn.init.normal_(head.weight, std=_HEAD_STD)
-    nn.init.zeros_(head.bias)  # type: ignore[arg-type]
-    return head

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from colorcore.lab import denormalize_ab, rgb_to_lab
 from colorcore.models.attention import AttentionGate
-from colorcore.models.layers import MAX_CHANNELS, group_norm, grow
+from colorcore.models.layers import MAX_CHANNELS, group_norm, grow, quiet_head
 from colorcore.models.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ Lightness = Literal["centered", "unit"]
 
 MAX_DEPTH = 7
 """Halvings: 256 pixels become 2, and the widest layer has 128 times the first one's channels."""
-_HEAD_STD = 1e-3
-"""Spread of the head's first weights: first answers within about one ab unit of grey."""
 
 
 class UNet(nn.Module):
@@ -110,9 +108,7 @@ class UNet(nn.Module):
         self.gates = nn.ModuleList(
             AttentionGate(width, 2 * width) for width in reversed(widths) if attention
         )
-        self.head = nn.Conv2d(channels, 2 if head == "ab" else 3, 1)
-        nn.init.normal_(self.head.weight, std=_HEAD_STD)
-        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+        self.head = quiet_head(channels, 2 if head == "ab" else 3)
 
     def forward(self, L_norm: Tensor) -> Prediction:
         """Colours for lightness.

@@ -69,7 +69,8 @@ def _steps(observer: Observer) -> list[float]:
 def _board() -> Observer:
     import ray
 
-    from pipelines.train import _Board, _BoardObserver
+    from pipelines.board import Board
+    from pipelines.train import _BoardObserver
 
-    board = ray.remote(num_cpus=0)(_Board).remote()
-    return _BoardObserver(board, load_recipe("simple"), 1)
+    board = ray.remote(num_cpus=0)(Board).remote()
+    return _BoardObserver(board, load_recipe("simple").train.epochs, 1)

@@ -30,8 +30,9 @@ from typing import Any
 
 from colorcore.fit import Observer, StepEvent, TrainingDivergedError, ValidationEvent, fit
 from colorcore.recipe import Recipe, load_recipe
+from tune.desk import Verdict
 from tune.objective import Objective
-from tune.search import Search, SearchSettings, TrialRecord, Verdict, default_grace
+from tune.search import Search, SearchSettings, TrialRecord, default_grace
 from tune.space import CHANNELS, Axis, Space, default_space, with_values
 
 RANDOM = 24

@@ -423,6 +423,15 @@ def test_importing_recipes_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_checking_recipes_does_not_wake_torchs_compiler():
+    code = (
+        "import sys\nfrom colorcore.recipe import load_recipe, recipe_names\n"
+        "for name in recipe_names(): load_recipe(name)\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 # The schedule
 
 

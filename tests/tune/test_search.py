@@ -10,8 +10,9 @@ import pytest
 
 from colorcore.recipe import Recipe, load_recipe
 from pipelines.errors import WrongCallError
+from tune.desk import Verdict
 from tune.objective import Objective, collapsed, objective_of
-from tune.search import Search, SearchSettings, TrialRecord, Verdict, default_grace
+from tune.search import Search, SearchSettings, TrialRecord, default_grace
 from tune.space import Space, default_space, space_of
 
 EPOCHS = 9

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tune.search import Verdict
+from tune.desk import Verdict
 from tune.trials import _Slot
 
 BEHIND = Verdict("stopped", "behind")
