@@ -1,5 +1,5 @@
-"""What a team has: `mlflow server` over PostgreSQL and S3, and trainings on a cluster that log
-into it from another machine."""
+"""What a team has: `mlflow server` over PostgreSQL and S3, and a training and a study on a cluster
+that log into it from other machines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from pipelines.logged_model import local_model
 from pipelines.priors import make_palette
-from pipelines.tracking import PICTURE_KEY
+from pipelines.tracking import PARENT_TAG, PICTURE_KEY
 from tests.clusters import Network, namespaced_nodes
 from tests.servers.mlflow import MlflowServer, serve_mlflow
 from tests.servers.postgres import Postgres, serve_postgres, why_no_postgres
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 BUCKET, PREFIX = "team-runs", "mlflow"
 SETTINGS = (
     "model.channels=4", "model.depth=2", "model.norm=group", "data.batch=4", "data.flip=false",
-    "train.epochs=2",
+    "train.epochs=2", "optim.lr=1e-3",
 )  # fmt: skip
 
 
@@ -70,13 +70,15 @@ def team(network: Network, s3_server: S3) -> Iterator[Team]:
         yield Team(postgres, s3_server, mlflow, password, (key, password, postgres.password))
 
 
-def test_a_study_on_two_nodes_lands_in_the_database_and_in_the_bucket(
+@pytest.mark.timeout(900)  # two nodes, servers, a training, a study
+def test_a_training_and_a_study_on_two_nodes_land_in_the_database_and_in_the_bucket(
     network: Network, team: Team, dataset: Path, tmp_path: Path
 ) -> None:
     data = shutil.copytree(dataset, tmp_path / "dataset")
     make_palette(data, bins=16)
     client = team.mlflow.client
-    log = _train(network, team, data, tmp_path / "out")
+    words = [data, "--workers", 2]  # one a node
+    log = _cc(network, team, "train", *words, "--out", tmp_path / "out", "--name", "one")
     (run,) = client.search_runs([client.get_experiment_by_name("colorcore").experiment_id])
 
     # In the database: the run's parameters, its metrics step by step, its tags.
@@ -96,13 +98,21 @@ def test_a_study_on_two_nodes_lands_in_the_database_and_in_the_bucket(
     mine = (tmp_path / "out/best/model.safetensors").read_bytes()
     assert (best / "model.safetensors").read_bytes() == mine
 
-    # A child of a study, whose page is on the server.
+    # A study beside it: its trials, the best one's model, and its page on the server.
+    (tmp_path / "space.toml").write_text('["optim.lr"]\nlog = [1e-4, 1e-2]\n')
+    words += ["--space", tmp_path / "space.toml", "--trials", 2, "--name", "team"]
+    log += _cc(network, team, "tune", *words, "--out", tmp_path / "study", "--grace", 0)
     experiment = run.info.experiment_id
-    kind = {"colorcore.study": "team", "colorcore.kind": "study"}
-    parent = client.create_run(experiment, run_name="team", tags=kind).info.run_id
-    tags = {"mlflow.parentRunId": parent, "colorcore.study": "team", "colorcore.kind": "trial"}
-    for name, value in tags.items():
-        client.set_tag(run.info.run_id, name, value)
+    runs = {run.info.run_name: run for run in client.search_runs([experiment])}
+    parent = runs["team"].info.run_id
+    trials = {name for name, run in runs.items() if run.data.tags.get(PARENT_TAG) == parent}
+    assert trials == {"team-0000", "team-0001"}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    champion = client.get_model_version_by_alias("team", "champion")
+    (best,) = [name for name in trials if runs[name].info.run_id == champion.run_id]
+    chosen = Path(local_model("models:/team@champion", team.mlflow.uri))
+    mine = (tmp_path / "study/trials" / best[-4:] / "best/model.safetensors").read_bytes()
+    assert (chosen / "model.safetensors").read_bytes() == mine
     answer = network.driver(
         [sys.executable, "-m", "cli.main", "ui", "team", "--no-open"], cwd=ROOT, env=_env(team)
     )
@@ -116,10 +126,10 @@ def test_a_study_on_two_nodes_lands_in_the_database_and_in_the_bucket(
     written = {
         "the database": team.postgres.dump().encode(),
         "the bucket": objects,
-        "cc train": log.encode(),
+        "cc train and cc tune": log.encode(),
         "cc ui": answer.stdout.encode(),
         "MLflow's log": team.mlflow.log.read_bytes(),
-        **{str(path): path.read_bytes() for path in [*logs, *_files(tmp_path / "out")]},
+        **{str(path): path.read_bytes() for path in [*logs, *_files(tmp_path)]},
     }
     assert b"val/auc_balanced" in written["the database"]
     found = [
@@ -128,15 +138,15 @@ def test_a_study_on_two_nodes_lands_in_the_database_and_in_the_bucket(
     assert not found
 
 
-def _train(network: Network, team: Team, data: Path, out: Path) -> str:
-    """`cc train` with a worker on each node; what it printed."""
-    words = ["train", data, "--recipe", "unet-l1", "--workers", 2, "--out", out, "--name", "one"]
-    changes = [word for setting in (*SETTINGS, "optim.lr=1e-3") for word in ("--set", setting)]
+def _cc(network: Network, team: Team, command: str, *given: object) -> str:
+    """A command on the cluster; what it printed."""
+    changes = [word for setting in SETTINGS for word in ("--set", setting)]
+    words = [command, *given, "--recipe", "unet-l1", *changes, "--address", "auto"]
     answer: subprocess.CompletedProcess[str] = network.driver(
-        [sys.executable, "-m", "cli.main", *map(str, words), "--address", "auto", *changes],
+        [sys.executable, "-m", "cli.main", *map(str, words)],
         cwd=ROOT,
         env=_env(team),
-        timeout=300,
+        timeout=400,
     )
     assert answer.returncode == 0, answer.stdout
     return answer.stdout
