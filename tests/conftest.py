@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Before torch is loaded: threads that wait for each other leave the cores to other processes.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -28,6 +28,11 @@ from PIL import Image
 from tests.servers.flaky_proxy import FlakyS3, flaky_proxy
 from tests.servers.s3 import CREDENTIALS, S3, UNSET, serve_s3
 
+if TYPE_CHECKING:
+    from colorcore.recipe import Recipe
+    from pipelines.train import TrainReport
+    from tune.study import StudyReport
+
 # A shell without job control starts what it puts into the background with Ctrl-C ignored, which
 # processes pass on: those that tests interrupt would not notice.
 if threading.current_thread() is threading.main_thread():
@@ -39,6 +44,7 @@ cv2.setNumThreads(1)
 # -- side by side: what `make test` needs, for it runs two processes of tests ---------------------
 
 LOCAL_RAY = {
+    "tests/ui/test_study_page.py",
     "tests/tune/test_study.py",
     "tests/tune/test_trials.py",
     *(
@@ -292,3 +298,79 @@ def flaky_s3(_proxied_s3: FlakyS3) -> Iterator[FlakyS3]:
 
 
 # -- end of storage -----------------------------------------------------------------------------
+
+
+# -- jobs: one local Ray, one MLflow store, one trained model and one study for all tests ---------
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """Its tests' files stand in ``LOCAL_RAY``."""
+    from pipelines.cluster import ray_session
+
+    with ray_session(cpus=2):
+        yield
+
+
+@pytest.fixture(scope="session")
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The URI of the MLflow store, which other tests log into, too."""
+    from tests.mlflow_store import new_store
+
+    return new_store(tmp_path_factory.mktemp("mlflow"))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> "Recipe":
+    """The recipe of ``trained`` and of ``study``."""
+    from colorcore.recipe import load_recipe
+    from tests.trainings import TINY
+
+    return load_recipe("unet-l1", TINY)
+
+
+@pytest.fixture(scope="session")
+def dataset_with_palette(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of ``dataset`` with 16 bins: read it, never write to it."""
+    from pipelines.priors import make_palette
+
+    copy = shutil.copytree(dataset, tmp_path_factory.mktemp("with-palette") / "dataset")
+    make_palette(copy, bins=16)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def trained(
+    local_ray: None,
+    dataset_with_palette: Path,
+    tiny: "Recipe",
+    tracking: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> "TrainReport":
+    """What `cc train` says of ``tiny``; read its folder, never write to it."""
+    from pipelines.train import train
+
+    out = tmp_path_factory.mktemp("trained") / "model"
+    return train(dataset_with_palette, tiny, out, tracking_uri=tracking, name="trained")
+
+
+@pytest.fixture(scope="session")
+def study(
+    local_ray: None,
+    dataset_with_palette: Path,
+    tiny: "Recipe",
+    tracking: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> "StudyReport":
+    """What `cc tune` says of five trials, some of which ASHA stops; its name wants quoting."""
+    from tests.trainings import settings_for
+    from tune.study import tune
+
+    return tune(
+        dataset_with_palette, settings_for(tiny), tmp_path_factory.mktemp("studies") / "small",
+        trials=5, tracking_uri=tracking, name="it's small", concurrent=1, register="small-model",
+        keep=1,
+    )  # fmt: skip
+
+
+# -- end of jobs --------------------------------------------------------------------------------

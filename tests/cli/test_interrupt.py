@@ -22,14 +22,13 @@ import torch
 from mlflow import MlflowClient
 
 from colorcore.checkpoint import load_checkpoint
-from colorcore.dataset import read_histogram, read_info
-from colorcore.fit import FitData, Observer, StepEvent, fit
+from colorcore.fit import Observer, StepEvent
 from colorcore.loader import Samples
-from colorcore.palette import load_palette, mean_ab
 from colorcore.recipe import load_recipe
 from pipelines.priors import make_palette
 from tests.mlflow_store import new_store
 from tests.processes import remaining
+from tests.trainings import fit_here
 
 SETTINGS = {
     "model.channels": 12,
@@ -41,6 +40,7 @@ SETTINGS = {
     "train.eval_every": 25,
     "train.save_every": 11,
 }
+STEPS_AN_EPOCH = 6
 OVERRIDES = [f"{key}={value}" for key, value in SETTINGS.items()]
 
 
@@ -48,15 +48,13 @@ OVERRIDES = [f"{key}={value}" for key, value in SETTINGS.items()]
 def command(dataset: Path, tmp_path: Path) -> list[str]:
     copy = shutil.copytree(dataset, tmp_path / "dataset")
     make_palette(copy, bins=16)
+    assert len(Samples(copy, "train")) // SETTINGS["data.batch"] == STEPS_AN_EPOCH
     new_store(tmp_path)
     overrides = [word for override in OVERRIDES for word in ("--set", override)]
     return [
         sys.executable, "-m", "cli.main", "train", str(copy), "--recipe", "unet-l1", *overrides,
         "--out", "model", "--json",
     ]  # fmt: skip
-
-
-STEPS_AN_EPOCH = 6
 
 
 class Run:
@@ -128,25 +126,13 @@ def start(tmp_path: Path) -> Iterator[Callable[[list[str]], Run]]:
 
 
 class Losses(Observer):
+    """The loss of every step."""
+
     def __init__(self) -> None:
         self.by_step: dict[int, float] = {}
 
     def on_step(self, event: StepEvent) -> None:
         self.by_step[event.step] = event.loss
-
-
-def uninterrupted(dataset: Path, out: Path) -> dict[int, float]:
-    """What one worker does, in this process and without Ray; the loss of every step."""
-    data = FitData(
-        train=Samples(dataset, "train"),
-        val=Samples(dataset, "val"),
-        palette=load_palette(dataset / "palette"),
-        mean_ab=tuple(map(float, mean_ab(read_histogram(dataset)))),
-        fingerprint=read_info(dataset).fingerprint or "",
-    )
-    losses = Losses()
-    fit(load_recipe("unet-l1", OVERRIDES), data, out, observers=[losses])
-    return losses.by_step
 
 
 def said_where(errors: str) -> tuple[int, int]:
@@ -230,12 +216,15 @@ def test_a_training_that_is_interrupted_again_and_again_is_that_which_never_was(
     assert f'"steps": {total}' in output
     assert not remaining(run.family)
 
-    # The same weights and the same losses as if nothing had been.
-    assert len(Samples(tmp_path / "dataset", "train")) // 4 == STEPS_AN_EPOCH
-    losses = uninterrupted(tmp_path / "dataset", tmp_path / "whole")
-    assert_same(tmp_path / "model", tmp_path / "whole")
+    assert client.get_run(stored.info.run_id).info.status == "FINISHED"
     logged = client.get_metric_history(stored.info.run_id, "train/loss")
-    assert all(point.value == losses[point.step] for point in logged)
     # A killed process may have been about to send its last few seconds' points.
     assert {point.step for point in logged} >= {*range(10, killed - 10, 10), total}
-    assert client.get_run(stored.info.run_id).info.status == "FINISHED"
+
+    # The same weights and the same losses as if nothing had been.
+    whole = Losses()
+    fit_here(
+        load_recipe("unet-l1", OVERRIDES), tmp_path / "dataset", tmp_path / "whole", whole
+    )  # fmt: skip
+    assert_same(tmp_path / "model", tmp_path / "whole")
+    assert all(point.value == whole.by_step[point.step] for point in logged)

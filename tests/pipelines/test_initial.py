@@ -21,7 +21,7 @@ from pipelines.errors import WrongCallError
 from pipelines.initial import choose_initial, measure_readings
 from pipelines.train import TrainReport, train
 from tests.colorcore.test_old_checkpoint import UNetColorizer, save
-from tests.pipelines.conftest import TINY
+from tests.trainings import TINY
 
 FITS = ["model.channels=4", "model.depth=3", "model.lightness=unit", "data.batch=4"]
 

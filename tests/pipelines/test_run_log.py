@@ -27,10 +27,10 @@ from pipelines.run_observer import RunObserver
 from pipelines.run_spool import RECORDS, Spool, header, spool_folder
 from pipelines.tracking import TrackedRun, end_run, start_run
 from pipelines.train import TrainProgress, train
-from tests.pipelines.conftest import TINY
 from tests.pipelines.tracking_server import TrackingServer
 from tests.servers.flaky_proxy import FlakyS3, flaky_proxy
 from tests.servers.s3 import S3
+from tests.trainings import TINY
 
 KEY = "val/grey - predicted - truth"
 

@@ -14,18 +14,18 @@ import torch
 from mlflow import MlflowClient
 
 from colorcore.checkpoint import load_checkpoint
-from colorcore.dataset import DatasetError, read_histogram, read_info
-from colorcore.fit import FitData, Observer, fit
+from colorcore.dataset import DatasetError, read_info
+from colorcore.fit import Observer
 from colorcore.loader import Samples
-from colorcore.palette import load_palette, mean_ab
+from colorcore.palette import load_palette
 from colorcore.recipe import Recipe, load_recipe
 from pipelines.errors import JobError, WrongCallError
 from pipelines.evaluate import evaluate_model
 from pipelines.logged_model import local_model
 from pipelines.train import TrainProgress, TrainReport, train
 from pipelines.training_job import _with_absolute_files, parse_workers
-from tests.pipelines.conftest import TINY
 from tests.processes import listening
+from tests.trainings import TINY, fit_here
 
 
 def final_weights(out: Path) -> dict[str, torch.Tensor]:
@@ -72,23 +72,6 @@ def test_the_run_in_mlflow_holds_parameters_curves_and_pictures(
     assert not (best / "training.safetensors").exists()
 
 
-def fit_here(recipe: Recipe, dataset: Path, out: Path, *observers: Observer) -> None:
-    """What one worker of the job does, in this process and without Ray."""
-    data = FitData(
-        train=Samples(dataset, "train"),
-        val=Samples(dataset, "val"),
-        palette=load_palette(dataset / "palette"),
-        mean_ab=tuple(map(float, mean_ab(read_histogram(dataset)))),
-        fingerprint=read_info(dataset).fingerprint or "",
-    )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))  # what the job gives one
-    try:
-        fit(recipe, data, out, observers=observers)
-    finally:
-        torch.set_num_threads(threads)
-
-
 def test_two_workers_train_together(
     trained: TrainReport, tiny: Recipe, dataset_with_palette: Path, tracking: str, tmp_path: Path
 ) -> None:
@@ -128,10 +111,11 @@ def test_it_goes_on_from_last_and_when_its_worker_is_killed(
             raise KeyboardInterrupt
 
     recipe = load_recipe("unet-l1", [*TINY, "train.epochs=10"])
+    threads = int(os.environ.get("OMP_NUM_THREADS", "2"))  # what the job gives its worker
     out, whole = tmp_path / "stopped", tmp_path / "whole"
     last = out / "last"
     with pytest.raises(KeyboardInterrupt):
-        fit_here(recipe, dataset_with_palette, out, Stop())
+        fit_here(recipe, dataset_with_palette, out, Stop(), threads=threads)
     assert load_checkpoint(last).epoch == 1
     (last / "seen").touch()
     killed = threading.Event()
@@ -150,7 +134,7 @@ def test_it_goes_on_from_last_and_when_its_worker_is_killed(
     thread.join(timeout=5)
     assert killed.is_set()
     assert report.steps == 10 * (len(Samples(dataset_with_palette, "train")) // 4)
-    fit_here(recipe, dataset_with_palette, whole)
+    fit_here(recipe, dataset_with_palette, whole, threads=threads)
     assert_same_weights(out, whole)
 
 

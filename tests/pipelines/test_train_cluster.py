@@ -23,7 +23,7 @@ from pipelines.priors import make_palette
 from pipelines.training_job import _check_shared, prepare_job
 from tests.clusters import several_nodes
 from tests.mlflow_store import new_store
-from tests.pipelines.conftest import TINY
+from tests.trainings import TINY
 
 EPOCHS = 24
 SETTINGS = [

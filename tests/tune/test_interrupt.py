@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 import signal
@@ -13,17 +12,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 from mlflow import MlflowClient
 
 from colorcore.checkpoint import load_checkpoint
-from colorcore.dataset import read_histogram, read_info
-from colorcore.fit import FitData, Observer, ValidationEvent, fit
-from colorcore.loader import Samples
-from colorcore.palette import load_palette, mean_ab
+from colorcore.fit import Observer, ValidationEvent
 from pipelines.priors import make_palette
 from tests.mlflow_store import new_store
 from tests.processes import remaining
+from tests.trainings import fit_here, rows_of
 
 SETTINGS = {
     "model.channels": 4,
@@ -66,36 +62,14 @@ def stop(command: list[str], how: signal.Signals, last: Path) -> tuple[int, str]
     return process.returncode, errors
 
 
-def rows_of(study: Path) -> list[dict[str, str]]:
-    with (study / "trials.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 class Curve(Observer):
     """Balanced AuC by step, as it would have been without an interruption."""
 
     def __init__(self) -> None:
-        self.points: list[tuple[int, float]] = []
+        self.points: dict[int, float] = {}
 
     def on_validation(self, event: ValidationEvent) -> None:
-        self.points.append((event.step, event.scores["auc_balanced"]))
-
-
-def uninterrupted(best: Path, dataset: Path, out: Path) -> list[tuple[int, float]]:
-    data = FitData(
-        train=Samples(dataset, "train"),
-        val=Samples(dataset, "val"),
-        palette=load_palette(dataset / "palette"),
-        mean_ab=tuple(map(float, mean_ab(read_histogram(dataset)))),
-        fingerprint=read_info(dataset).fingerprint or "",
-    )
-    curve, threads = Curve(), torch.get_num_threads()
-    torch.set_num_threads(psutil.cpu_count() or 1)
-    try:
-        fit(load_checkpoint(best).recipe, data, out, observers=[curve])
-    finally:
-        torch.set_num_threads(threads)
-    return curve.points
+        self.points[event.step] = event.scores["auc_balanced"]
 
 
 def test_a_study_is_killed_then_interrupted_then_finished(
@@ -137,7 +111,10 @@ def test_a_study_is_killed_then_interrupted_then_finished(
     runs = client.search_runs(["1"], "attributes.run_name = 'study-0001'")
     (run,) = runs
     told = client.get_metric_history(run.info.run_id, "val/auc_balanced")
-    course = uninterrupted(study / "trials" / "0001" / "best", tmp_path / "dataset", tmp_path / "w")
-    assert {point.step: point.value for point in told} == pytest.approx(dict(course))
-    assert len(told) <= len(course) + 2
-    assert float(rows[1]["auc_balanced"]) == pytest.approx(max(value for _, value in course))
+    whole = Curve()
+    recipe = load_checkpoint(study / "trials" / "0001" / "best").recipe
+    threads = psutil.cpu_count() or 1
+    fit_here(recipe, tmp_path / "dataset", tmp_path / "whole", whole, threads=threads)
+    assert {point.step: point.value for point in told} == pytest.approx(whole.points)
+    assert len(told) <= len(whole.points) + 2
+    assert float(rows[1]["auc_balanced"]) == pytest.approx(max(whole.points.values()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
@@ -19,27 +18,10 @@ from colorcore.loader import Samples
 from colorcore.recipe import Recipe, load_recipe
 from pipelines.errors import JobError, WrongCallError
 from pipelines.logged_model import local_model
-from tests.pipelines.conftest import TINY
-from tune.objective import objective_of
-from tune.search import Search, SearchSettings, TrialRecord
-from tune.space import space_of, with_values
+from tests.trainings import SPACE, TINY, rows_of, settings_for
+from tune.search import Search, TrialRecord
+from tune.space import with_values
 from tune.study import StudyReport, StudySettings, tune
-
-TABLES = {
-    "optim.lr": {"log": [1e-4, 1e-2]},
-    "data.batch": {"choices": [2, 4]},
-    "model.channels": {"uniform": [3, 5]},
-}
-
-
-def settings_for(recipe: Recipe, tables=TABLES, metrics=(), workers=1, **search) -> StudySettings:
-    return StudySettings(
-        recipe=recipe,
-        space=space_of(tables, recipe),
-        objective=objective_of(metrics),
-        search=SearchSettings(**{"startup": 4, **search}),
-        workers=workers,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -53,26 +35,15 @@ def run(dataset_with_palette: Path, tracking: str, local_ray: None):
     return call
 
 
-@pytest.fixture(scope="module")
-def study(run, tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> StudyReport:
-    out = tmp_path_factory.mktemp("studies") / "colors"
-    return run(settings_for(tiny), out, trials=5, name="colors", register="colors-model", keep=1)
-
-
-def rows(out: Path) -> list[dict[str, str]]:
-    with (out / "trials.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def records(out: Path, settings: StudySettings) -> list[TrialRecord]:
     search = Search(settings.space, settings.objective, settings.search, out / "study.log")
     return search.records()
 
 
 def test_trials_are_drawn_trained_and_told(study: StudyReport, tiny: Recipe) -> None:
-    told = rows(study.out)
+    told = rows_of(study.out)
     assert [row["trial"] for row in told] == ["0", "1", "2", "3", "4"]
-    first = {path: told[0][path] for path in TABLES}
+    first = {path: told[0][path] for path in SPACE}
     assert first == {"optim.lr": "0.001", "data.batch": "4", "model.channels": "4"}  # the recipe's
     assert {row["outcome"] for row in told} == {"finished", "stopped"}
     for row in told:
@@ -110,18 +81,18 @@ def test_mlflow_holds_the_study_its_trials_and_the_champion(
 ) -> None:
     client = MlflowClient(tracking_uri=tracking)
     parent = client.get_run(study.run_id)
-    assert parent.info.run_name == "colors"
+    assert parent.info.run_name == study.name
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["colorcore.kind"] == "study"
-    assert parent.data.tags["colorcore.study"] == "colors"
+    assert parent.data.tags["colorcore.study"] == study.name
     children = client.search_runs(
         [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{study.run_id}'"
     )
-    told = {row["run_id"]: row for row in rows(study.out)}
+    told = {row["run_id"]: row for row in rows_of(study.out)}
     assert {child.info.run_id for child in children} == told.keys()
     for child in children:
         row, tags = told[child.info.run_id], child.data.tags
-        assert child.info.run_name == f"colors-{int(row['trial']):04d}"
+        assert child.info.run_name == f"{study.name}-{int(row['trial']):04d}"
         assert child.info.status == "FINISHED"
         assert (tags["colorcore.kind"], tags["colorcore.trial"]) == ("trial", row["trial"])
         assert tags["colorcore.outcome"] == row["outcome"]
@@ -147,10 +118,10 @@ def test_mlflow_holds_the_study_its_trials_and_the_champion(
             "parallel_coordinates.html", "parallel_coordinates.png",
         )
     }  # fmt: skip
-    champion = client.get_model_version_by_alias("colors-model", "champion")
+    champion = client.get_model_version_by_alias("small-model", "champion")
     assert champion.run_id == best.run_id
-    assert study.model == "models:/colors-model@champion"
-    folder = local_model("models:/colors-model@champion", tracking)
+    assert study.model == "models:/small-model@champion"
+    folder = local_model("models:/small-model@champion", tracking)
     assert load_checkpoint(folder).scores == best.scores
 
 

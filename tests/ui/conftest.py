@@ -1,9 +1,8 @@
-"""A study in a store of its own, `cc ui` that shows it, and the browser that looks at it."""
+"""`cc ui` that shows a study, and the browser that looks at it."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,25 +16,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipelines.priors import make_palette
-from tests.mlflow_store import new_store
-from tests.studies import Study, make_study
 from tests.ui.browser import chromium, why_no_browser
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Page
 
-PRUNED = ("pruned", "grey: hardly any colour")
-
-
-@pytest.fixture(scope="session")
-def study_store(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Study]:
-    folder = tmp_path_factory.mktemp("study")
-    with_palette = shutil.copytree(dataset, folder / "dataset")
-    make_palette(with_palette, bins=16)
-    uri = new_store(folder)
-    study = make_study(uri, with_palette, folder / "out", "it's small", outcomes={3: PRUNED})
-    return uri, study
+    from tune.study import StudyReport
 
 
 @dataclass
@@ -82,13 +68,20 @@ class Shown:
 
 
 @pytest.fixture(scope="module")
-def shown(study_store: tuple[str, Study], outside: Outside, tmp_path_factory) -> Iterator[Shown]:
+def shown(study: StudyReport, outside: Outside, tmp_path_factory) -> Iterator[Shown]:
     if reason := why_no_browser():
         pytest.skip(reason)
-    uri, study = study_store
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    words = ["ui", study.name, "--tracking-uri", uri, "--port", str(port), "--no-open"]
+    words = [
+        "ui",
+        study.name,
+        "--tracking-uri",
+        study.tracking_uri,
+        "--port",
+        str(port),
+        "--no-open",
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "cli.main", *words],
         env={**os.environ, **outside.env, "PYTHONPATH": str(Path(__file__).parents[2])},

@@ -8,13 +8,16 @@ import sys
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from tests.studies import Study
+from mlflow import MlflowClient
+
+from tests.trainings import SPACE, rows_of
 from tests.ui.browser import hosts
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
     from tests.ui.conftest import Outside, Shown
+    from tune.study import StudyReport
 
 
 def loaded(images: Locator, count: int) -> list[int]:
@@ -27,58 +30,62 @@ def loaded(images: Locator, count: int) -> list[int]:
     return [image.evaluate("image => image.naturalWidth") for image in images.all()]
 
 
+def experiment_of(study: StudyReport) -> str:
+    run = MlflowClient(study.tracking_uri).get_run(study.run_id)
+    return str(run.info.experiment_id)
+
+
 def test_the_page_opens_on_the_trials_their_parameters_and_their_pictures(
-    page: Page, shown: Shown, study_store: tuple[str, Study]
+    page: Page, shown: Shown, study: StudyReport
 ) -> None:
-    _, study = study_store
     assert urlsplit(shown.link).hostname == "127.0.0.1"
     page.goto(shown.link)
 
     # All trials, best first, and neither folded away nor beside their parent.
+    trials = rows_of(study.out)
     runs = page.locator(".ag-row a").filter(has_text=study.name)
-    runs.nth(len(study.trials) - 1).wait_for()
-    by_score = sorted(range(len(study.values)), key=lambda trial: -study.values[trial])
-    assert runs.all_inner_texts() == [f"{study.name}-{trial:04d}" for trial in by_score]
+    runs.nth(len(trials) - 1).wait_for()
+    by_score = sorted(trials, key=lambda row: -float(row["auc_balanced"]))
+    names = [f"{study.name}-{int(row['trial']):04d}" for row in by_score]
+    assert runs.all_inner_texts() == names
 
     # What was searched against the objective, a line a trial.
     axes = page.locator(".parcoords .dimension text.label")
     axes.first.wait_for()
     # MLflow shortens long names in the middle.
-    assert set(axes.all_text_contents()) == {*study.searched, "best/a...lanced"}
-    assert page.get_by_text(f"{study.name}: {len(study.trials)} trials").is_visible()
+    searched = {path for path in SPACE if len({row[path] for row in trials}) > 1}
+    assert set(axes.all_text_contents()) == {*searched, "best/a...lanced"}
+    assert page.get_by_text(f"{study.name}: {len(trials)} trials").is_visible()
 
     # The objective's curves.
-    page.locator(".js-plotly-plot .scatterlayer .trace").nth(len(study.trials) - 1).wait_for()
+    page.locator(".js-plotly-plot .scatterlayer .trace").nth(len(trials) - 1).wait_for()
 
     # A picture a trial, at the step that all of them have.
     pictures = page.locator("img[src*='get-artifact']")
-    assert len(loaded(pictures, len(study.trials))) == len(study.trials)
+    assert len(loaded(pictures, len(trials))) == len(trials)
     assert page.get_by_text("No image logged at this step").count() == 0
 
 
 def test_mlflow_lists_the_page_among_its_views(
-    page: Page, shown: Shown, study_store: tuple[str, Study]
+    page: Page, shown: Shown, study: StudyReport
 ) -> None:
-    _, study = study_store
-    page.goto(f"{shown.at}/#/experiments/{study.experiment_id}/runs?workflowType=machine_learning")
+    page.goto(f"{shown.at}/#/experiments/{experiment_of(study)}/runs?workflowType=machine_learning")
     page.get_by_role("button", name="Views").click()
     page.get_by_text(f"study {study.name}").wait_for()
 
 
-def test_the_table_says_how_each_trial_ended(
-    page: Page, shown: Shown, study_store: tuple[str, Study]
-) -> None:
+def test_the_table_says_how_each_trial_ended(page: Page, shown: Shown, study: StudyReport) -> None:
     page.goto(shown.link.replace("=CHART", "=TABLE"))
-    page.get_by_text("grey: hardly any colour").wait_for()
-    for text in ("pruned", "finished", "loss.ab_l1", "0.01"):
+    stopped = next(row for row in rows_of(study.out) if row["outcome"] == "stopped")
+    page.get_by_text(stopped["reason"]).first.wait_for()
+    for text in ("stopped", "finished", "optim.lr", "0.001"):
         page.get_by_text(text, exact=True).first.wait_for()
 
 
 def test_the_studys_own_run_shows_curves_pictures_and_plots(
-    page: Page, shown: Shown, study_store: tuple[str, Study]
+    page: Page, shown: Shown, study: StudyReport
 ) -> None:
-    _, study = study_store
-    run = f"{shown.at}/#/experiments/{study.experiment_id}/runs/{study.run_id}"
+    run = f"{shown.at}/#/experiments/{experiment_of(study)}/runs/{study.run_id}"
     page.goto(f"{run}/model-metrics")
     page.get_by_text("best/auc_balanced").first.wait_for()
     page.locator(".js-plotly-plot .scatterlayer .trace").first.wait_for()

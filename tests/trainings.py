@@ -1,0 +1,69 @@
+"""Small trainings and studies: what those that many tests look at are made of."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from colorcore.fit import Observer, fit
+from colorcore.recipe import Recipe
+from pipelines.training_job import prepare_job
+from tune.objective import objective_of
+from tune.search import SearchSettings
+from tune.space import space_of
+from tune.study import StudySettings
+
+TINY = [
+    "model.channels=4",
+    "model.depth=2",
+    "model.norm=group",
+    "data.batch=4",
+    "data.flip=false",
+    "train.epochs=2",
+    "optim.lr=1e-3",
+]
+"""Of the recipe ``unet-l1``."""
+SPACE: dict[str, dict[str, Any]] = {
+    "optim.lr": {"log": [1e-4, 1e-2]},
+    "data.batch": {"choices": [2, 4]},
+    "model.channels": {"uniform": [3, 5]},
+}
+
+
+def settings_for(
+    recipe: Recipe,
+    space: Mapping[str, Mapping[str, Any]] = SPACE,
+    metrics: Sequence[str] = (),
+    workers: int = 1,
+    **search: Any,
+) -> StudySettings:
+    """What a study is, with four trials at random before the search by default."""
+    return StudySettings(
+        recipe=recipe,
+        space=space_of(space, recipe),
+        objective=objective_of(metrics),
+        search=SearchSettings(**{"startup": 4, **search}),
+        workers=workers,
+    )
+
+
+def fit_here(
+    recipe: Recipe, dataset: Path, out: Path, *observers: Observer, threads: int = 1
+) -> None:
+    """What one worker of a job does, in this process and without Ray."""
+    data, before = prepare_job(dataset, recipe, out, 1).data(), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        fit(recipe, data, out, observers=observers)
+    finally:
+        torch.set_num_threads(before)
+
+
+def rows_of(study: Path) -> list[dict[str, str]]:
+    """The table of a study's trials that it wrote."""
+    with (study / "trials.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
