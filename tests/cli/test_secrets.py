@@ -1,7 +1,10 @@
-"""A real training among secrets, whose tracking server goes away: none of them is written down."""
+"""A real training among secrets, whose tracking server goes away: nothing that it logs is lost, and
+none of the secrets is written down.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from colorcore.checkpoint import load_checkpoint
 from pipelines.priors import make_palette
 from pipelines.run_import import import_runs
 from tests.pipelines.tracking_server import TrackingServer
@@ -60,7 +64,22 @@ def ray_folder() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_no_secret_is_written_down(
+def _check_all_is_there(server: TrackingServer, run: str, steps: int) -> None:
+    """What a training logs whose server is there all the time: once each."""
+    epochs, every = SETTINGS["train.epochs"], SETTINGS["train.eval_every"]
+    validated = [steps // epochs * epoch for epoch in range(every, epochs + 1, every)]
+    assert [step for step, _ in server.stored(run, "val/psnr")] == validated
+    logged = [step for step in range(1, steps + 1) if step % 10 == 0 or step == steps]
+    assert [step for step, _ in server.stored(run, "train/loss")] == logged
+    pictures = [name for name in server.images(run) if name.endswith(".png")]
+    assert len(pictures) == len(validated)
+    stored = server.client().get_run(run)
+    assert stored.info.status == "FINISHED"
+    assert stored.outputs is not None
+    assert len(stored.outputs.model_outputs) == 1
+
+
+def test_a_training_whose_server_goes_away_loses_nothing_and_tells_no_secret(
     dataset: Path, server: TrackingServer, ray_folder: Path, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(dataset, tmp_path / "dataset")
@@ -80,7 +99,7 @@ def test_no_secret_is_written_down(
     given = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
     name = f"http://h/x?token={QUERY}"
     process = subprocess.Popen(
-        [*command, str(copy), "--recipe", "unet-l1", *given, "--out", "model", "--name", name],
+        [*command, str(copy), "--recipe", "unet-l1", *given, "--name", name, "--json"],
         cwd=work, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 300
@@ -91,7 +110,10 @@ def test_no_secret_is_written_down(
     server.stop()
     out, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert "cc ui import" in errors
+    report = json.loads(out)
+    run = report["run_id"]
+    assert load_checkpoint(work / "model" / "last").epoch == SETTINGS["train.epochs"]
+    assert f"cc ui import {work / 'model' / 'run-log' / run}" in errors
     assert (work / "model" / "run-log").exists()
     seen = [PASSWORD, QUERY, *SECRETS.values()]
     assert not [secret for secret in seen if secret in out + errors]
@@ -101,6 +123,8 @@ def test_no_secret_is_written_down(
 
     server.start()
     import_runs([str(work / "model")], uri)
+    _check_all_is_there(server, run, report["steps"])
+    assert not (work / "model" / "run-log").exists()
     server.stop()
     for secret in seen:
         assert not holding(secret, work / "model", server.folder), secret

@@ -17,7 +17,6 @@ import pytest
 import torch
 from PIL import Image
 
-from colorcore.checkpoint import load_checkpoint
 from colorcore.fit import ValidationEvent
 from colorcore.recipe import load_recipe
 from pipelines.errors import JobError
@@ -26,11 +25,9 @@ from pipelines.run_log import Delivery, RunLog, deliver
 from pipelines.run_observer import RunObserver
 from pipelines.run_spool import RECORDS, Spool, header, spool_folder
 from pipelines.tracking import TrackedRun, end_run, start_run
-from pipelines.train import TrainProgress, train
 from tests.pipelines.tracking_server import TrackingServer
 from tests.servers.flaky_proxy import FlakyS3, flaky_proxy
 from tests.servers.s3 import S3
-from tests.trainings import TINY
 
 KEY = "val/grey - predicted - truth"
 
@@ -82,17 +79,7 @@ def picture() -> np.ndarray:
 
 
 def loss(server: TrackingServer, run: TrackedRun, key: str = "loss") -> list[tuple[int, float]]:
-    """All that the server stores, copies too, straight from its table."""
-    with sqlite3.connect(server.database) as database:
-        rows = database.execute(
-            "SELECT step, value FROM metrics WHERE run_uuid = ? AND key = ? ORDER BY step",
-            (run.run_id, key),
-        )
-        return list(rows)
-
-
-def images(server: TrackingServer, run: TrackedRun) -> list[str]:
-    return [item.path for item in server.client().list_artifacts(run.run_id, "images")]
+    return server.stored(run.run_id, key)
 
 
 def log_some(log: RunLog, steps: range) -> None:
@@ -121,7 +108,7 @@ def test_a_server_that_is_away_for_a_while_misses_nothing(
     assert log.close(60) == 0
     assert loss(server, run) == EXPECTED
     assert server.client().get_run(run.run_id).data.tags["sign.grey"] == "step 30"
-    files = images(server, run)
+    files = server.images(run.run_id)
     assert len(files) == 2
     (png,) = [name for name in files if name.endswith(".png")]
     got = Image.open(server.client().download_artifacts(run.run_id, png, str(tmp_path)))
@@ -156,7 +143,7 @@ def test_an_answer_that_is_lost_doubles_nothing(
     assert log.close(60) == 0
     assert proxy.counts()["failures"] > 0
     assert loss(server, run) == EXPECTED
-    assert len(images(server, run)) == 2
+    assert len(server.images(run.run_id)) == 2
 
 
 def test_what_is_left_at_the_end_is_imported_and_twice_is_once(
@@ -189,7 +176,7 @@ def test_what_is_left_at_the_end_is_imported_and_twice_is_once(
     assert not (out / "run-log").exists()
     for _ in range(2):
         assert loss(server, run) == EXPECTED
-        assert len(images(server, run)) == 2
+        assert len(server.images(run.run_id)) == 2
         listed = server.client().list_artifacts(run.run_id, "best")
         assert [item.path for item in listed] == ["best/model.safetensors"]
         assert [item.path for item in server.client().list_artifacts(run.run_id, "palette")]
@@ -227,7 +214,7 @@ def test_a_spool_in_an_object_store_is_imported_from_there(
     (report,) = import_runs([out])
     assert report.run_id == run.run_id
     assert loss(server, run, "val/psnr") == [(5, 20.0)]
-    assert len(images(server, run)) == 2
+    assert len(server.images(run.run_id)) == 2
     assert server.client().list_artifacts(run.run_id, "palette")
     assert server.client().get_run(run.run_id).info.status == "FINISHED"
     assert all(key.endswith("/") for key in s3_server.keys(bucket))  # markers of folders
@@ -352,47 +339,3 @@ def test_a_spool_of_somebody_else_sends_no_other_files(tracking: str, tmp_path: 
     spool.append([named])
     Delivery(uri, run.run_id, spool).send()
     assert list((stored / run.run_id).rglob("model.txt"))
-
-
-def test_a_training_goes_on_while_its_server_is_away(
-    server: TrackingServer,
-    dataset_with_palette: Path,
-    local_ray: None,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Killed after the first validation; it is back when all is over."""
-    monkeypatch.setenv("COLORCORE_TRACKING_WAIT_S", "1")
-    recipe = load_recipe("unet-l1", [*TINY, "train.epochs=8"])
-    out, told = tmp_path / "model", list[str]()
-    epochs: list[int] = []
-
-    def watch(progress: TrainProgress) -> None:
-        if progress.scores and progress.scored_step not in epochs:
-            epochs.append(progress.scored_step)
-            if len(epochs) == 1:
-                server.stop()
-
-    report = train(
-        dataset_with_palette, recipe, out, tracking_uri=server.uri, on_progress=watch,
-        on_unsent=told.append,
-    )  # fmt: skip
-    assert load_checkpoint(out / "last").epoch == 8
-    (line,) = told
-    assert f"cc ui import {out / 'run-log' / report.run_id}" in line
-    server.start()
-    import_runs([str(out)])
-    run = TrackedRun(server.uri, report.experiment_id, report.run_id)
-    steps = report.steps // 8
-    assert [step for step, _ in loss(server, run, "val/psnr")] == [
-        steps * epoch for epoch in range(1, 9)
-    ]
-    logged = [step for step in range(1, report.steps + 1) if step % 10 == 0 or step == report.steps]
-    assert [step for step, _ in loss(server, run, "train/loss")] == logged
-    assert len([name for name in images(server, run) if name.endswith(".png")]) == 8
-    stored = server.client().get_run(report.run_id)
-    assert stored.info.status == "FINISHED"
-    outputs = server.client().get_run(report.run_id).outputs
-    assert outputs is not None
-    assert len(outputs.model_outputs) == 1
-    assert not (out / "run-log").exists()

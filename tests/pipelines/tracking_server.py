@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -74,6 +75,19 @@ class TrackingServer:
 
     def client(self) -> MlflowClient:
         return MlflowClient(self.uri)
+
+    def stored(self, run_id: str, key: str) -> list[tuple[int, float]]:
+        """All of a metric's steps and values, copies too, straight from the table."""
+        with sqlite3.connect(self.database) as database:
+            rows = database.execute(
+                "SELECT step, value FROM metrics WHERE run_uuid = ? AND key = ? ORDER BY step",
+                (run_id, key),
+            )
+            return list(rows)
+
+    def images(self, run_id: str) -> list[str]:
+        """Paths of a run's pictures."""
+        return [item.path for item in self.client().list_artifacts(run_id, "images")]
 
     def _signal(self, which: signal.Signals) -> None:
         if self._process is not None:
