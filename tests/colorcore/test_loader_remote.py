@@ -50,10 +50,7 @@ def bucket(local: Path, s3_server: S3) -> str:
 
 
 def upload(s3: S3, bucket: str, dataset: Path) -> str:
-    s3.make_bucket(bucket)
-    for path in dataset.rglob("*"):
-        if path.is_file():
-            s3.put(bucket, f"set/{path.relative_to(dataset)}", path.read_bytes())
+    s3.put_folder(s3.make_bucket(bucket), "set", dataset)
     return bucket
 
 

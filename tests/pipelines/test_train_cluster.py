@@ -1,4 +1,4 @@
-"""`cc train` on a cluster of several nodes, its checkpoints in an object store: nodes are lost."""
+"""`cc train` on a cluster of several nodes, dataset and checkpoints in a bucket: nodes are lost."""
 
 from __future__ import annotations
 
@@ -47,12 +47,14 @@ def test_trainings_outlive_nodes_with_fewer_workers_or_on_another_one(
     make_palette(copy, bins=16)
     tracking = new_store(tmp_path)
     bucket = s3_server.make_bucket("train-cluster")
+    s3_server.put_folder(bucket, "photos.data", copy)
+    there = s3_server.uri(bucket, "photos.data")
     an_epoch = len(Samples(copy, "train")) // 4
     settings = [word for each in SETTINGS for word in ("--set", each)]
 
     def command(out: str, workers: str) -> list[str]:
         return [
-            sys.executable, "-m", "cli.main", "train", str(copy), "--recipe", "unet-l1", *settings,
+            sys.executable, "-m", "cli.main", "train", there, "--recipe", "unet-l1", *settings,
             "--workers", workers, "--out", out, "--address", "auto", "--json",
             "--tracking-uri", tracking,
         ]  # fmt: skip
@@ -81,7 +83,7 @@ def test_trainings_outlive_nodes_with_fewer_workers_or_on_another_one(
         assert ", 2 workers, loss" in said
         assert report["out"] == out
         assert load_checkpoint(open_store(out).below("last")).epoch == EPOCHS
-        assert evaluate_model(out, copy).scores["model"]["photos"] == report["best"]["photos"]  # type: ignore[index]
+        assert evaluate_model(out, there).scores["model"]["photos"] == report["best"]["photos"]  # type: ignore[index]
 
         # With two, not fewer: a node is lost, it waits for another, and goes on there.
         cluster.add()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tests.servers.child import Parent, child
@@ -48,6 +49,12 @@ class S3:
 
     def put(self, bucket: str, key: str, data: bytes) -> None:
         self.client.put_object(Bucket=bucket, Key=key, Body=data)
+
+    def put_folder(self, bucket: str, prefix: str, folder: Path) -> None:
+        """All files of a folder, under their paths in it."""
+        for path in folder.rglob("*"):
+            if path.is_file():
+                self.put(bucket, f"{prefix}/{path.relative_to(folder)}", path.read_bytes())
 
     def get(self, bucket: str, key: str) -> bytes:
         data: bytes = self.client.get_object(Bucket=bucket, Key=key)["Body"].read()
