@@ -138,13 +138,14 @@ def tune(
 
 def _show_search(settings: StudySettings, trials: int, *, as_json: bool) -> None:
     from cli import show
+    from tune.space import shown_values
 
-    search, own = settings.search, settings.space.own_values(settings.recipe)
+    search, first = settings.search, settings.space.first_values(settings.recipe)
     if as_json:
         show.as_json(
             {
                 "space": settings.space.tables(),
-                "first": own,
+                "first": first,
                 "metrics": settings.objective.metrics,
                 "search": asdict(search),
                 "trials": trials,
@@ -159,11 +160,10 @@ def _show_search(settings: StudySettings, trials: int, *, as_json: bool) -> None
     for path in _left_out(settings.recipe, settings.space):
         print(f"{path} is not searched: of a loss of one term AdamW takes no notice of the weight")
     print(f"by {' and '.join(settings.objective.metrics)}; {trials} trials, seed {search.seed}")
-    print(
-        "the first trial has the recipe's own values"
-        if own
-        else "the recipe's own values lie outside, so all trials are drawn"
-    )
+    if not first:
+        print("the recipe's own values lie outside, so all trials are drawn")
+    for number, values in enumerate(first):
+        print(f"trial {number}, not drawn: {shown_values(values)}")
     if settings.objective.is_single and search.grace:
         rungs = _rungs(search.grace, search.reduction, settings.recipe.train.epochs)
         print(

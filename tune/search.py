@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,12 +135,12 @@ class Search:
 
     # -- before a trial ---------------------------------------------------------------------------
 
-    def ask(self, first: Mapping[str, Value] | None = None) -> TrialRecord:
-        """Draw the next trial. ``first`` are the values of trial 0, instead of drawn ones."""
+    def ask(self, first: Sequence[Mapping[str, Value]] = ()) -> TrialRecord:
+        """Draw the next trial; the first ones have the values of ``first`` instead."""
         number = len(self._trials())
         self._study.sampler = self._sampler(number)
-        if number == 0 and first is not None:
-            self._study.enqueue_trial(dict(first))
+        if number < len(first):
+            self._study.enqueue_trial(dict(first[number]))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             trial = self._study.ask(fixed_distributions=self._distributions)

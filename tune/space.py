@@ -100,6 +100,12 @@ class Axis:
         between[0], between[-1] = low, high
         return [round(value) for value in between] if self.integer else list(between)
 
+    def extremes(self) -> tuple[Value, Value]:
+        """The smallest and the largest value of numbers."""
+        numbers = [value for value in self.values if isinstance(value, (int, float))]
+        least, most = min(numbers), max(numbers)
+        return (round(least), round(most)) if self.integer else (least, most)
+
     def as_table(self) -> dict[str, list[Value]]:
         """What a TOML file holds under the path."""
         return {self.kind: list(self.values)}
@@ -136,6 +142,25 @@ class Space:
         own = {axis.path: flat.get(axis.path) for axis in self.axes}
         inside = all(axis.holds(own[axis.path]) for axis in self.axes)
         return own if inside else None  # type: ignore[return-value]
+
+    def first_values(self, recipe: Recipe) -> list[dict[str, Value]]:
+        """What the first trials have, before anything is drawn; nothing without ``own_values``.
+
+        The recipe's own values, and the same with the smallest batch and the widest model: the
+        guides' first advice against grey and sepia (docs/guides.md), which costs steps and seldom
+        score, and a start from which a short search gets further than from values at random
+        (docs/tuning.md has the measurement).
+        """
+        own = self.own_values(recipe)
+        if own is None:
+            return []
+        advised = dict(own)
+        for axis in self.axes:
+            if axis.path == "data.batch":
+                advised[axis.path] = axis.extremes()[0]
+            elif axis.path == "model.channels":
+                advised[axis.path] = axis.extremes()[1]
+        return [own] if advised == own else [own, advised]
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any], where: str = "recipe") -> Recipe:

@@ -345,7 +345,7 @@ class _Driver:
             if waiting:
                 record = waiting.pop(0)
             elif len(self.search.records()) < self.trials:
-                record = self.search.ask(self.settings.space.own_values(self.settings.recipe))
+                record = self.search.ask(self.settings.space.first_values(self.settings.recipe))
             else:
                 return
             course = self.courses[record.number] = _Course(

@@ -233,7 +233,7 @@ def random_search(seed: int, base: Recipe, run: Runner, trials: int = RANDOM) ->
     """Full-length trainings of values drawn at random."""
     settings = SearchSettings(seed=seed, startup=10**9, grace=0, prune_signs=False)
     search = Search(make_space(base), Objective(), settings, None)
-    yield from _points(search, base, run, None, lambda point: point.trials < trials)
+    yield from _points(search, base, run, (), lambda point: point.trials < trials)
 
 
 def study(seed: int, base: Recipe, run: Runner, photos: float) -> Iterator[Point]:
@@ -242,7 +242,7 @@ def study(seed: int, base: Recipe, run: Runner, photos: float) -> Iterator[Point
     settings = SearchSettings(seed=seed, grace=grace, prune_signs=False)
     space = make_space(base)
     search = Search(space, Objective(), settings, None)
-    first = space.own_values(base)
+    first = space.first_values(base)
     yield from _points(search, base, run, first, lambda point: point.photos < photos)
 
 

@@ -140,6 +140,22 @@ def test_the_recipes_own_values_are_known_where_they_lie_in_the_space() -> None:
     assert space.own_values(with_values(recipe, {"data.batch": 24})) is None
 
 
+def test_the_first_trials_are_the_recipes_own_and_a_small_batch_with_a_wide_model() -> None:
+    recipe = load_recipe("simple")
+    own = {"optim.lr": 5e-5, "data.batch": 16, "model.channels": 96}
+    wide = {"optim.lr": 5e-5, "data.batch": 8, "model.channels": 128}
+    assert default_space(recipe).first_values(recipe) == [own, wide]
+    there = with_values(recipe, {"data.batch": 8, "model.channels": 128})
+    assert default_space(recipe).first_values(there) == [wide]
+    assert default_space(recipe).first_values(with_values(recipe, {"optim.lr": 2e-3})) == []
+    ranges = {"model.channels": {"uniform": [64, 100]}, "optim.lr": {"log": [1e-5, 1e-4]}}
+    assert space_of(ranges, recipe).first_values(recipe)[1:] == [
+        {"model.channels": 100, "optim.lr": 5e-5}
+    ]
+    rate = {"optim.lr": {"log": [1e-5, 1e-4]}}
+    assert space_of(rate, recipe).first_values(recipe) == [{"optim.lr": 5e-5}]
+
+
 def test_a_range_of_whole_numbers_is_tried_at_whole_numbers() -> None:
     axis = Axis("model.depth", "uniform", (2, 5), integer=True)
     assert axis.probes() == [2, 3, 4, 4, 5]
