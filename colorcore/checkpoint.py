@@ -193,9 +193,10 @@ def load_checkpoint(folder: str | Path | Store, *, training: bool = False) -> Ch
         try:
             return _load(store, training=training)
         except CheckpointError as error:
-            # Replaced between its record and its tensors: there is a new record by now.
-            gone = isinstance(error.__cause__, FileNotFoundError)
-            if store.local is not None or not gone or reads == _READS:
+            # Replaced between its record and its tensors, or while its record was read, of which
+            # then as many bytes came as the old one had: there is a new record by now.
+            replaced = isinstance(error.__cause__, (FileNotFoundError, json.JSONDecodeError))
+            if store.local is not None or not replaced or reads == _READS:
                 raise
     raise AssertionError  # the loop returns or raises
 

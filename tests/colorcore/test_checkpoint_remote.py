@@ -156,6 +156,28 @@ def test_one_that_is_replaced_while_it_is_read_is_read_again(
     assert same(loaded.training, saved.training)
 
 
+def test_a_record_that_is_cut_off_as_it_is_replaced_is_read_again(
+    saved, out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = out.below("last")
+    save_checkpoint(saved, last)
+    read, cut = RemoteStore.read, [1]
+
+    def torn(store: RemoteStore, name: str, **options) -> bytes:
+        data = read(store, name, **options)
+        if name == "checkpoint.json" and cut[0]:
+            cut[0] -= 1
+            return data[:-40]
+        return data
+
+    monkeypatch.setattr(RemoteStore, "read", torn)
+    assert same(load_checkpoint(last, training=True).training, saved.training)
+    cut[0] = 1000
+    with pytest.raises(CheckpointError, match=r"last.* is damaged: JSONDecodeError"):
+        load_checkpoint(last)
+    assert 1000 - cut[0] == 5
+
+
 def test_tensors_that_are_gone_are_damage(saved, s3_server, bucket, out) -> None:
     save_checkpoint(saved, out.below("last"))
     (model,) = [key for key in s3_server.keys(bucket) if "/model-" in key]
