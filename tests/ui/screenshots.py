@@ -77,8 +77,10 @@ def pages(folder: Path) -> Iterator[str]:
         command, cwd=folder, env=_env(), stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        yield process.stdout.readline().strip()
-        process.terminate()
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
 
 
 def take(browser: BrowserContext, link: str, out: Path) -> None:
@@ -87,9 +89,9 @@ def take(browser: BrowserContext, link: str, out: Path) -> None:
     page.goto(link)
     close_assistant(page)
     page.locator(".parcoords").first.wait_for()
-    page.locator("img[src*='get-artifact']").nth(5).wait_for()
+    page.locator("img[src*='get-artifact']").nth(4).wait_for()  # half of those that are shown
     _save(page, out / "ui-study.png")
-    page.get_by_role("slider").first.press("End")  # the pictures of the last step
+    page.get_by_role("slider").first.press("End")  # below the pictures: the page moves there
     _save(page, out / "ui-pictures.png")
     page.goto(link.replace("compareRunsMode=CHART", "compareRunsMode=TABLE"))
     page.get_by_text("finished", exact=True).first.wait_for()
