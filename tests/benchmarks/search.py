@@ -5,8 +5,8 @@
     python -m tests.benchmarks.search --photos DIR --out FOLDER [--seeds 0 1 2 3 4] [--processes 1]
 
 A seed's random search is 24 trainings of full length, their values drawn from the space that
-`cc tune` searches by default (channels divided by 16, so that a core trains one in half a
-minute). Its study then has a third of their compute to reach their best score, with the space,
+`cc tune` searches by default (channels divided by 16, so that a core trains one in twenty
+seconds). Its study then has a third of their compute to reach their best score, with the space,
 TPE and ASHA of `cc tune`. Compute is counted in photos that were trained on, and in CPU seconds.
 A score is a score here: no trial of either ends for its signs. Each training leaves a file in
 ``FOLDER/trainings``; the same command goes on after the last of them, and prints and draws what
