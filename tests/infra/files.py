@@ -31,7 +31,7 @@ def tool(name: str) -> str:
     """A program beside this Python or on PATH; the test is skipped where there is none."""
     here = Path(sys.executable).with_name(name)
     found = str(here) if here.exists() else shutil.which(name)
-    if found is None:
+    if found is None:  # linters and servers of .[dev], or a system's package
         pytest.skip(f"{name} is not installed (make setup, or the system's packages)")
     return found
 

@@ -110,7 +110,7 @@ def test_their_readers_take_them(
 
 
 def test_git_leaves_them_out() -> None:
-    if not (ROOT / ".git").exists():
+    if not (ROOT / ".git").exists():  # an unpacked archive: git has nothing to leave out
         pytest.skip("not a git checkout")
     paths = ["infra/compose/secrets/ray-token", "infra/compose/.env"]
     answer = subprocess.run(

@@ -18,7 +18,7 @@ PACKAGES = pyproject()["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from what is tracked or new here, as .dockerignore lets it into a build."""
-    if importlib.util.find_spec("hatchling") is None:
+    if importlib.util.find_spec("hatchling") is None:  # it builds, so only .[dev] has it
         pytest.skip("hatchling is not installed (make setup)")
     folder = tmp_path_factory.mktemp("wheel")
     answer = run(

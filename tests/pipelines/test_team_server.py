@@ -43,7 +43,7 @@ class Team:
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
-    if reason := why_no_postgres():
+    if reason := why_no_postgres():  # no server, or no client of it
         pytest.skip(reason)
     with namespaced_nodes(2, with_host=True) as network:
         yield network

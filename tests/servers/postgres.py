@@ -71,7 +71,7 @@ def why_no_postgres() -> str:
 @contextmanager
 def serve_postgres() -> Iterator[Postgres]:
     """An empty cluster; its data go with it. Skips where there is no PostgreSQL."""
-    if reason := why_no_postgres():
+    if reason := why_no_postgres():  # the function above says what is missing
         pytest.skip(reason)
     with child("tests.servers.postgres") as server:
         yield Postgres(server.hello["port"], server.hello["password"])

@@ -38,7 +38,7 @@ def _chromium() -> str | None:
 @contextmanager
 def chromium(width: int = 1500, height: int = 1150) -> Iterator[BrowserContext]:
     """A browser that has not been here before; skips where there is none."""
-    if reason := why_no_browser():
+    if reason := why_no_browser():  # no Chromium, or no Playwright to drive it
         pytest.skip(reason)
     from playwright.sync_api import sync_playwright
 

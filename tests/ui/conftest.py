@@ -69,7 +69,7 @@ class Shown:
 
 @pytest.fixture(scope="module")
 def shown(study: StudyReport, outside: Outside, tmp_path_factory) -> Iterator[Shown]:
-    if reason := why_no_browser():
+    if reason := why_no_browser():  # no Chromium, or no Playwright to drive it
         pytest.skip(reason)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
