@@ -114,6 +114,7 @@ def test_a_training_whose_server_goes_away_loses_nothing_and_tells_no_secret(
     run = report["run_id"]
     assert load_checkpoint(work / "model" / "last").epoch == SETTINGS["train.epochs"]
     assert f"cc ui import {work / 'model' / 'run-log' / run}" in errors
+    assert errors.count("cc ui import") == 1
     assert (work / "model" / "run-log").exists()
     seen = [PASSWORD, QUERY, *SECRETS.values()]
     assert not [secret for secret in seen if secret in out + errors]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -11,6 +15,7 @@ from mlflow import MlflowClient
 
 from colorcore.checkpoint import load_checkpoint
 from colorcore.dataset import DatasetError, read_info
+from colorcore.fit import Observer
 from colorcore.loader import Samples
 from colorcore.palette import load_palette
 from colorcore.recipe import Recipe, load_recipe
@@ -20,11 +25,17 @@ from pipelines.logged_model import local_model
 from pipelines.train import TrainProgress, TrainReport, train
 from pipelines.training_job import _with_absolute_files, parse_workers
 from tests.processes import listening
-from tests.trainings import TINY
+from tests.trainings import TINY, fit_here
 
 
 def final_weights(out: Path) -> dict[str, torch.Tensor]:
     return load_checkpoint(out / "last", training=True).training
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    mine, theirs = final_weights(one), final_weights(other)
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
 def test_checkpoints_scores_and_steps(trained: TrainReport, dataset_with_palette: Path) -> None:
@@ -86,6 +97,45 @@ def test_two_workers_train_together(
     for name in mine:
         if name.startswith("model."):
             torch.testing.assert_close(mine[name], theirs[name], rtol=2e-2, atol=2e-3)
+
+
+def test_it_goes_on_from_last_and_when_its_worker_is_killed(
+    dataset_with_palette: Path, tracking: str, local_ray: None, tmp_path: Path
+) -> None:
+    """Interrupted after an epoch, resumed by the job, whose worker dies: the weights are those of
+    a training that never stopped, bit for bit.
+    """
+
+    class Stop(Observer):
+        def on_saved(self, event: object) -> None:
+            raise KeyboardInterrupt
+
+    recipe = load_recipe("unet-l1", [*TINY, "train.epochs=10"])
+    threads = int(os.environ.get("OMP_NUM_THREADS", "2"))  # what the job gives its worker
+    out, whole = tmp_path / "stopped", tmp_path / "whole"
+    last = out / "last"
+    with pytest.raises(KeyboardInterrupt):
+        fit_here(recipe, dataset_with_palette, out, Stop(), threads=threads)
+    assert load_checkpoint(last).epoch == 1
+    (last / "seen").touch()
+    killed = threading.Event()
+
+    def kill_once() -> None:
+        while (last / "seen").exists() or not (last / "checkpoint.json").exists():
+            time.sleep(0.01)
+        for process in psutil.Process().children(recursive=True):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                os.kill(process.pid, signal.SIGKILL)
+                killed.set()
+
+    thread = threading.Thread(target=kill_once, daemon=True)
+    thread.start()
+    report = train(dataset_with_palette, recipe, out, tracking_uri=tracking, resume=True)
+    thread.join(timeout=5)
+    assert killed.is_set()
+    assert report.steps == 10 * (len(Samples(dataset_with_palette, "train")) // 4)
+    fit_here(recipe, dataset_with_palette, whole, threads=threads)
+    assert_same_weights(out, whole)
 
 
 def test_an_error_that_would_repeat_is_not_tried_again(
