@@ -33,7 +33,7 @@ from pipelines.errors import JobError
 from pipelines.finding import Check, Finding, fail, ok, warn
 from pipelines.quiet import environment
 from pipelines.secrets import without_secrets
-from pipelines.tracking import client_for
+from pipelines.tracking import client_for, sqlite_file
 
 PROJECT = "colorcore"
 TESTED = Path(__file__).parent.parent / "constraints.txt"
@@ -355,8 +355,7 @@ def _token_auth() -> bool:
 def check_mlflow(uri: str) -> Finding:
     """The tracking store answers; a SQLite file that is not there yet is not made."""
     shown = without_secrets(uri)
-    if uri.startswith("sqlite:///"):
-        path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    if (path := sqlite_file(uri)) is not None:
         if not path.exists():
             place = _existing(path.parent)
             if not os.access(place, os.W_OK | os.X_OK):

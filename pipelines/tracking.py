@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shlex
 import time
 from collections.abc import Mapping
@@ -36,7 +37,12 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "colorcore"
+_SQLITE = "sqlite:///"
 PICTURE_KEY = "val/grey - predicted - truth"
+"""Names the pictures of each validation; their step is the epoch."""
+BEST_PICTURE_KEY = "best/grey - predicted - truth"
+"""Names those of the best validation so far, whose step is ``BEST_STEP`` in every run."""
+BEST_STEP = 0
 KIND_TAG = "colorcore.kind"
 """The tag that says what a run is: ``train``, ``study`` or ``trial``."""
 STUDY_TAG = "colorcore.study"
@@ -68,13 +74,20 @@ class TrackedRun:
 
 
 def tracking_uri(asked: str | None, folder: Path) -> str:
-    """The tracking URI: asked for, from the environment, or SQLite in ``folder``."""
-    return asked or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(folder)
+    """The tracking URI: asked for, from the environment, or SQLite in ``folder``.
+
+    A file's path is made whole, from ``folder`` on: workers have another current folder.
+    """
+    uri = asked or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(folder)
+    file, _, options = uri.removeprefix(_SQLITE).partition("?")
+    if not uri.startswith(_SQLITE) or file.startswith(("/", ":", "file:")):
+        return uri
+    return f"{_SQLITE}{folder.absolute() / file}{'?' * bool(options)}{options}"
 
 
 def sqlite_uri(folder: Path) -> str:
     """The URI of the SQLite store in a folder."""
-    return f"sqlite:///{folder.absolute() / 'mlflow.db'}"
+    return f"{_SQLITE}{folder.absolute() / 'mlflow.db'}"
 
 
 def client_for(uri: str) -> MlflowClient:
@@ -89,6 +102,7 @@ def client_for(uri: str) -> MlflowClient:
     from mlflow.exceptions import MlflowException
 
     try:
+        _make_store(uri)
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
     except (MlflowException, OSError, ValueError) as error:
@@ -97,6 +111,32 @@ def client_for(uri: str) -> MlflowClient:
             f"cannot reach the tracking store {without_secrets(uri)}: {first}"
         ) from error
     return client
+
+
+def _make_store(uri: str) -> None:
+    """Make an SQLite file that is not there yet, whole or not at all.
+
+    MLflow makes its tables one by one, and two processes that do so in the same file break each
+    other. So they are made beside it, and whoever comes second takes what the first one made.
+    """
+    if (file := sqlite_file(uri)) is None or file.exists():
+        return
+    from mlflow import MlflowClient
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    made = file.with_name(f".{file.name}-{secrets.token_hex(8)}")
+    try:
+        MlflowClient(tracking_uri=f"{_SQLITE}{made}").search_experiments(max_results=1)
+        with contextlib.suppress(OSError):  # another one was faster, or the disk knows no links
+            os.link(made, file)
+    finally:
+        made.unlink(missing_ok=True)
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """Where a store in a file has that."""
+    path = uri.removeprefix(_SQLITE).partition("?")[0]
+    return Path(path) if uri.startswith(_SQLITE) and path.startswith("/") else None
 
 
 def start_run(
@@ -279,11 +319,17 @@ def _experiment(client: MlflowClient, uri: str) -> str:
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is not None:
         return str(found.experiment_id)
-    location = None
-    if uri.startswith("sqlite:///"):
-        # Without it, artifacts would land in whatever folder the next command runs in.
-        location = (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
-    return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+    from mlflow.exceptions import MlflowException
+
+    # Without it, artifacts would land in whatever folder the next command runs in.
+    file = sqlite_file(uri)
+    location = None if file is None else (file.parent / "mlartifacts").as_uri()
+    try:
+        return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+    except MlflowException:
+        if (found := client.get_experiment_by_name(EXPERIMENT)) is None:
+            raise
+        return str(found.experiment_id)  # another one was faster
 
 
 def _exists(client: MlflowClient, run_id: str) -> bool:

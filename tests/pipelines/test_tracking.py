@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +19,7 @@ from pipelines.errors import JobError
 from pipelines.provenance import provenance
 from pipelines.run_observer import NodeObserver, RunObserver
 from pipelines.tracking import (
+    EXPERIMENT,
     client_for,
     start_run,
     tracking_uri,
@@ -29,7 +32,44 @@ def test_where_runs_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert tracking_uri(None, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://team:5000")
     assert tracking_uri(None, tmp_path) == "http://team:5000"
-    assert tracking_uri("sqlite:///x.db", tmp_path) == "sqlite:///x.db"
+    assert tracking_uri("sqlite:///x.db", tmp_path) == f"sqlite:///{tmp_path}/x.db"
+    assert tracking_uri("sqlite:///x.db?a=b", tmp_path) == f"sqlite:///{tmp_path}/x.db?a=b"
+    for uri in ("sqlite:////x.db", "sqlite:///:memory:", "sqlite:///file:x?uri=true"):
+        assert tracking_uri(uri, tmp_path) == uri
+
+
+FIRST = """
+import sys, time
+from pathlib import Path
+import mlflow
+from pipelines.tracking import start_run
+Path(sys.argv[2]).touch()
+while not Path("go").exists():
+    time.sleep(0.005)
+start_run(sys.argv[1], sys.argv[2], {}, {}, None)
+"""
+
+
+def test_trainings_that_begin_at_once_where_there_is_no_store_yet(tmp_path: Path) -> None:
+    uri, names = tracking_uri(None, tmp_path), ["a", "b", "c"]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", FIRST, uri, name],
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+        for name in names
+    ]  # fmt: skip
+    while not all((tmp_path / name).exists() for name in names):
+        assert not any(each.poll() for each in started)
+        time.sleep(0.05)
+    (tmp_path / "go").touch()
+    assert [each.wait() for each in started] == [0, 0, 0]
+    assert {path.name for path in tmp_path.iterdir()} == {*names, "go", "mlflow.db"}
+    client = client_for(uri)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert sorted(run.info.run_name for run in runs) == names
 
 
 def test_a_store_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
