@@ -15,6 +15,7 @@ import contextlib
 import itertools
 import queue
 import random
+import shutil
 import threading
 import time
 import uuid
@@ -70,6 +71,8 @@ _REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQU
 
 Draw = Callable[[], "NDArray[np.uint8]"]
 """Makes a picture, (H, W, 3) uint8 sRGB, in the thread that writes."""
+Name = tuple[str, int]
+"""What a picture is found by: a key and a step."""
 
 
 class NotTakenError(Exception):
@@ -79,8 +82,7 @@ class NotTakenError(Exception):
 @dataclass(frozen=True, slots=True)
 class _Picture:
     draw: Draw
-    key: str
-    step: int
+    names: tuple[Name, ...]
     at: int
 
 
@@ -135,12 +137,18 @@ class RunLog:
         """Set a tag."""
         self._put({"kind": "tag", "name": name, "text": without_secrets(text)})
 
-    def picture(self, draw: Draw, key: str, step: int) -> None:
-        """Log a picture, which is drawn and encoded later, in another thread."""
+    def picture(self, draw: Draw, *names: Name) -> None:
+        """Log a picture under these names; it is drawn and encoded later, in another thread.
+
+        Of a name that is used again MLflow's pages show the later picture.
+        """
         if not self._drawing.acquire(blocking=False):
-            self._complain(f"the picture of step {step} is left out: {HELD_PICTURES} wait already")
+            key, step = names[0]
+            self._complain(
+                f"the picture {key} of step {step} is left out: {HELD_PICTURES} wait already"
+            )
             return
-        self._put(_Picture(draw, key, step, _now()))
+        self._put(_Picture(draw, names, _now()))
 
     def close(self, wait_s: float = HANDOVER_S) -> int:
         """Wait for the rest to be written, and at most so long for it to be sent.
@@ -198,9 +206,9 @@ class RunLog:
                     waiting.append(self._queue.get_nowait())
             ended = waiting[-1] is None
             for item in waiting:
-                record = self._drawn(item) if isinstance(item, _Picture) else item
-                if record is not None:
-                    self._append(record)
+                for record in self._drawn(item) if isinstance(item, _Picture) else [item]:
+                    if record is not None:
+                        self._append(record)
             self._work.set()
         self._written.set()
 
@@ -215,13 +223,14 @@ class RunLog:
                     f"cannot write {self._spool.folder}: {error.strerror}; records stay in memory"
                 )
 
-    def _drawn(self, item: _Picture) -> Record | None:
-        """Write a picture's two files; None where that fails."""
+    def _drawn(self, item: _Picture) -> list[Record]:
+        """Write a picture's files; what is there to be sent, nothing where that fails."""
         try:
-            return save_drawn(self._spool, self._run_id, item.draw(), item.key, item.step, item.at)
+            return save_drawn(self._spool, self._run_id, item.draw(), item.names, item.at)
         except (OSError, RuntimeError, ValueError) as error:
-            self._complain(f"the picture of step {item.step} is left out: {error}")
-            return None
+            key, step = item.names[0]
+            self._complain(f"the picture {key} of step {step} is left out: {error}")
+            return []
         finally:
             self._drawing.release()
 
@@ -372,25 +381,34 @@ def deliver(uri: str, run_id: str, spool: Spool, patience_s: float) -> str | Non
 
 
 def save_drawn(
-    spool: Spool, run_id: str, rgb: NDArray[np.uint8], key: str, step: int, at: int
-) -> Record:
+    spool: Spool, run_id: str, rgb: NDArray[np.uint8], names: Sequence[Name], at: int
+) -> list[Record]:
     """Write a picture and its thumbnail into a spool, by the names that MLflow's pages look for.
+
+    Returns a record for each name.
 
     Raises:
         OSError: they cannot be written.
     """
     from PIL import Image
 
-    mark = uuid.uuid5(uuid.NAMESPACE_URL, f"{run_id}/{key}/{step}/{at}")
-    name = f"{key.replace('/', '~')}+step+{step}+timestamp+{at}+{mark}"
-    files = [f"{name}.png", f"{name}+compressed.webp"]
     folder = spool.folder / PICTURES
     folder.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(rgb)
-    picture.save(folder / files[0], compress_level=1)
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    picture.save(folder / files[1])
-    return {"kind": "picture", "at": at, "step": step, "files": files}
+    records: list[Record] = []
+    for key, step in names:
+        mark = uuid.uuid5(uuid.NAMESPACE_URL, f"{run_id}/{key}/{step}/{at}")
+        name = f"{key.replace('/', '~')}+step+{step}+timestamp+{at}+{mark}"
+        files = [f"{name}.png", f"{name}+compressed.webp"]
+        if records:
+            for there, file in zip(records[0]["files"], files, strict=True):
+                shutil.copyfile(folder / there, folder / file)
+        else:
+            picture.save(folder / files[0], compress_level=1)
+            picture.thumbnail((THUMBNAIL, THUMBNAIL))
+            picture.save(folder / files[1])
+        records.append({"kind": "picture", "at": at, "step": step, "files": files})
+    return records
 
 
 def allowed(spool: Spool, named: str) -> Path:

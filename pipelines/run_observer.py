@@ -15,7 +15,7 @@ from colorcore.storage import StorageError, Store, open_store
 from pipelines.run_log import HANDOVER_S, RunLog
 from pipelines.run_spool import spool_folder, upload
 from pipelines.system_metrics import SystemMetrics
-from pipelines.tracking import PICTURE_KEY, SIGN, TrackedRun
+from pipelines.tracking import BEST_PICTURE_KEY, BEST_STEP, PICTURE_KEY, SIGN, TrackedRun
 
 if TYPE_CHECKING:
     from colorcore.recipe import Recipe
@@ -108,7 +108,8 @@ class RunObserver(NodeObserver):
         """All scores, and the same validation photos each time.
 
         Pictures count epochs, not steps: MLflow shows those of one number side by side, and runs
-        whose batches differ have no steps in common.
+        whose batches differ have no steps in common. Runs that ended early have not even an epoch
+        in common with the others, so those of the best validation have one number in all runs.
         """
         self._log.metrics(
             {f"val/{name}": value for name, value in event.scores.items()}, event.step
@@ -117,7 +118,10 @@ class RunObserver(NodeObserver):
         self._log.metrics(measured, event.step)
         self._tag(event.signs, event.step)
         pairs = event.pairs
-        self._log.picture(lambda: triptychs(pairs[:, 0], pairs[:, 1]), PICTURE_KEY, event.epoch)
+        names = [(PICTURE_KEY, event.epoch)]
+        if event.is_best:
+            names.append((BEST_PICTURE_KEY, BEST_STEP))
+        self._log.picture(lambda: triptychs(pairs[:, 0], pairs[:, 1]), *names)
 
     def on_decoding(self, event: DecodingEvent) -> None:
         """The knobs and the scores with them, as metrics: so that runs can be compared by them."""

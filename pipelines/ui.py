@@ -23,18 +23,23 @@ import tempfile
 import time
 import urllib.request
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlencode
 
 from colorcore.metrics import HIGHER_IS_BETTER
 from pipelines.errors import JobError, WrongCallError
 from pipelines.secrets import without_secrets
-from pipelines.tracking import EXPERIMENT, PICTURE_KEY, client_for
+from pipelines.tracking import (
+    BEST_PICTURE_KEY,
+    BEST_STEP,
+    EXPERIMENT,
+    PICTURE_KEY,
+    client_for,
+    sqlite_file,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -74,7 +79,7 @@ class Study:
                 ``best/NAME``, a trial's best score, where trials have that, else ``val/NAME``, of
                 which MLflow takes the last one
     searched    parameters in which the trials differ
-    step        at which the pictures are opened
+    step        at which the pictures by epoch are opened
     """
 
     name: str
@@ -218,8 +223,7 @@ def study_link(uri: str, at: str, name: str) -> str:
 
 
 def _client(uri: str) -> MlflowClient:
-    file = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and not file.exists():
+    if (file := sqlite_file(uri)) is not None and not file.exists():
         raise JobError(
             f"expected runs in {file}, found no such file; "
             "train first (cc train), or name another store with --tracking-uri"
@@ -315,14 +319,17 @@ def _searched(trials: Sequence[Run]) -> tuple[str, ...]:
 
 
 def _step(client: MlflowClient, trials: Sequence[Run], objectives: Sequence[str]) -> int:
-    """The last step (an epoch) at which at least half of the trials that are pictured have one.
+    """The last step (an epoch) of which all trials that are pictured have a picture.
 
-    MLflow compares pictures of one step, and trials that were stopped have none of the last.
+    MLflow shows pictures of one step side by side. Of a later one it would show none of the trials
+    that were stopped before, and if it read the pictures of one with a single step before all
+    others, it would move to that step.
     """
-    steps = [_picture_steps(client, run) for run in _best_first(trials, objectives)[:PICTURED]]
-    having = Counter(step for found in steps for step in found)
-    enough = [step for step, count in having.items() if 2 * count >= len(steps)]
-    return max(enough, default=max(having, key=having.__getitem__, default=0))
+    found = (_picture_steps(client, run) for run in _best_first(trials, objectives)[:PICTURED])
+    steps = [each for each in found if each]
+    if not steps:
+        return 0
+    return max(set.intersection(*steps), default=min(set.union(*steps)))
 
 
 def _best_first(trials: Sequence[Run], objectives: Sequence[str]) -> list[Run]:
@@ -401,6 +408,7 @@ def _charts(study: Study, axes: Sequence[str]) -> dict[str, Any]:
     ]
     courses = [key.replace("best/", "val/", 1) for key in study.objectives]
     line = {"type": "LINE", "isGenerated": False, "useGlobalXaxisKey": True, "lineSmoothness": 0}
+    pictures = {"type": "IMAGE", "metricSectionId": "pictures", "showRunParams": False}
     charts = [
         {
             "type": "PARALLEL",
@@ -414,13 +422,8 @@ def _charts(study: Study, axes: Sequence[str]) -> dict[str, Any]:
             {**line, "metricSectionId": "overview", "metricKey": key, "selectedMetricKeys": [key]}
             for key in courses
         ),
-        {
-            "type": "IMAGE",
-            "metricSectionId": "pictures",
-            "imageKeys": [PICTURE_KEY],
-            "step": study.step,
-            "showRunParams": False,
-        },
+        {**pictures, "imageKeys": [BEST_PICTURE_KEY], "step": BEST_STEP},
+        {**pictures, "imageKeys": [PICTURE_KEY], "step": study.step},
         *(
             {**line, "metricSectionId": "curves", "metricKey": key, "selectedMetricKeys": [key]}
             for key in CURVES

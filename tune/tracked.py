@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 TRIAL = "colorcore.trial"
 OUTCOME, REASON = "colorcore.outcome", "colorcore.reason"
 BEST = "colorcore.best"
-"""Tag of a study: the number of the trial whose curves and pictures it carries."""
+"""Tag of a study: the number of the trial whose curves and pictures it showed last."""
 _PICTURES, _HAS_PICTURES = "images", "mlflow.loggedImages"
 _MOST_METRICS = 1000
 """That MLflow takes in one call."""
@@ -185,7 +185,10 @@ class StudyRun:
             return end_run(self.run, status, {study.name: study}, self.out)
 
     def _show(self, number: int, run_id: str) -> None:
-        """Copy a trial's validation curves and pictures onto the study's page."""
+        """Copy a trial's validation curves and pictures onto the study's page.
+
+        By names with the trial's number, as a study that goes on may find a better trial later.
+        """
         from mlflow.entities import Metric
 
         client = client_for(self.run.uri)
@@ -193,7 +196,7 @@ class StudyRun:
             return
         data = client.get_run(run_id).data
         points = [
-            Metric(key, point.value, point.timestamp, point.step)
+            Metric(f"trial {number}/{key}", point.value, point.timestamp, point.step)
             for key in data.metrics
             if key.startswith("val/")
             for point in client.get_metric_history(run_id, key)
@@ -204,6 +207,8 @@ class StudyRun:
             os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
             with tempfile.TemporaryDirectory() as folder:
                 pictures = client.download_artifacts(run_id, _PICTURES, folder)
+                for file in list(Path(pictures).iterdir()):
+                    file.rename(file.with_name(f"trial {number}~{file.name}"))
                 client.log_artifacts(self.run.run_id, pictures, artifact_path=_PICTURES)
             if _HAS_PICTURES in data.tags:
                 client.set_tag(self.run.run_id, _HAS_PICTURES, data.tags[_HAS_PICTURES])

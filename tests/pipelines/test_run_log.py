@@ -99,7 +99,7 @@ def test_a_server_that_is_away_for_a_while_misses_nothing(
     log_some(log, range(20))
     server.stop()
     log_some(log, range(20, 40))
-    log.picture(picture, KEY, 30)
+    log.picture(picture, (KEY, 30))
     log.tag("sign.grey", "step 30")
     time.sleep(1.5)  # several tries fail
     assert (spool_folder(run.run_id, tmp_path) / RECORDS).exists()
@@ -139,7 +139,7 @@ def test_an_answer_that_is_lost_doubles_nothing(
     for start in range(0, 60, 20):
         log_some(log, range(start, start + 20))
         time.sleep(1.2)
-    log.picture(picture, KEY, 30)
+    log.picture(picture, (KEY, 30))
     assert log.close(60) == 0
     assert proxy.counts()["failures"] > 0
     assert loss(server, run) == EXPECTED
@@ -157,7 +157,7 @@ def test_what_is_left_at_the_end_is_imported_and_twice_is_once(
     log_some(log, range(30))
     proxy.set("all")
     log_some(log, range(30, 60))
-    log.picture(picture, KEY, 30)
+    log.picture(picture, (KEY, 30))
     log.close(0.2)
     unsent = end_run(run, "FINISHED", {"best": best, "palette": palette}, out)
     assert unsent is not None
@@ -214,7 +214,7 @@ def test_a_spool_in_an_object_store_is_imported_from_there(
     (report,) = import_runs([out])
     assert report.run_id == run.run_id
     assert loss(server, run, "val/psnr") == [(5, 20.0)]
-    assert len(server.images(run.run_id)) == 2
+    assert len(server.images(run.run_id)) == 4  # by its epoch and as the best
     assert server.client().list_artifacts(run.run_id, "palette")
     assert server.client().get_run(run.run_id).info.status == "FINISHED"
     assert all(key.endswith("/") for key in s3_server.keys(bucket))  # markers of folders

@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 
 from pipelines import ui
 from pipelines.errors import JobError, WrongCallError
-from pipelines.tracking import EXPERIMENT, PICTURE_KEY, client_for, start_run
+from pipelines.tracking import BEST_PICTURE_KEY, EXPERIMENT, PICTURE_KEY, client_for, start_run
 from tests.processes import listening
 
 AT = "http://127.0.0.1:5000"
@@ -74,7 +74,7 @@ def test_a_study_is_read_from_its_runs(tracking: str, experiment: tuple[MlflowCl
     assert (found.run_id, found.trials) == (ids[0], 3)
     assert found.objectives == ("val/delta_e2000", "val/psnr")
     assert found.searched == ("lr", "batch")  # most values first; what is the same is not there
-    assert found.step == 9  # half of the scored ones have it
+    assert found.step == 6  # of those that have pictures all have it, and none later
     facets = state(ui.view(found))
     assert facets["orderByKey"] == "metrics.`val/delta_e2000`"
     assert facets["orderByAsc"] is True  # lower is better
@@ -167,8 +167,11 @@ def test_a_view_fits_into_a_tag() -> None:
     many = replace(few, searched=names, objectives=tuple(f"val/{name}" for name in names[:1]))
     assert state(ui.view(few))["compareRunCharts"][0]["selectedParams"] == ["lr", "batch"]
     assert len(ui.view(many)) <= 5000
-    image = next(c for c in state(ui.view(few))["compareRunCharts"] if c["type"] == "IMAGE")
-    assert (image["imageKeys"], image["step"]) == ([PICTURE_KEY], 5)
+    images = [c for c in state(ui.view(few))["compareRunCharts"] if c["type"] == "IMAGE"]
+    assert [(image["imageKeys"], image["step"]) for image in images] == [
+        ([BEST_PICTURE_KEY], 0),
+        ([PICTURE_KEY], 5),
+    ]
 
 
 def test_a_server_is_not_served_again() -> None:

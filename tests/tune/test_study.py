@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from urllib.parse import unquote
 
 import psutil
 import pytest
@@ -105,12 +106,21 @@ def test_mlflow_holds_the_study_its_trials_and_the_champion(
     assert so_far[-1].value == best.scores["auc_balanced"]
     for metric in ("val/psnr", "val/sign/chroma_ratio"):  # the best trial's course
         mine, theirs = (
-            [(point.step, point.value) for point in client.get_metric_history(run, metric)]
-            for run in (study.run_id, best.run_id)
+            [(point.step, point.value) for point in client.get_metric_history(run, key)]
+            for run, key in (
+                (study.run_id, f"trial {best.number}/{metric}"),
+                (best.run_id, metric),
+            )
         )
         assert mine == theirs
-    names = [item.path for item in client.list_artifacts(study.run_id, "images")]
-    assert names == [item.path for item in client.list_artifacts(best.run_id, "images")]
+    mine, theirs = (
+        [unquote(item.path) for item in client.list_artifacts(run, "images")]
+        for run in (study.run_id, best.run_id)
+    )
+    assert mine == [name.replace("images/", f"images/trial {best.number}~") for name in theirs]
+    assert {name.split("+")[0] for name in theirs} == {
+        "images/best~grey - predicted - truth", "images/val~grey - predicted - truth"
+    }  # fmt: skip
     assert {item.path for item in client.list_artifacts(study.run_id, "study")} == {
         f"study/{name}"
         for name in (

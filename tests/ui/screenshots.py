@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from pipelines.demo import installed_photos
+from pipelines.tracking import PICTURE_KEY
 from tests.ui.browser import chromium, close_assistant
 
 if TYPE_CHECKING:
@@ -32,17 +33,17 @@ STUDY = "vivid"
 TRIALS = 16
 SPACE = """\
 ["optim.lr"]
-log = [1e-4, 3e-2]
+log = [3e-4, 3e-2]
 
 ["model.channels"]
 choices = [4, 8, 12, 16]
 
-["loss.diversity"]
+["loss.saturation"]
 log = [0.01, 1.0]
 """
 SETTINGS = (
-    "model.depth=3", "model.norm=group", "loss.diversity=0.1", "data.batch=8",
-    "train.epochs=9", "train.ema=0.98",
+    "model.depth=3", "model.norm=group", "model.channels=12", "loss.saturation=0.1",
+    "data.batch=8", "optim.lr=3e-3", "train.epochs=30", "train.ema=0.98",
 )  # fmt: skip
 MOST_BYTES = 300_000
 
@@ -55,7 +56,7 @@ def make_study(folder: Path) -> None:
     _cc(folder, "priors", "dataset", "--bins", 64)
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     _cc(
-        folder, "tune", "dataset", "--recipe", "simple", *settings, "--space", "space.toml",
+        folder, "tune", "dataset", "--recipe", "unet-l1", *settings, "--space", "space.toml",
         "--trials", TRIALS, "--name", STUDY, "--out", "study",
     )  # fmt: skip
 
@@ -89,9 +90,10 @@ def take(browser: BrowserContext, link: str, out: Path) -> None:
     page.goto(link)
     close_assistant(page)
     page.locator(".parcoords").first.wait_for()
-    page.locator("img[src*='get-artifact']").nth(4).wait_for()  # half of those that are shown
+    page.locator("img[src*='get-artifact']").nth(9).wait_for()
     _save(page, out / "ui-study.png")
-    page.get_by_role("slider").first.press("End")  # below the pictures: the page moves there
+    page.get_by_text("Curves", exact=True).evaluate("it => it.scrollIntoView({block: 'center'})")
+    page.get_by_text(PICTURE_KEY, exact=True).wait_for()
     _save(page, out / "ui-pictures.png")
     page.goto(link.replace("compareRunsMode=CHART", "compareRunsMode=TABLE"))
     page.get_by_text("finished", exact=True).first.wait_for()

@@ -6,10 +6,11 @@ import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from mlflow import MlflowClient
 
+from pipelines.tracking import BEST_PICTURE_KEY, BEST_STEP, PICTURE_KEY
 from tests.trainings import SPACE, rows_of
 from tests.ui.browser import hosts
 
@@ -30,8 +31,25 @@ def loaded(images: Locator, count: int) -> list[int]:
     return [image.evaluate("image => image.naturalWidth") for image in images.all()]
 
 
+def shown_by(images: Locator) -> list[tuple[str, str]]:
+    """The run and the file of each picture."""
+    queries = (parse_qs(urlsplit(str(each.get_attribute("src"))).query) for each in images.all())
+    return [(query["run_uuid"][0], unquote(query["path"][0])) for query in queries]
+
+
+def thumbnails(study: StudyReport, run_id: str, key: str, step: int) -> list[str]:
+    """What a run has of one name and step, the latest last."""
+    files = (unquote(file.path) for file in client_for(study).list_artifacts(run_id, "images"))
+    name = f"images/{key.replace('/', '~')}+step+{step}+"
+    return sorted(file for file in files if file.startswith(name) and file.endswith(".webp"))
+
+
+def client_for(study: StudyReport) -> MlflowClient:
+    return MlflowClient(study.tracking_uri)
+
+
 def experiment_of(study: StudyReport) -> str:
-    run = MlflowClient(study.tracking_uri).get_run(study.run_id)
+    run = client_for(study).get_run(study.run_id)
     return str(run.info.experiment_id)
 
 
@@ -60,10 +78,18 @@ def test_the_page_opens_on_the_trials_their_parameters_and_their_pictures(
     # The objective's curves.
     page.locator(".js-plotly-plot .scatterlayer .trace").nth(len(trials) - 1).wait_for()
 
-    # A picture a trial, at the step that all of them have.
-    pictures = page.locator("img[src*='get-artifact']")
-    assert len(loaded(pictures, len(trials))) == len(trials)
-    assert page.get_by_text("No image logged at this step").count() == 0
+    # Two pictures a trial: of its latest best epoch, and of the last epoch that all trials have.
+    epoch = min(int(row["epochs"]) for row in trials)
+    assert epoch < max(int(row["epochs"]) for row in trials)
+    for key, step in ((BEST_PICTURE_KEY, BEST_STEP), (PICTURE_KEY, epoch)):
+        pictures = page.locator(f"img[src*='get-artifact?path=images%2F{key.partition('/')[0]}']")
+        loaded(pictures, len(trials))
+        assert sorted(shown_by(pictures)) == sorted(
+            (row["run_id"], thumbnails(study, row["run_id"], key, step)[-1]) for row in trials
+        )
+        assert page.get_by_text("No image logged at this step").count() == 0
+        # Charts are drawn where they are seen; the heading below them is always there.
+        page.get_by_text("Curves", exact=True).scroll_into_view_if_needed()
 
 
 def test_mlflow_lists_the_page_among_its_views(
