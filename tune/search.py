@@ -35,6 +35,8 @@ RUNGS = 2
 """Rungs that ASHA has by default: the first at epochs / REDUCTION**RUNGS."""
 _INFEASIBLE = "colorcore.lost"
 """The constraint that failed and collapsed trials break: TPE takes them for the worst."""
+_RUNG = "completed_rung_"
+"""What the names begin with by which Optuna's ASHA keeps a trial's scores at rungs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +229,15 @@ class Search:
             return
         if record.outcome != "stopped":
             self._running(record.number).set_constraint(_INFEASIBLE, 1.0)
+            self._lower_rungs(record.number)
         self._study.tell(record.number, state=TrialState.PRUNED)
+
+    def _lower_rungs(self, number: int) -> None:
+        """Take a trial for the worst at the rungs that it reached: nobody shall fall behind it."""
+        trial = self._trials()[number]
+        worst = -math.inf if self.objective.directions[0] == "maximize" else math.inf
+        for key in [each for each in trial.system_attrs if each.startswith(_RUNG)]:
+            self._study._storage.set_trial_system_attr(trial._trial_id, key, worst)
 
     # -- what is known ----------------------------------------------------------------------------
 

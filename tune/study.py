@@ -489,6 +489,8 @@ class _Driver:
             records = self.search.records()
             pruned = sum(record.outcome == "pruned" for record in records)
             hint = f"; {pruned} were ended for signs (--no-prune-signs)" if pruned else ""
+            if any(record.outcome == "stopped" for record in records):
+                hint += "; go on with more --trials and --resume"
             raise JobError(
                 f"no trial came to its end; the last of {len(records)}: {records[-1].reason}{hint}"
             )

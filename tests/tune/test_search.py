@@ -11,7 +11,7 @@ import pytest
 from colorcore.recipe import Recipe, load_recipe
 from pipelines.errors import WrongCallError
 from tune.desk import Verdict
-from tune.objective import Objective, collapsed, objective_of
+from tune.objective import SIGN_PATIENCE, Objective, collapsed, objective_of
 from tune.search import Search, SearchSettings, TrialRecord, default_grace
 from tune.space import Space, default_space, space_of
 
@@ -78,6 +78,35 @@ def test_a_trial_stands_for_its_best_checkpoint_so_far(space: Space) -> None:
     courses = [[0.5] * 9, [0.4, 0.6, *[0.3] * 7]]
     play(search, 2, lambda record, epoch: courses[record.number][epoch - 1])
     assert [record.outcome for record in search.records()] == ["finished", "finished"]
+
+
+@pytest.mark.parametrize(("name", "sign"), [("auc_balanced", 1.0), ("delta_e2000", -1.0)])
+def test_nobody_falls_behind_a_trial_that_collapsed(
+    space: Space, tmp_path: Path, name: str, sign: float
+) -> None:
+    """The first one is far ahead until its colours collapse; that others did is remembered."""
+    journal = tmp_path / "study.log"
+    search = Search(space, Objective((name,)), SearchSettings(grace=1, reduction=3), journal)
+
+    def reached(record: TrialRecord, epochs: int, score: float, *signs: str) -> Verdict | None:
+        verdicts = [
+            search.report(record.number, epoch, {name: sign * score}, signs)
+            for epoch in range(1, epochs + 1)
+        ]
+        assert verdicts[:-1] == [None] * (epochs - 1)
+        return verdicts[-1]
+
+    first, second, third = (search.ask() for _ in range(3))
+    pruned = reached(first, SIGN_PATIENCE, 0.9, "sepia")
+    assert pruned is not None
+    assert pruned.outcome == "pruned"
+    behind = reached(second, 1, 0.8)  # the first is still training
+    assert behind is not None
+    assert behind.outcome == "stopped"
+    end(search, first, pruned, {name: sign * 0.9})
+    end(search, second, behind, {name: sign * 0.8})
+    search = Search(space, Objective((name,)), SearchSettings(grace=1, reduction=3), journal)
+    assert reached(third, EPOCHS, 0.85) is None
 
 
 def test_tpe_finds_what_random_values_miss(space: Space) -> None:
