@@ -1,4 +1,7 @@
-"""colorcore.sbatch on programs that stand in for Slurm's and Ray's, and truly run what they get."""
+"""colorcore.sbatch on programs that stand in for Slurm's and Ray's, and truly run what they get.
+
+Then on a real Slurm, with the same Ray.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,15 @@ import shlex
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.infra.files import INFRA, options_of, program, ray_start_options, run
+from tests.infra.slurm import Slurm, slurm, why_no_slurm
 from tests.infra.test_entrypoint import CC, wait_for
 
 SCRIPT = INFRA / "slurm" / "colorcore.sbatch"
@@ -255,3 +261,109 @@ def test_slurm_is_told_to_warn_and_to_queue_again() -> None:
     options = re.findall(r"^#SBATCH (\S+)$", SCRIPT.read_text(), flags=re.MULTILINE)
     assert {"--requeue", "--signal=B:USR1@180", "--open-mode=append"} <= set(options)
     assert "--ntasks-per-node=1" in options
+
+
+# -- on a real Slurm ------------------------------------------------------------------------------
+
+# Fails when Ray is gone, as `cc` does, and comes to its end once it is told to.
+ENDLESS = (
+    CC.replace('mode == "wait"', 'not pathlib.Path("finish").exists()')
+    .replace(
+        "time.sleep(60)",
+        "while any(pathlib.Path('nodes').iterdir()): time.sleep(0.05)\n        mode = '1'",
+    )
+    .replace("sys.exit(int(mode))", "sys.exit(mode == '1')")
+)
+USER_SIGNAL = "SlurmctldParameters=preempt_send_user_signal"
+
+
+@pytest.fixture
+def real_job(job: Job) -> Job:
+    """With the programs that Slurm itself has."""
+    if reason := why_no_slurm():  # no Slurm, or not root
+        pytest.skip(reason)
+    for name in ("srun", "scontrol"):
+        (job.folder / "bin" / name).unlink()
+    program(job.folder / "bin" / "cc", ENDLESS)
+    return job
+
+
+def submit(here: Slurm, job: Job) -> str:
+    """The number of a job on all nodes, whose command has begun."""
+    words = (SCRIPT, "cc", "wait")
+    number = here.call(
+        "sbatch", "--parsable", *nodes(job), "--output=job.log", *words,
+        PATH=job.env["PATH"], HOME=job.env["HOME"],
+    ).strip()  # fmt: skip
+    here.wait_for((job.folder / "running").exists)
+    return number
+
+
+def processes(job: Job) -> list[psutil.Process]:
+    """Those of the job that still run: Slurm may have killed what there was no time to end."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.cwd() == str(job.folder):
+                found.append(process)
+    return found
+
+
+def nodes(job: Job) -> tuple[str, ...]:
+    return ("--nodes=3", "--cpus-per-task=2", f"--chdir={job.folder}")
+
+
+@pytest.mark.parametrize(
+    ("taken_by", "conf", "in_order"),
+    [
+        ("another job", USER_SIGNAL, True),
+        ("another job", "", False),  # it ends the steps, and Ray with them
+        ("its time", "", True),  # sent by hand: limits are whole minutes
+    ],
+)
+def test_a_job_whose_nodes_are_taken_queues_again_and_goes_on(
+    real_job: Job,
+    taken_by: str,
+    conf: str,
+    in_order: bool,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    job = real_job
+    with slurm(tmp_path_factory.mktemp("slurm"), conf) as here:
+        number = submit(here, job)
+        address = f"127.0.0.1:{20000 + int(number) % 1500 * 8}"
+        assert len(job.lines("started")) == 3
+        if taken_by == "another job":
+            more = ("--partition=high", "--output=/dev/null", "--wrap=true")
+            here.call("sbatch", *nodes(job), *more)
+        else:
+            here.call("scancel", "--batch", "--signal=USR1", number)
+        here.wait_for(lambda: here.job(number)["Restarts"] == "1")
+        here.wait_for(lambda: here.job(number)["JobState"] == "PENDING")
+        assert (job.folder / "checkpoint").exists() == in_order
+        (job.folder / "checkpoint").touch()  # one that was written before
+        (job.folder / "finish").touch()
+        # Slurm itself waits for two minutes, so that what it revoked cannot be taken for the new.
+        here.call("scontrol", "update", f"JobId={number}", "StartTime=now+3")
+        here.wait_for(lambda: here.job(number)["JobState"] == "COMPLETED")
+    assert job.lines("log") == [
+        f"wait --address {address} --resume",  # there is nothing yet
+        f"wait --address {address}",
+        f"wait --address {address} --resume",
+    ]
+    assert len(job.lines("started")) == 6
+    assert processes(job) == []
+    assert not list((job.folder / "home" / ".colorcore").iterdir())
+
+
+def test_a_job_that_is_cancelled_ends(
+    real_job: Job, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with slurm(tmp_path_factory.mktemp("slurm")) as here:
+        number = submit(here, real_job)
+        here.call("scancel", number)
+        here.wait_for(lambda: here.job(number)["JobState"] == "CANCELLED")
+        here.wait_for(lambda: not here.call("squeue", "--noheader"))
+        assert here.job(number)["Restarts"] == "0"
+    assert processes(real_job) == []
+    assert not list((real_job.folder / "home" / ".colorcore").iterdir())
