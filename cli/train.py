@@ -118,9 +118,14 @@ def _display(
 
 
 def _display_signs(progress: TrainProgress, signs: dict[str, Advised]) -> None:
-    """A line when a sign appears, and one when it is gone; ``signs`` are those shown so far."""
+    """A line when a sign appears, and one when it is gone; ``signs`` are those shown so far.
+
+    Workers that have only just taken over have not looked for any yet.
+    """
     from cli import show
 
+    if not progress.scored_step:
+        return
     found = {each.sign.name: each for each in progress.signs}
     for name, each in found.items():
         if name not in signs:

@@ -22,7 +22,12 @@ def test_a_sign_is_shown_once_when_it_appears_and_once_when_it_is_gone(
     grey, sepia = (Sign(name, 0.1, 0.2, f"all {name}") for name in ("grey", "sepia"))
     shown: dict[str, Advised] = {}
     lines = []
-    for step, signs in ((0, ()), (10, (grey,)), (20, (grey, sepia)), (30, (sepia,)), (40, ())):
+    courses = (
+        (0, ()), (10, (grey,)), (20, (grey, sepia)),
+        (0, ()),  # other workers have taken over
+        (30, (sepia,)), (40, ()),
+    )  # fmt: skip
+    for step, signs in courses:
         for _ in range(3):  # the display looks more often than a model is scored
             _display_signs(TrainProgress(signs=advised(signs, recipe), scored_step=step), shown)
         out, err = capsys.readouterr()
