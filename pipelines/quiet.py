@@ -6,14 +6,23 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 
+_PAST_THE_SERVER = (
+    "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD",
+    "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD",
+)
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    **{name: os.environ.get(name, "false") for name in _PAST_THE_SERVER},
 }
-"""MLflow sends no usage statistics, and writes nothing where a command's result goes."""
+"""MLflow sends no usage statistics, and writes nothing where a command's result goes.
+
+Artifacts go through its server, unless told otherwise: a client need not reach the object store
+behind that, and one that cannot would try for minutes.
+"""
 
 
 @contextlib.contextmanager

@@ -72,7 +72,9 @@ def _check_all_is_there(server: TrackingServer, run: str, steps: int) -> None:
     logged = [step for step in range(1, steps + 1) if step % 10 == 0 or step == steps]
     assert [step for step, _ in server.stored(run, "train/loss")] == logged
     pictures = [name for name in server.images(run) if name.endswith(".png")]
-    assert len(pictures) == len(validated)
+    by_epoch = [name for name in pictures if name.startswith("images/val~")]
+    assert len(by_epoch) == len(validated)
+    assert 0 < len(pictures) - len(by_epoch) <= len(validated)  # the best so far
     stored = server.client().get_run(run)
     assert stored.info.status == "FINISHED"
     assert stored.outputs is not None

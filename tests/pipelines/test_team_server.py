@@ -16,7 +16,7 @@ import pytest
 
 from pipelines.logged_model import local_model
 from pipelines.priors import make_palette
-from pipelines.tracking import PARENT_TAG, PICTURE_KEY
+from pipelines.tracking import BEST_PICTURE_KEY, BEST_STEP, PARENT_TAG, PICTURE_KEY
 from tests.clusters import Network, namespaced_nodes
 from tests.servers.mlflow import MlflowServer, serve_mlflow
 from tests.servers.postgres import Postgres, serve_postgres, why_no_postgres
@@ -77,6 +77,7 @@ def test_a_training_and_a_study_on_two_nodes_land_in_the_database_and_in_the_buc
     data = shutil.copytree(dataset, tmp_path / "dataset")
     make_palette(data, bins=16)
     client = team.mlflow.client
+    best_picture = f"{BEST_PICTURE_KEY.replace('/', '~')}+step+{BEST_STEP}+"
     words = [data, "--workers", 2]  # one a node
     log = _cc(network, team, "train", *words, "--out", tmp_path / "out", "--name", "one")
     (run,) = client.search_runs([client.get_experiment_by_name("colorcore").experiment_id])
@@ -108,6 +109,8 @@ def test_a_training_and_a_study_on_two_nodes_land_in_the_database_and_in_the_buc
     trials = {name for name, run in runs.items() if run.data.tags.get(PARENT_TAG) == parent}
     assert trials == {"team-0000", "team-0001"}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    shown = [unquote(file.path) for file in client.list_artifacts(parent, "images")]
+    assert sum(best_picture in file for file in shown) >= 2  # the best trial's, and its thumbnail
     champion = client.get_model_version_by_alias("team", "champion")
     (best,) = [name for name in trials if runs[name].info.run_id == champion.run_id]
     chosen = Path(local_model("models:/team@champion", team.mlflow.uri))
@@ -141,7 +144,9 @@ def test_a_training_and_a_study_on_two_nodes_land_in_the_database_and_in_the_buc
 def _cc(network: Network, team: Team, command: str, *given: object) -> str:
     """A command on the cluster; what it printed."""
     changes = [word for setting in SETTINGS for word in ("--set", setting)]
-    words = [command, *given, "--recipe", "unet-l1", *changes, "--address", "auto"]
+    # From a node of the cluster, and as from elsewhere.
+    address = {"train": "auto", "tune": f"ray://{network.head.ip}:10001"}[command]
+    words = [command, *given, "--recipe", "unet-l1", *changes, "--address", address]
     answer: subprocess.CompletedProcess[str] = network.driver(
         [sys.executable, "-m", "cli.main", *map(str, words)],
         cwd=ROOT,

@@ -65,7 +65,13 @@ def test_the_run_in_mlflow_holds_parameters_curves_and_pictures(
     assert run.data.metrics["decoding/psnr"] == pytest.approx(trained.decoded["psnr"])
     assert "decoding/temperature" not in run.data.metrics  # a regression has none
     pictures = [item.path for item in client.list_artifacts(trained.run_id, "images")]
-    assert len([path for path in pictures if path.endswith(".png")]) == 2
+    scores = [
+        point.value for point in client.get_metric_history(trained.run_id, "val/auc_balanced")
+    ]
+    best_so_far = sum(score == max(scores[: at + 1]) for at, score in enumerate(scores))
+    for key, count in (("val", 2), ("best", best_so_far)):
+        named = [path for path in pictures if path.startswith(f"images/{key}~")]
+        assert len([path for path in named if path.endswith(".png")]) == count
     assert {item.path for item in client.list_artifacts(trained.run_id)} >= {"recipe.toml"}
     best = local_model(f"runs:/{trained.run_id}", tracking)
     assert (best / "model.safetensors").is_file()
