@@ -123,9 +123,11 @@ def slurm(folder: Path, more: str = "") -> Iterator[Slurm]:
         here.wait_for(
             lambda: here.call("sinfo", "-h", "-t", "idle", "-o", "%D", "-p", "low") == "3\n"
         )
-        yield here
-        here.call("scancel", "--user", getpass.getuser())
-        here.wait_for(lambda: not here.call("squeue", "-h"))
+        try:
+            yield here
+        finally:  # a test that failed has left a job
+            here.call("scancel", "--user", getpass.getuser())
+            here.wait_for(lambda: not here.call("squeue", "-h"))
 
 
 @contextmanager
