@@ -131,6 +131,6 @@ def _steps(step: Callable[[], float], observer: Observer, blocks: list[float]) -
         started = time.perf_counter()
         observer.on_step(event)
         if number % VALIDATE_EVERY == 0:
-            observer.on_validation(ValidationEvent(0, number, scores, False, pairs, scores))
+            observer.on_validation(ValidationEvent(0, number, scores, True, pairs, scores))
         blocks.append((time.perf_counter() - started) * 1e3)
     return (time.perf_counter() - begun) * 1e3 / STEPS
