@@ -30,8 +30,8 @@ def colorize(
     Temperature and chroma are those that were chosen for the model when its training ended.
     """
     from cli import show
-    from pipelines.colorize import colorize_photos
-    from pipelines.sources import local_path
+    from pipelines.inference.colorize import colorize_photos
+    from pipelines.sources.source import local_path
 
     with show.progress("colorize") as advance:
         report = colorize_photos(

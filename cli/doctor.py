@@ -30,8 +30,8 @@ def doctor(
     check fails.
     """
     from cli import show
-    from pipelines.doctor import examine
-    from pipelines.tracking import tracking_uri as choose
+    from pipelines.doctor.job import examine
+    from pipelines.run_log.runs import tracking_uri as choose
 
     with show.progress("doctor") as advance:
         health = examine(

@@ -11,7 +11,7 @@ import typer
 from cli.options import AsJson, Chroma, Device, Model, Temperature
 
 if TYPE_CHECKING:
-    from pipelines.evaluate import FrontReport
+    from pipelines.inference.evaluate import FrontReport
 
 _NAMES = {
     "psnr": "PSNR dB",
@@ -51,7 +51,7 @@ def evaluate(
     from math import isfinite
 
     from cli import show
-    from pipelines.evaluate import evaluate_model
+    from pipelines.inference.evaluate import evaluate_model
 
     report = evaluate_model(
         model,

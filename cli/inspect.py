@@ -31,7 +31,7 @@ def inspect(
     json: AsJson = False,
 ) -> None:
     """Show counts, reasons and colours of a dataset, or layers and scores of a model."""
-    from pipelines.inspect import is_dataset
+    from pipelines.inference.inspect import is_dataset
 
     if is_dataset(what):
         sheet = picture or Path("contact-sheet.png")
@@ -43,7 +43,7 @@ def inspect(
 
 def _dataset(dataset: str, picture: Path | None, seed: int, *, json: bool) -> None:
     from cli import show
-    from pipelines.inspect import inspect_dataset
+    from pipelines.inference.inspect import inspect_dataset
 
     found = inspect_dataset(dataset, picture=picture, seed=seed)
     if json:
@@ -74,8 +74,8 @@ def _dataset(dataset: str, picture: Path | None, seed: int, *, json: bool) -> No
 
 def _model(model: str, picture: Path | None, *, json: bool) -> None:
     from cli import show
-    from colorcore.weights import stats_facts
-    from pipelines.inspect import inspect_model
+    from colorcore.drawing.weight_stats import stats_facts
+    from pipelines.inference.inspect import inspect_model
 
     found = inspect_model(model, picture=picture)
     if found.not_finite:

@@ -12,7 +12,7 @@ def recipes(
 ) -> None:
     """List the built-in recipes, or print one with every setting."""
     from cli import show
-    from colorcore.recipe import about_recipes, load_recipe
+    from colorcore.recipes.recipe import about_recipes, load_recipe
 
     if name is not None:
         print(load_recipe(name).to_toml(), end="")

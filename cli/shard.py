@@ -12,8 +12,8 @@ from cli.options import Address, AsJson
 
 if TYPE_CHECKING:
     from cli.show import Advance
-    from colorcore.dataset import ShardSettings
-    from pipelines.shard import ShardProgress, ShardReport
+    from colorcore.dataset.layout import ShardSettings
+    from pipelines.sharding.job import ShardProgress, ShardReport
 
 
 def shard(
@@ -62,9 +62,9 @@ def shard(
     from pydantic import ValidationError
 
     from cli import show
-    from colorcore.dataset import ShardSettings
+    from colorcore.dataset.layout import ShardSettings
     from pipelines.errors import WrongCallError
-    from pipelines.shard import shard as run
+    from pipelines.sharding.job import shard as run
 
     try:
         settings = ShardSettings(
@@ -166,10 +166,10 @@ def _dry_run(
 ) -> int:
     """Look at a sample; the last place is the dataset unless it is the only one or has photos."""
     from cli import show
-    from colorcore.pictures import save_picture
-    from colorcore.storage import open_store
-    from pipelines.inspect import colorfulness_rows
-    from pipelines.look import dry_run
+    from colorcore.drawing.palette_plot import save_picture
+    from colorcore.storage.store import open_store
+    from pipelines.inference.inspect import colorfulness_rows
+    from pipelines.sharding.preview import dry_run
 
     *sources, dataset = places
     if not sources or open_store(dataset).kind() == "file":

@@ -12,8 +12,8 @@ from cli.options import Address, AsJson, Dataset, Overrides, RecipeName, Trackin
 
 if TYPE_CHECKING:
     from cli.show import Advance
-    from colorcore.advice import Advised
-    from pipelines.train import TrainProgress
+    from colorcore.recipes.advice import Advised
+    from pipelines.training.driver import TrainProgress
 
 
 def train(
@@ -46,10 +46,10 @@ def train(
 ) -> None:
     """Train a recipe on a dataset."""
     from cli import show
-    from colorcore.recipe import load_recipe
-    from pipelines.tracking import tracking_uri as choose
-    from pipelines.train import train as run
-    from pipelines.training_job import parse_workers
+    from colorcore.recipes.recipe import load_recipe
+    from pipelines.run_log.runs import tracking_uri as choose
+    from pipelines.training.driver import train as run
+    from pipelines.training.job import parse_workers
 
     loaded = load_recipe(recipe, set_ or [])
     signs: dict[str, Advised] = {}

@@ -11,7 +11,7 @@ import typer
 from cli.options import Address, AsJson, Dataset, Overrides, RecipeName, TrackingUri
 
 if TYPE_CHECKING:
-    from colorcore.recipe import Recipe
+    from colorcore.recipes.recipe import Recipe
     from tune.search import TrialRecord
     from tune.space import Space
     from tune.study import StudyProgress, StudyReport, StudySettings
@@ -83,10 +83,10 @@ def tune(
     Scored by a validation metric, never by the loss, whose weights are what is searched.
     """
     from cli import show
-    from colorcore.recipe import load_recipe
-    from colorcore.storage import absolute_store
-    from pipelines.sources import local_path
-    from pipelines.tracking import tracking_uri as choose
+    from colorcore.recipes.recipe import load_recipe
+    from colorcore.storage.store import absolute_store
+    from pipelines.run_log.runs import tracking_uri as choose
+    from pipelines.sources.source import local_path
     from tune.objective import objective_of
     from tune.search import REDUCTION, STARTUP, SearchSettings, default_grace
     from tune.space import default_space, load_space

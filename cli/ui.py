@@ -58,8 +58,8 @@ def _serve(
     study: str | None, tracking_uri: str | None, host: str, port: int | None, open_page: bool | None
 ) -> None:
     from cli import show
-    from pipelines import ui as pages
-    from pipelines.tracking import tracking_uri as choose
+    from pipelines.pages import study as pages
+    from pipelines.run_log.runs import tracking_uri as choose
 
     uri = choose(tracking_uri, Path.cwd())
     shown = pages.has_display() if open_page is None else open_page
@@ -90,7 +90,7 @@ def _present(link: str, *, in_browser: bool) -> None:
 
 def _import(places: Sequence[str], tracking_uri: str | None, *, json: bool) -> int:
     from cli import show
-    from pipelines.run_import import import_runs
+    from pipelines.run_log.resend import import_runs
 
     if not places:
         raise typer.BadParameter("expected the --out of a training, or a file of records")

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipelines.errors import WrongCallError
-from pipelines.sources import list_photos, local_path, open_sources
+from pipelines.sources.source import list_photos, local_path, open_sources
 
 COLOUR = (
     "sklearn/china.jpg",
@@ -113,7 +113,7 @@ def _tiles(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
 
 def held_out_photos(dataset: Path, folder: Path, count: int = 8) -> list[Path]:
     """The first photos of the validation split: the model has not seen them."""
-    from colorcore.dataset import iterate_index
+    from colorcore.dataset.layout import iterate_index
 
     found: list[Path] = []
     for table in iterate_index(dataset, ["split", "source"]):
@@ -130,10 +130,10 @@ def before_and_after(photos: list[Path], pictures: Path, target: Path) -> Path:
     import numpy as np
     import torch
 
-    from colorcore.lab import decode_lab
-    from colorcore.pictures import save_picture, triptychs
-    from colorcore.refusal import PhotoLimits
-    from colorcore.sample import lab_of
+    from colorcore.color.lab import decode_lab
+    from colorcore.dataset.sample import lab_of
+    from colorcore.drawing.palette_plot import save_picture, triptychs
+    from colorcore.photos.refusal import PhotoLimits
 
     limits = PhotoLimits(min_side=1, max_aspect=float("inf"))
 

@@ -8,10 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from colorcore.dataset import read_histogram, read_info
-from colorcore.palette import Palette, fit_palette, save_palette
-from colorcore.pictures import draw_palette
-from colorcore.storage import open_store
+from colorcore.color.palette import Palette, fit_palette, save_palette
+from colorcore.dataset.layout import read_histogram, read_info
+from colorcore.drawing.palette_plot import draw_palette
+from colorcore.storage.store import open_store
 from pipelines.errors import WrongCallError
 
 

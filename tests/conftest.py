@@ -29,8 +29,8 @@ from tests.servers.flaky_proxy import FlakyS3, flaky_proxy
 from tests.servers.s3 import CREDENTIALS, S3, UNSET, serve_s3
 
 if TYPE_CHECKING:
-    from colorcore.recipe import Recipe
-    from pipelines.train import TrainReport
+    from colorcore.recipes.recipe import Recipe
+    from pipelines.training.driver import TrainReport
     from tune.study import StudyReport
 
 # A shell without job control starts what it puts into the background with Ctrl-C ignored, which
@@ -47,22 +47,17 @@ LOCAL_RAY = {
     "tests/ui/test_study_page.py",
     "tests/tune/test_study.py",
     "tests/tune/test_trials.py",
-    *(
-        f"tests/pipelines/test_{name}.py"
-        for name in (
-            "clusters",
-            "doctor",
-            "initial",
-            "jobs",
-            "logged_model",
-            "run_log",
-            "shard",
-            "shard_s3",
-            "tracking",
-            "train",
-            "train_cluster",
-        )
-    ),
+    "tests/pipelines/test_clusters.py",
+    "tests/pipelines/test_jobs.py",
+    "tests/pipelines/doctor/test_doctor.py",
+    "tests/pipelines/training/test_start_weights.py",
+    "tests/pipelines/tracking/test_model.py",
+    "tests/pipelines/run_log/test_log.py",
+    "tests/pipelines/run_log/test_runs.py",
+    "tests/pipelines/sharding/test_job.py",
+    "tests/pipelines/sharding/test_s3.py",
+    "tests/pipelines/training/test_driver.py",
+    "tests/pipelines/training/test_cluster.py",
 }
 """Whose tests use the local Ray, or the model that was trained on it: one process runs them all."""
 SLOW = ("tests/cli/", "tests/pipelines/", "tests/tune/", "tests/ui/")
@@ -218,11 +213,11 @@ def photo_folder(tmp_path_factory) -> PhotoFolder:
 
 def build_dataset(sources: Sequence[Path], dataset: Path, **settings):
     """What the job of `cc shard` does, in this process. Returns the finished DatasetInfo."""
-    from colorcore.dataset import DatasetInfo, ShardSettings, write_info
-    from colorcore.storage import open_store
-    from pipelines.plan import plan_units
-    from pipelines.shard import finish, shard_unit
-    from pipelines.sources import open_sources
+    from colorcore.dataset.layout import DatasetInfo, ShardSettings, write_info
+    from colorcore.storage.store import open_store
+    from pipelines.sharding.job import finish, shard_unit
+    from pipelines.sharding.plan import plan_units
+    from pipelines.sources.source import open_sources
 
     chosen = ShardSettings(**{"size": SIZE, "photos_per_unit": 10, "val_percent": 30, **settings})
     info = DatasetInfo(settings=chosen, sources=tuple(map(str, sources)))
@@ -323,7 +318,7 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def tiny() -> "Recipe":
     """The recipe of ``trained`` and of ``study``."""
-    from colorcore.recipe import load_recipe
+    from colorcore.recipes.recipe import load_recipe
     from tests.trainings import TINY
 
     return load_recipe("unet-l1", TINY)
@@ -348,7 +343,7 @@ def trained(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> "TrainReport":
     """What `cc train` says of ``tiny``; read its folder, never write to it."""
-    from pipelines.train import train
+    from pipelines.training.driver import train
 
     out = tmp_path_factory.mktemp("trained") / "model"
     return train(dataset_with_palette, tiny, out, tracking_uri=tracking, name="trained")

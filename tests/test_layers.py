@@ -58,10 +58,10 @@ def test_the_check_sees_imports_inside_functions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "unneeded"),
     [
-        ("colorcore.fit", {"cv2", "PIL", "sklearn", "matplotlib", "webdataset"}),
-        ("colorcore.unit", {"torch", "kornia", "sklearn", "matplotlib"}),
-        ("colorcore.palette", {"torch", "cv2", "sklearn", "matplotlib"}),
-        ("pipelines.board", {"torch", "numpy", "ray", "mlflow"}),
+        ("colorcore.training.fit", {"cv2", "PIL", "sklearn", "matplotlib", "webdataset"}),
+        ("colorcore.dataset.unit", {"torch", "kornia", "sklearn", "matplotlib"}),
+        ("colorcore.color.palette", {"torch", "cv2", "sklearn", "matplotlib"}),
+        ("pipelines.training.board", {"torch", "numpy", "ray", "mlflow"}),
         ("tune.desk", {"torch", "numpy", "ray", "mlflow", "optuna"}),
     ],
 )

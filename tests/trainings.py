@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from colorcore.fit import Observer, fit
-from colorcore.recipe import Recipe
-from pipelines.training_job import prepare_job
+from colorcore.recipes.recipe import Recipe
+from colorcore.training.fit import Observer, fit
+from pipelines.training.job import prepare_job
 from tune.objective import objective_of
 from tune.search import SearchSettings
 from tune.space import space_of

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from colorcore.metrics import HIGHER_IS_BETTER
-from colorcore.names import nearest
+from colorcore.options import nearest
+from colorcore.scores.metrics import HIGHER_IS_BETTER
 from pipelines.errors import WrongCallError
 
 DEFAULT_METRIC = "auc_balanced"
 MOST_METRICS = 2
 COLLAPSE = ("diverged", "grey", "sepia", "two_tone")
-"""Signs (:mod:`colorcore.signs`) that mean: this training's colours are lost.
+"""Signs (:mod:`colorcore.scores.signs`) that mean: this training's colours are lost.
 
 The others are matters of degree, and ones that trainings recover from: pale and glaring colours,
 a cast, a loss that goes up and down.
@@ -22,8 +22,8 @@ a cast, a loss that goes up and down.
 SIGN_PATIENCE = 3
 """Validations running that show such a sign before a trial is ended for it.
 
-Young trainings (:attr:`colorcore.signs.LossHistory.young`: the warm-up, and the first two epochs of
-1,000 photos) show no signs but a diverged loss, so these come after that.
+Young trainings (:attr:`colorcore.scores.signs.LossHistory.young`: the warm-up, and the first two
+epochs of 1,000 photos) show no signs but a diverged loss, so these come after that.
 """
 
 

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colorcore.files import replace_bytes
+from colorcore.storage.atomic import replace_bytes
 from tune.plots import draw_front, draw_importances, draw_parallel, parallel_page
 from tune.search import TrialRecord, dumps
 from tune.space import shown_values, with_values
 
 if TYPE_CHECKING:
-    from colorcore.recipe import Recipe
+    from colorcore.recipes.recipe import Recipe
     from tune.objective import Objective
     from tune.search import Search
 

@@ -27,8 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from colorcore.names import nearest
-from colorcore.recipe import Recipe, RecipeError, parse_recipe
+from colorcore.options import nearest
+from colorcore.recipes.recipe import Recipe, RecipeError, parse_recipe
 from pipelines.errors import WrongCallError
 
 if TYPE_CHECKING:

@@ -19,14 +19,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from colorcore.checkpoint import CheckpointError, has_checkpoint, load_checkpoint
-from colorcore.recipe import Recipe, RecipeError
-from colorcore.storage import Store, absolute_store
+from colorcore.checkpoints.checkpoint import CheckpointError, has_checkpoint, load_checkpoint
+from colorcore.recipes.recipe import Recipe, RecipeError
+from colorcore.storage.store import Store, absolute_store
 from pipelines.cluster import ray_session
 from pipelines.errors import JobError, WrongCallError
-from pipelines.run_spool import FOLDER as SPOOLS
-from pipelines.secrets import without_secrets
-from pipelines.training_job import Job, prepare_job
+from pipelines.run_log.spool import FOLDER as SPOOLS
+from pipelines.tracking.redact import without_secrets
+from pipelines.training.job import Job, prepare_job
 from tune.desk import Validated, Verdict
 from tune.objective import Objective
 from tune.results import write_recipe, write_results
@@ -222,7 +222,7 @@ def _first_that_works(dataset: Store, settings: StudySettings) -> Job:
 
 
 def _check_value(dataset: Store, settings: StudySettings, axis: Axis, value: Any) -> None:
-    from colorcore.dataset import DatasetError
+    from colorcore.dataset.layout import DatasetError
 
     try:
         recipe = with_values(settings.recipe, {axis.path: value})
@@ -360,7 +360,7 @@ class _Driver:
 
     def _job(self, record: TrialRecord, layout: Layout) -> Job | str:
         """What the trial trains, or why it cannot."""
-        from colorcore.dataset import DatasetError
+        from colorcore.dataset.layout import DatasetError
 
         metric = {"train.metric": self.settings.objective.metrics[0]}
         folder = trial_folder(self.out, record.number)

@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import JobError
-from pipelines.logged_model import MODEL
-from pipelines.run_import import import_runs
-from pipelines.run_log import RunLog
-from pipelines.run_spool import spool_folder
-from pipelines.tracking import (
+from pipelines.run_log.log import RunLog
+from pipelines.run_log.resend import import_runs
+from pipelines.run_log.runs import (
     CHAMPION,
     KIND_TAG,
     STUDY_TAG,
@@ -28,11 +26,13 @@ from pipelines.tracking import (
     register_champion,
     start_run,
 )
+from pipelines.run_log.spool import spool_folder
+from pipelines.tracking.model import MODEL
 from tune.results import ARTIFACTS
 from tune.trials import trial_folder
 
 if TYPE_CHECKING:
-    from pipelines.training_job import Job
+    from pipelines.training.job import Job
     from tune.objective import Objective
     from tune.search import Search, TrialRecord
 

@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colorcore.fit import Observer, TrainingDivergedError, ValidationEvent
+from colorcore.training.fit import Observer, TrainingDivergedError, ValidationEvent
 from pipelines.errors import WrongCallError
-from pipelines.training_job import Job, train_rank
+from pipelines.training.job import Job, train_rank
 from tune.desk import Desk, Validated, Verdict
 
 if TYPE_CHECKING:
-    from pipelines.rendezvous import Meeting
+    from pipelines.training.rendezvous import Meeting
 
 GO_ON = None
 """The answer to a trial that is to go on."""
@@ -281,7 +281,7 @@ class _Rank:
 
     def meet(self) -> Meeting:
         """The first rank's: where the next trial's ranks find each other."""
-        from pipelines.rendezvous import open_meeting
+        from pipelines.training.rendezvous import open_meeting
 
         return open_meeting()
 
@@ -311,7 +311,7 @@ class _Rank:
             return
         from torch import distributed
 
-        from pipelines.rendezvous import meeting_variables
+        from pipelines.training.rendezvous import meeting_variables
 
         # Each rank's process sees no GPU but its own.
         variables = {

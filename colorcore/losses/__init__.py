@@ -33,10 +33,10 @@ from colorcore.losses import (
     weighted_mse,
 )
 from colorcore.models.prediction import Prediction
-from colorcore.names import options_of, require_known, takes
+from colorcore.options import options_of, require_known, takes
 
 if TYPE_CHECKING:
-    from colorcore.palette import Palette
+    from colorcore.color.palette import Palette
 
 Option: TypeAlias = float | str | bool
 """A value of a term's option in a recipe."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch.nn import functional as F
 
-from colorcore.lab import normalize_ab
+from colorcore.color.lab import normalize_ab
 from colorcore.losses.inputs import tensor
 
 if TYPE_CHECKING:

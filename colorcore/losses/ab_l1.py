@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from torch.nn import functional as F
 
-from colorcore.lab import normalize_ab
+from colorcore.color.lab import normalize_ab
 
 if TYPE_CHECKING:
     from torch import Tensor

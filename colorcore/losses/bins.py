@@ -13,14 +13,14 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.autograd.function import once_differentiable
 
+from colorcore.color.palette import SoftEncoder
 from colorcore.losses.inputs import size_of, stored_ab, tensor
-from colorcore.palette import SoftEncoder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from colorcore.color.palette import Palette
     from colorcore.models.prediction import Prediction
-    from colorcore.palette import Palette
 
 PerPixel: TypeAlias = Callable[["Tensor", "Tensor"], "Tensor"]
 """log_p and target, both (B, K, h, w), of the pixels' K nearest bins -> loss (B, h, w)."""

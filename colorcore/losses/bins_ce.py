@@ -13,8 +13,8 @@ from colorcore.losses.bins import BinsTerm
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from colorcore.color.palette import Palette
     from colorcore.losses import Term
-    from colorcore.palette import Palette
 
 
 def build(*, rebalance: float = 1.0, palette: Palette | None = None) -> Term:

@@ -13,8 +13,8 @@ from colorcore.losses.bins import BinsTerm
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from colorcore.color.palette import Palette
     from colorcore.losses import Term
-    from colorcore.palette import Palette
 
 _CERTAIN = 1e-6
 """1 − p is not taken to be smaller: with γ below 1 its power has an infinite slope at 0."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from colorcore.lab import normalize_ab
+from colorcore.color.lab import normalize_ab
 from colorcore.losses.inputs import tensor
 
 if TYPE_CHECKING:

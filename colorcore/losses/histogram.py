@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from colorcore.lab import AB_NORM
+from colorcore.color.lab import AB_NORM
 from colorcore.losses.inputs import tensor
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from colorcore.lab import AB_OFFSET, lab_to_rgb
+from colorcore.color.lab import AB_OFFSET, lab_to_rgb
 
 if TYPE_CHECKING:
     from torch import Tensor

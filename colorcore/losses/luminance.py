@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from colorcore.lab import L_MAX, rgb_to_lab
+from colorcore.color.lab import L_MAX, rgb_to_lab
 from colorcore.losses.inputs import tensor
 
 if TYPE_CHECKING:

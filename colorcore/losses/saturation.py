@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from colorcore.lab import normalize_ab
+from colorcore.color.lab import normalize_ab
 from colorcore.losses.inputs import tensor
 
 if TYPE_CHECKING:

@@ -21,11 +21,11 @@ from pydantic import BaseModel, ConfigDict, create_model
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from colorcore.color.palette import TEMPERATURE, Palette
 from colorcore.models.patchgan import MultiScaleDiscriminator, PatchDiscriminator
 from colorcore.models.resnet_unet import ResNetUNet
 from colorcore.models.unet import UNet
-from colorcore.names import options_of, require_known
-from colorcore.palette import TEMPERATURE, Palette
+from colorcore.options import options_of, require_known
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -25,17 +25,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from colorcore.lab import AB_NORM
+from colorcore.color.lab import AB_NORM
+from colorcore.color.palette import CELLS, TEMPERATURE, decode_ab
 from colorcore.models.attention import AttentionGate, SelfAttention
 from colorcore.models.layers import MAX_CHANNELS, group_norm, grow, quiet_head
 from colorcore.models.prediction import Prediction
 from colorcore.models.resnet34 import STRIDE, WIDTHS, ResNet34
-from colorcore.palette import CELLS, TEMPERATURE, decode_ab
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from colorcore.palette import Palette
+    from colorcore.color.palette import Palette
 
 HISTOGRAM_BINS = 64
 """Bins of the histogram of a, and of b: each is 4 ab units wide, the first starts at -128."""

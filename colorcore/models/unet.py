@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from colorcore.lab import denormalize_ab, rgb_to_lab
+from colorcore.color.lab import denormalize_ab, rgb_to_lab
 from colorcore.models.attention import AttentionGate
 from colorcore.models.layers import MAX_CHANNELS, group_norm, grow, quiet_head
 from colorcore.models.prediction import Prediction

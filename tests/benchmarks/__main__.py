@@ -70,8 +70,8 @@ def _installed(folder: Path) -> Path:
 
 def _dataset(photos: Path, work: Path, size: int) -> Path:
     """The photos as `cc shard` stores them."""
-    from colorcore.dataset import ShardSettings
-    from pipelines.shard import shard
+    from colorcore.dataset.layout import ShardSettings
+    from pipelines.sharding.job import shard
 
     shard([str(photos)], str(work / "dataset"), ShardSettings(size=size))
     return work / "dataset"

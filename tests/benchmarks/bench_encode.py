@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from colorcore.color.palette import NEIGHBORS, SIGMA, SoftEncoder, fit_palette
 from colorcore.losses.bins import log_probability
 from colorcore.losses.bins_ce import cross_entropy
-from colorcore.palette import NEIGHBORS, SIGMA, SoftEncoder, fit_palette
 from tests.benchmarks.paired import compare, cpu_ms
 
 BATCH, SIDE, BINS = 8, 64, 313

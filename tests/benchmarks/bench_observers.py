@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from colorcore.fit import Observer, StepEvent, ValidationEvent
-from colorcore.recipe import load_recipe
+from colorcore.recipes.recipe import load_recipe
+from colorcore.training.fit import Observer, StepEvent, ValidationEvent
 from pipelines.cluster import ray_session
 
 STEP_S = 0.1
@@ -69,8 +69,8 @@ def _steps(observer: Observer) -> list[float]:
 def _board() -> Observer:
     import ray
 
-    from pipelines.board import Board
-    from pipelines.train import _BoardObserver
+    from pipelines.training.board import Board
+    from pipelines.training.driver import _BoardObserver
 
     board = ray.remote(num_cpus=0)(Board).remote()
     return _BoardObserver(board, load_recipe("simple").train.epochs, 1)

@@ -8,8 +8,8 @@ import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances_argmin_min
 
-from colorcore.dataset import read_histogram
-from colorcore.palette import fit_palette
+from colorcore.color.palette import fit_palette
+from colorcore.dataset.layout import read_histogram
 from tests.benchmarks.paired import cpu_ms, measure, row
 
 BINS = 313

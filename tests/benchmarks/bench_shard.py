@@ -14,8 +14,8 @@ from pathlib import Path
 import cv2
 from PIL import Image
 
-from colorcore.dataset import ShardSettings
-from colorcore.photo import PHOTO_SUFFIXES
+from colorcore.dataset.layout import ShardSettings
+from colorcore.photos.read import PHOTO_SUFFIXES
 from tests.benchmarks.job import PlainJob
 from tests.benchmarks.naive_shard import naive_shard
 from tests.benchmarks.others import python_of, tree_cpu_ms

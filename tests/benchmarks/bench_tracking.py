@@ -20,11 +20,11 @@ from pathlib import Path
 import psutil
 import torch
 
-from colorcore.fit import Observer, StepEvent, ValidationEvent
 from colorcore.models import build_model
-from colorcore.recipe import load_recipe
-from pipelines.run_observer import RunObserver
-from pipelines.tracking import end_run, start_run
+from colorcore.recipes.recipe import load_recipe
+from colorcore.training.fit import Observer, StepEvent, ValidationEvent
+from pipelines.run_log.observer import RunObserver
+from pipelines.run_log.runs import end_run, start_run
 from tests.benchmarks.paired import Side, measure, row
 from tests.pipelines.tracking_server import TrackingServer
 

@@ -10,9 +10,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from colorcore.dataset import ShardSettings
+from colorcore.dataset.layout import ShardSettings
 from pipelines.cluster import ray_session
-from pipelines.shard import shard
+from pipelines.sharding.job import shard
 from tests.benchmarks.job import PlainJob
 from tests.benchmarks.paired import Side, measure, row, wall_ms
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from colorcore.dataset import DatasetInfo, ShardSettings, write_info
-from colorcore.storage import Store, open_store
-from pipelines.plan import PlannedUnit, plan_units
-from pipelines.shard import finish, shard_unit
-from pipelines.sources import open_sources
+from colorcore.dataset.layout import DatasetInfo, ShardSettings, write_info
+from colorcore.storage.store import Store, open_store
+from pipelines.sharding.job import finish, shard_unit
+from pipelines.sharding.plan import PlannedUnit, plan_units
+from pipelines.sources.source import open_sources
 
 
 class PlainJob:
-    """What `pipelines.shard.shard` does, less Ray: plan in ``target``, each unit, finish."""
+    """What `pipelines.sharding.job.shard` does, less Ray: plan in ``target``, each unit, finish."""
 
     def __init__(self, photos: Path, target: Path, settings: ShardSettings) -> None:
         self.sources, self.settings = open_sources([photos]), settings

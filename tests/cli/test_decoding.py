@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 
 from cli.main import main
-from colorcore.checkpoint import Checkpoint, save_checkpoint
-from colorcore.dataset import read_histogram, read_info
-from colorcore.decoding import Decoding
-from colorcore.front import CHROMAS, TEMPERATURES
+from colorcore.checkpoints.checkpoint import Checkpoint, save_checkpoint
+from colorcore.color.palette import fit_palette
+from colorcore.dataset.layout import read_histogram, read_info
+from colorcore.inference.decoding_search import CHROMAS, TEMPERATURES
 from colorcore.models import build_model
-from colorcore.palette import fit_palette
-from colorcore.recipe import parse_recipe
+from colorcore.models.decoding import Decoding
+from colorcore.recipes.recipe import parse_recipe
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from colorcore.dataset import read_info
+from colorcore.dataset.layout import read_info
 from pipelines.demo import COLOUR, GREY
 
 

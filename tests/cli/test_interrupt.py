@@ -21,10 +21,10 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from colorcore.checkpoint import load_checkpoint
-from colorcore.fit import Observer, StepEvent
-from colorcore.loader import Samples
-from colorcore.recipe import load_recipe
+from colorcore.checkpoints.checkpoint import load_checkpoint
+from colorcore.dataset.loader import Samples
+from colorcore.recipes.recipe import load_recipe
+from colorcore.training.fit import Observer, StepEvent
 from pipelines.priors import make_palette
 from tests.mlflow_store import new_store
 from tests.processes import remaining

@@ -70,7 +70,7 @@ def test_recipes_lists_and_prints_a_file_that_loads(tmp_path: Path) -> None:
     printed = cc("recipes", "simple")
     assert printed.returncode == 0
     (tmp_path / "mine.toml").write_text(printed.stdout)
-    from colorcore.recipe import load_recipe
+    from colorcore.recipes.recipe import load_recipe
 
     assert load_recipe(str(tmp_path / "mine.toml")) == load_recipe("simple")
 

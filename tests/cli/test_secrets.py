@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from colorcore.checkpoint import load_checkpoint
+from colorcore.checkpoints.checkpoint import load_checkpoint
 from pipelines.priors import make_palette
-from pipelines.run_import import import_runs
+from pipelines.run_log.resend import import_runs
 from tests.pipelines.tracking_server import TrackingServer
 
 SETTINGS = {

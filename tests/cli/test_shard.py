@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from cli.shard import _exit_code
-from pipelines.shard import ShardReport
+from pipelines.sharding.job import ShardReport
 
 GOOD = ShardReport(
     dataset="data",

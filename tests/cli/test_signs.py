@@ -7,12 +7,12 @@ import pytest
 
 from cli.main import main
 from cli.train import _display_signs
-from colorcore.advice import Advised, advised
-from colorcore.fit import fit
-from colorcore.recipe import load_recipe
-from colorcore.signs import Sign
-from pipelines.train import TrainProgress
-from tests.colorcore.test_fit import Photos, data_of
+from colorcore.recipes.advice import Advised, advised
+from colorcore.recipes.recipe import load_recipe
+from colorcore.scores.signs import Sign
+from colorcore.training.fit import fit
+from pipelines.training.driver import TrainProgress
+from tests.colorcore.training.test_fit import Photos, data_of
 
 
 def test_a_sign_is_shown_once_when_it_appears_and_once_when_it_is_gone(

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from colorcore import storage
+from colorcore.storage import store as storage
 
 
 @pytest.fixture

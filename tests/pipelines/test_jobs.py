@@ -16,18 +16,18 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage.color import rgb2lab
 
-from colorcore.checkpoint import CheckpointError
-from colorcore.dataset import PlannedPhoto
-from colorcore.palette import load_palette
-from colorcore.storage import LocalStore
+from colorcore.checkpoints.checkpoint import CheckpointError
+from colorcore.color.palette import load_palette
+from colorcore.dataset.layout import PlannedPhoto
+from colorcore.storage.store import LocalStore
 from pipelines import demo
-from pipelines.colorize import _Names, _relative, colorize_photos
 from pipelines.errors import JobError, WrongCallError
-from pipelines.evaluate import evaluate_model
-from pipelines.inspect import inspect_dataset, inspect_model
+from pipelines.inference.colorize import _Names, _relative, colorize_photos
+from pipelines.inference.evaluate import evaluate_model
+from pipelines.inference.inspect import inspect_dataset, inspect_model
 from pipelines.priors import make_palette
-from pipelines.sources import Source, is_tar
-from pipelines.train import TrainReport
+from pipelines.sources.source import Source, is_tar
+from pipelines.training.driver import TrainReport
 from tests.processes import listening
 
 

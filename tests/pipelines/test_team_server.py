@@ -14,9 +14,9 @@ from urllib.parse import unquote
 
 import pytest
 
-from pipelines.logged_model import local_model
 from pipelines.priors import make_palette
-from pipelines.tracking import BEST_PICTURE_KEY, BEST_STEP, PARENT_TAG, PICTURE_KEY
+from pipelines.run_log.runs import BEST_PICTURE_KEY, BEST_STEP, PARENT_TAG, PICTURE_KEY
+from pipelines.tracking.model import local_model
 from tests.clusters import Network, namespaced_nodes
 from tests.servers.mlflow import MlflowServer, serve_mlflow
 from tests.servers.postgres import Postgres, serve_postgres, why_no_postgres

@@ -14,8 +14,8 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from colorcore.checkpoint import load_checkpoint
-from colorcore.fit import Observer, ValidationEvent
+from colorcore.checkpoints.checkpoint import load_checkpoint
+from colorcore.training.fit import Observer, ValidationEvent
 from pipelines.priors import make_palette
 from tests.mlflow_store import new_store
 from tests.processes import remaining

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from colorcore.recipe import Recipe, load_recipe
+from colorcore.recipes.recipe import Recipe, load_recipe
 from pipelines.errors import WrongCallError
 from tune.desk import Verdict
 from tune.objective import SIGN_PATIENCE, Objective, collapsed, objective_of

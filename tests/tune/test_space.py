@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colorcore.recipe import load_recipe
+from colorcore.recipes.recipe import load_recipe
 from pipelines.errors import WrongCallError
 from tune.space import Axis, Space, default_space, load_space, space_of, with_values
 

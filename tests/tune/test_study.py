@@ -14,11 +14,11 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from colorcore.checkpoint import load_checkpoint
-from colorcore.loader import Samples
-from colorcore.recipe import Recipe, load_recipe
+from colorcore.checkpoints.checkpoint import load_checkpoint
+from colorcore.dataset.loader import Samples
+from colorcore.recipes.recipe import Recipe, load_recipe
 from pipelines.errors import JobError, WrongCallError
-from pipelines.logged_model import local_model
+from pipelines.tracking.model import local_model
 from tests.trainings import SPACE, TINY, rows_of, settings_for
 from tune.search import Search, TrialRecord
 from tune.space import with_values

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from colorcore.color.palette import Palette, bin_weights
 from colorcore.losses.extractors import Extractor
-from colorcore.palette import Palette, bin_weights
 
 BINS = 6
 CENTROIDS = [(0, 0), (40, 20), (-30, 30), (10, -50), (60, 50), (-60, 20)]
@@ -29,7 +29,7 @@ def palette() -> Palette:
 
 def photos(batch: int, height: int, width: int, *, seed: int = 0, dtype=torch.float32):
     """True lab (B, 3, H, W) of random colours that sRGB has."""
-    from colorcore.lab import rgb_to_lab
+    from colorcore.color.lab import rgb_to_lab
 
     generator = torch.Generator().manual_seed(seed)
     return rgb_to_lab(torch.rand(batch, 3, height, width, generator=generator).to(dtype))
@@ -37,7 +37,7 @@ def photos(batch: int, height: int, width: int, *, seed: int = 0, dtype=torch.fl
 
 def answer(ab: torch.Tensor, *, shrink: int = 4, seed: int = 1) -> dict:
     """A prediction with these ab and every other key, random; its leaves want gradients."""
-    from colorcore.lab import lab_to_rgb
+    from colorcore.color.lab import lab_to_rgb
 
     batch, _, height, width = ab.shape
     small = (-(-height // shrink), -(-width // shrink))

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from colorcore.color.palette import Palette, SoftEncoder, bin_weights
 from colorcore.losses import bins_ce, bins_focal
 from colorcore.losses.bins import log_probability
 from colorcore.losses.inputs import stored_ab
-from colorcore.palette import Palette, SoftEncoder, bin_weights
 from tests.colorcore.losses.conftest import BINS, photos
 
 

@@ -16,7 +16,7 @@ def test_the_distance_by_its_definition(term, alex):
     """With numpy, pixel by pixel of each layer."""
     lab, rgb = photos(2, 40, 40), torch.rand(2, 3, 40, 40)
     value = term({"ab": lab[:, 1:], "rgb": rgb}, lab)
-    from colorcore.lab import lab_to_rgb
+    from colorcore.color.lab import lab_to_rgb
 
     extractor = load_extractor("alex", alex)
     layers = []

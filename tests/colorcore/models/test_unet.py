@@ -3,7 +3,7 @@ import skimage.color
 import torch
 from torch import nn
 
-from colorcore.lab import lab_to_rgb
+from colorcore.color.lab import lab_to_rgb
 from colorcore.models.unet import UNet
 
 

@@ -1,0 +1,347 @@
+"""A checkpoint: one folder that colorizes, scores itself and goes on training.
+
+::
+
+    checkpoint.json        recipe, sizes, scores, decoding, where the run stands; written last
+    model.safetensors      the averaged (EMA) weights: what one uses
+    palette.safetensors    centroids, priors, weights
+    training.safetensors   raw weights, optimiser state, the discriminator if there is one; only
+                           needed to go on training
+
+Nothing in it is unpickled, ever. A folder is replaced as a whole: ``last`` is written beside
+and renamed into place, and whoever is killed in between leaves the old one readable.
+
+An object store renames nothing. There the tensors have a name of their own each time they are
+written (``model-0123456789ab.safetensors``), and checkpoint.json, which names them under
+``files``, follows last, in one PUT; then those of before are removed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from colorcore.color.palette import Palette
+from colorcore.models import build_model
+from colorcore.models.decoding import Decoding
+from colorcore.recipes.recipe import Recipe, RecipeError, parse_recipe
+from colorcore.storage.store import LocalStore, Store, open_store
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FORMAT = 1
+RECORD = "checkpoint.json"
+_TENSORS = ("model", "palette", "training")
+_NAME = re.compile(r"(model|palette|training)(-[0-9a-f]{12})?\.safetensors")
+"""A name from a checkpoint becomes a path: nothing else may."""
+_READS = 5
+"""Times a remote checkpoint is read anew that was replaced meanwhile."""
+
+
+class CheckpointError(Exception):
+    """A folder that is no checkpoint, or one that does not fit."""
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """A trained model with all that belongs to it.
+
+    recipe        of the run
+    weights       the EMA weights by parameter name
+    palette       of the dataset it was trained on
+    mean_ab       (a, b) of the training pixels, ab units: the constant baseline
+    size          side of the training samples in pixels
+    dataset       fingerprint of the dataset
+    epoch, step   where training goes on: epochs done, and steps done in the next one
+    scores        of the latest validation
+    best          the best score so far of the recipe's metric
+    run_id        of the tracking run, so that a resumed training goes on in it
+    training      raw weights ("model.*", "discriminator.*") and optimiser state ("optimizer.*",
+                  "discriminator_optimizer.*"); {} when not loaded
+    optimizer     what of it is no tensor: for each optimiser its numbers, and the gradient
+                  scaler's under "scaler"
+    decoding      what answers are decoded with: the model's own until one is chosen
+    decoded       scores with the chosen decoding, on the validation photos; {} until then
+    history       the course of the loss (signs.LossHistory.state); [] when not known
+    signs         of the latest validation, each as the fields of a signs.Sign
+    """
+
+    recipe: Recipe
+    weights: dict[str, Tensor]
+    palette: Palette
+    mean_ab: tuple[float, float]
+    size: int
+    dataset: str
+    epoch: int = 0
+    step: int = 0
+    scores: dict[str, float] = field(default_factory=dict)
+    best: float | None = None
+    run_id: str | None = None
+    training: dict[str, Tensor] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    decoding: Decoding = field(default_factory=Decoding)
+    decoded: dict[str, float] = field(default_factory=dict)
+    history: list[float] = field(default_factory=list)
+    signs: list[dict[str, Any]] = field(default_factory=list)
+
+    def model(self, device: torch.device | str = "cpu") -> nn.Module:
+        """The model with the EMA weights, ready to predict.
+
+        Raises:
+            CheckpointError: the weights do not fit the recipe's model.
+        """
+        model = build_model(self.recipe.model.name, **self.recipe.model.options())
+        try:
+            model.load_state_dict(self.weights)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"the weights do not fit the recipe's model: {str(error).splitlines()[-1].strip()}"
+            ) from error
+        return model.to(device).eval()
+
+
+_FACTS = ("mean_ab", "size", "dataset", "epoch", "step", "scores", "best", "run_id", "optimizer")
+_LATER_FACTS = ("decoded", "history", "signs")
+"""Facts that checkpoints may lack, of versions that did not know them."""
+
+
+def save_checkpoint(checkpoint: Checkpoint, folder: str | Path | Store) -> None:
+    """Write the folder anew, then put it into the place of the one that is there.
+
+    Raises:
+        StorageError: a remote store does not answer, or refuses.
+    """
+    store = open_store(folder)
+    if store.local is not None:
+        _save_here(checkpoint, store.local)
+    else:
+        _save_there(checkpoint, store)
+
+
+def _save_here(checkpoint: Checkpoint, folder: Path) -> None:
+    fresh = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    for kind, tensors in _tensors_of(checkpoint).items():
+        _save_tensors(tensors, fresh / f"{kind}.safetensors")
+    (fresh / RECORD).write_text(json.dumps(_record_of(checkpoint), indent=2), encoding="utf-8")
+    _swap(fresh, folder)
+
+
+def _save_there(checkpoint: Checkpoint, store: Store) -> None:
+    version = uuid.uuid4().hex[:12]
+    files = {}
+    with tempfile.TemporaryDirectory(prefix="colorcore-save-") as scratch:
+        for kind, tensors in _tensors_of(checkpoint).items():
+            files[kind] = f"{kind}-{version}.safetensors"
+            path = Path(scratch) / files[kind]
+            _save_tensors(tensors, path)
+            store.put(path, files[kind])
+    record = {**_record_of(checkpoint), "files": files}
+    store.write(RECORD, json.dumps(record, indent=2).encode())
+    for name in store.names(""):
+        if _NAME.fullmatch(name) and name not in files.values():
+            store.remove(name)
+
+
+def _tensors_of(checkpoint: Checkpoint) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each file; no "training" when there are none."""
+    palette = checkpoint.palette
+    arrays = {name: getattr(palette, name) for name in ("centroids", "priors", "weights")}
+    tensors = {
+        "model": checkpoint.weights,
+        "palette": {name: torch.from_numpy(array.copy()) for name, array in arrays.items()},
+        "training": checkpoint.training,
+    }
+    return {kind: tensors[kind] for kind in _TENSORS if tensors[kind]}
+
+
+def _record_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        **{name: getattr(checkpoint, name) for name in (*_FACTS, *_LATER_FACTS)},
+        "decoding": asdict(checkpoint.decoding),
+        "palette": checkpoint.palette.about,
+        "recipe": checkpoint.recipe.values(),
+    }
+
+
+def load_checkpoint(folder: str | Path | Store, *, training: bool = False) -> Checkpoint:
+    """Read a checkpoint, here or in an object store; with ``training`` also its training's state.
+
+    A folder that holds ``best`` or ``last``, such as `cc train` writes, stands for its best.
+
+    Raises:
+        CheckpointError: it is none, is damaged or of another format; or it holds nothing to go
+            on training from.
+        StorageError: a remote store does not answer, or refuses.
+    """
+    store = _resolve(open_store(folder))
+    for reads in range(1, _READS + 1):
+        try:
+            return _load(store, training=training)
+        except CheckpointError as error:
+            # Replaced between its record and its tensors, or while its record was read, of which
+            # then as many bytes came as the old one had: there is a new record by now.
+            replaced = isinstance(error.__cause__, (FileNotFoundError, json.JSONDecodeError))
+            if store.local is not None or not replaced or reads == _READS:
+                raise
+    raise AssertionError  # the loop returns or raises
+
+
+def _load(store: Store, *, training: bool) -> Checkpoint:
+    where = store.show()
+    try:
+        record = json.loads(store.read(RECORD))
+        if record["format"] != FORMAT:
+            raise CheckpointError(
+                f"expected checkpoint format {FORMAT}, found {record['format']!r} in {where}; "
+                "load it with the version of colorcore that wrote it"
+            )
+        files = {kind: f"{kind}.safetensors" for kind in _TENSORS} | record.get("files", {})
+        if strange := [name for name in files.values() if not _NAME.fullmatch(name)]:
+            raise ValueError(f"a file of the name {strange[0]!r}")
+        named = "training" in record.get("files", {}) or "files" not in record
+        if training and not (named and store.exists(files["training"])):
+            raise CheckpointError(
+                f"{where} holds no training state (training.safetensors) to go on from; "
+                "resume from the last folder of the training's --out"
+            )
+        arrays = {k: v.numpy() for k, v in _read_tensors(store, files["palette"]).items()}
+        return Checkpoint(
+            recipe=parse_recipe(record["recipe"], where),
+            weights=_read_tensors(store, files["model"]),
+            palette=Palette(**arrays, about=record["palette"]),
+            training=_read_tensors(store, files["training"]) if training else {},
+            **{**{name: record[name] for name in _FACTS}, "mean_ab": tuple(record["mean_ab"])},
+            # Checkpoints from before decodings were chosen have none.
+            decoding=Decoding(**record.get("decoding", {})),
+            **{name: record[name] for name in _LATER_FACTS if name in record},
+        )
+    except (
+        OSError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RecipeError,
+        SafetensorError,
+    ) as error:
+        raise CheckpointError(
+            f"{where} is damaged: {type(error).__name__}: {error}; "
+            "copy it again from where it came, or train again"
+        ) from error
+
+
+def _read_tensors(store: Store, name: str) -> dict[str, Tensor]:
+    """The tensors of a file; a remote one is here only while it is read."""
+    if store.local is not None:
+        return load_file(store.local / name)
+    with tempfile.TemporaryDirectory(prefix="colorcore-load-") as scratch:
+        path = Path(scratch) / name
+        store.fetch(name, path)
+        return load_file(path)
+
+
+def has_checkpoint(folder: str | Path | Store) -> bool:
+    """Whether a checkpoint can be loaded from here.
+
+    Raises:
+        StorageError: a remote store does not answer, or refuses.
+    """
+    store = open_store(folder)
+    return any(place.exists(RECORD) for place in _versions(store))
+
+
+def optimizer_state(
+    optimizer: torch.optim.Optimizer, name: str = "optimizer"
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimiser's state as tensors named ``name.*``, and the rest as plain values by name."""
+    state = optimizer.state_dict()
+    tensors = {
+        f"{name}.{index}.{key}": value
+        for index, values in state["state"].items()
+        for key, value in values.items()
+    }
+    groups = [
+        {key: value for key, value in group.items() if key != "params"}
+        for group in state["param_groups"]
+    ]
+    return tensors, {name: groups}
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, checkpoint: Checkpoint, name: str = "optimizer"
+) -> None:
+    """Put an optimiser into the state that :func:`optimizer_state` gave under that name.
+
+    Raises:
+        KeyError, ValueError: the checkpoint holds no such optimiser, or another model's.
+    """
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in checkpoint.training.items():
+        kind, _, rest = key.partition(".")
+        if kind == name:
+            index, _, what = rest.partition(".")
+            state.setdefault(int(index), {})[what] = tensor
+    groups = [
+        {**saved, "params": group["params"]}
+        for saved, group in zip(
+            checkpoint.optimizer[name], optimizer.state_dict()["param_groups"], strict=True
+        )
+    ]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def weights_under(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors named ``name.*``, without that."""
+    prefix = f"{name}."
+    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
+
+
+def _resolve(folder: Store) -> Store:
+    for place in (folder, folder.below("best"), folder.below("last")):
+        for version in _versions(place):
+            if version.exists(RECORD):
+                return version
+    raise CheckpointError(
+        f"expected a checkpoint folder (with a checkpoint.json), found none at {folder.show()}; "
+        "cc train writes them to its --out folder"
+    )
+
+
+def _versions(folder: Store) -> list[Store]:
+    """A checkpoint's folder, and where it lies for the moment in which it is replaced."""
+    if folder.local is None:
+        return [folder]
+    return [folder, LocalStore(_previous(folder.local))]
+
+
+def _previous(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _swap(fresh: Path, folder: Path) -> None:
+    """Put ``fresh`` in the place of ``folder``; at every moment one of the two is readable."""
+    old = _previous(folder)
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.replace(old)
+    fresh.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)

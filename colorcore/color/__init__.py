@@ -1,0 +1,1 @@
+"""CIELAB, colourfulness, the palette: maths on arrays."""

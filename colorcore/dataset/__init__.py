@@ -1,0 +1,1 @@
+"""Samples, shards and their index: making, merging and loading them."""

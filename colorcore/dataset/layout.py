@@ -1,0 +1,423 @@
+"""The dataset on disk: the one place that knows its layout and schemas.
+
+::
+
+    dataset.json            format, settings, sources; once finished: counts and fingerprint
+    units/000000.parquet    the slices of source photos of up to 1,000 units, one row group each
+    train/000017-000.tar    WebDataset: <key>.lab.npy (3, H, W) uint8, <key>.json
+    val/000017-000.tar      (--compress zstd: <key>.lab.npy.zst)
+    index/000017.parquet    a row a kept sample; written last: a unit with an index is done
+    rejected/000017.parquet a row a refused photo: source, reason, detail, a few thumbnails
+    histogram/000017.npy    (256, 256) int64 counts of the (a, b) cells of its train samples
+    shards.parquet          a row a shard: how many samples the loader finds in it
+    duplicates.parquet      samples whose photo is in an earlier unit too: the loader skips them
+    histogram.npy           the sum of all units' histograms
+    palette/                by `cc priors`
+
+A unit is a pure function of its slice, the bytes of those photos and the settings: it can be
+done again anywhere, byte for byte. ``shards.parquet``, ``duplicates.parquet`` and
+``histogram.npy`` are made of the units' files when all are done (``colorcore.dataset.merge``), then
+``dataset.json`` is completed. No clock, host name or random number gets into a dataset.
+
+A dataset lies in a local folder or in an object store; all functions here take either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field
+
+from colorcore.photos.refusal import PhotoLimits
+from colorcore.storage.store import Store, open_store
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FORMAT = 1
+SPLITS = ("train", "val")
+CF_STEP = 5
+"""Width of a class of ``DatasetInfo.colorfulness``."""
+CF_CLASSES = 31
+"""Classes: 0 to 5, …, 145 to 150, and above."""
+PLAN_UNITS = 1000
+"""Units of a plan file: few files, and each unit still reads its own slice alone."""
+
+PLAN_SCHEMA = pa.schema([("root", pa.int32()), ("path", pa.binary())])
+INDEX_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("split", pa.string()),
+        ("shard", pa.string()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+        ("root", pa.int32()),
+        ("source", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("colorfulness", pa.float32()),
+        ("sha256", pa.string()),
+    ]
+)
+REJECTED_SCHEMA = pa.schema(
+    [
+        ("root", pa.int32()),
+        ("source", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("thumbnail", pa.binary()),
+    ]
+)
+SHARDS_SCHEMA = pa.schema(
+    [
+        ("shard", pa.string()),
+        ("split", pa.string()),
+        ("unit", pa.int32()),
+        ("samples", pa.int32()),
+        ("bytes", pa.int64()),
+    ]
+)
+DUPLICATES_SCHEMA = pa.schema([("key", pa.string()), ("first_key", pa.string())])
+
+
+class DatasetError(Exception):
+    """A dataset that is missing, unfinished, of another make, or damaged."""
+
+
+class SampleSettings(BaseModel):
+    """What decides whether a photo is kept, and how it is stored; part of ``dataset.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = Field(256, ge=16, le=4096, description="samples are size x size pixels")
+    min_colorfulness: float = Field(15.0, ge=0, le=200, description="Hasler-Süsstrunk CF")
+    val_percent: float = Field(5.0, ge=0, lt=100, description="share of photos held out")
+    min_side: int = Field(64, ge=1, description="pixels of a photo's shorter side")
+    max_aspect: float = Field(5.0, ge=1, description="longer side / shorter side")
+    max_pixels: int = Field(100_000_000, ge=1, description="beyond: a decompression bomb")
+    max_bytes: int = Field(268_435_456, ge=1, description="of a photo's file")
+
+    @property
+    def limits(self) -> PhotoLimits:
+        """The limits that are checked before a photo is decoded."""
+        return PhotoLimits(
+            max_pixels=self.max_pixels,
+            max_bytes=self.max_bytes,
+            min_side=self.min_side,
+            max_aspect=self.max_aspect,
+        )
+
+
+class ShardSettings(SampleSettings):
+    """The settings of `cc shard`: with the photos, they decide every byte of a dataset."""
+
+    photos_per_unit: int = Field(250, ge=1, le=100_000, description="source photos a unit")
+    compress: Literal["none", "zstd"] = Field("none", description="how samples are stored")
+
+
+class DatasetInfo(BaseModel):
+    """``dataset.json``; what follows ``sources`` is there once sharding has finished.
+
+    counts        photos, train, val, duplicates, units; duplicates are among train and val
+    refused       photos by reason
+    colorfulness  kept photos by colourfulness, in steps of ``CF_STEP``; the last is open
+    disk          bytes of the shards by split
+    fingerprint   16 hex digits over the settings and every unit's index
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = FORMAT
+    settings: ShardSettings
+    sources: tuple[str, ...]
+    counts: dict[str, int] | None = None
+    refused: dict[str, int] | None = None
+    colorfulness: tuple[int, ...] | None = None
+    disk: dict[str, int] | None = None
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedPhoto:
+    """One photo of a unit's slice: which source it is in, and its path there, in bytes."""
+
+    root: int
+    path: bytes
+
+    @property
+    def source(self) -> str:
+        """The path for people: bytes that are no UTF-8 are shown as backslash escapes."""
+        return self.path.decode("utf-8", "backslashreplace")
+
+
+@dataclass(frozen=True, slots=True)
+class UnitResult:
+    """What became of a unit: samples kept by split, photos refused by reason."""
+
+    unit: int
+    kept: dict[str, int]
+    refused: dict[str, int]
+
+    @property
+    def photos(self) -> int:
+        """Source photos of the unit."""
+        return sum(self.kept.values()) + sum(self.refused.values())
+
+
+# -- names -------------------------------------------------------------------------------------
+
+
+def unit_name(unit: int) -> str:
+    """Six digits or more, so that the names of the first million sort as units do."""
+    return f"{unit:06d}"
+
+
+def plan_name(first: int) -> str:
+    """The slices of the units from ``first`` on."""
+    return f"units/{unit_name(first)}.parquet"
+
+
+def index_name(unit: int) -> str:
+    """The unit's index; its presence says that the unit is done."""
+    return f"index/{unit_name(unit)}.parquet"
+
+
+def rejected_name(unit: int) -> str:
+    """The unit's refused photos."""
+    return f"rejected/{unit_name(unit)}.parquet"
+
+
+def histogram_name(unit: int) -> str:
+    """The unit's (a, b) histogram."""
+    return f"histogram/{unit_name(unit)}.npy"
+
+
+def done_units(dataset: str | Path | Store) -> list[int]:
+    """The units that have an index, in order. Holds one int a unit: fine up to 10⁷ units."""
+    return _numbers(open_store(dataset), "index")
+
+
+def _numbers(store: Store, folder: str) -> list[int]:
+    stems = (name.partition(".")[0] for name in store.names(folder))
+    return sorted(int(stem) for stem in stems if stem.isdigit())
+
+
+# -- dataset.json ------------------------------------------------------------------------------
+
+
+def read_info(dataset: str | Path | Store, *, finished: bool = True) -> DatasetInfo:
+    """The dataset's ``dataset.json``, checked.
+
+    Raises:
+        DatasetError: there is no dataset, it is unfinished, or of another format.
+        StorageError: the store does not answer.
+    """
+    store = open_store(dataset)
+    path = store.show("dataset.json")
+    try:
+        data = store.read("dataset.json")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DatasetError(
+            f"expected a dataset in {store.show()}, found no dataset.json there; "
+            f"make one with: cc shard PHOTOS {store.show()}"
+        ) from error
+    try:
+        record = json.loads(data)
+        if not isinstance(record, dict):
+            raise ValueError(f"expected a JSON object, found {type(record).__name__}")
+        if record.get("format") != FORMAT:
+            raise DatasetError(
+                f"expected dataset format {FORMAT}, found {record.get('format')!r} in {path}; "
+                "shard the photos again with this version"
+            )
+        info = DatasetInfo.model_validate(record)
+    except ValueError as error:  # of JSON, Unicode and pydantic too
+        detail = str(error).splitlines()[0]
+        raise DatasetError(
+            f"{path} is damaged: {detail}; "
+            "restore it, or remove the whole folder and run cc shard again"
+        ) from error
+    if finished and info.fingerprint is None:
+        raise DatasetError(
+            f"the dataset {store.show()} is unfinished; run the same cc shard command again"
+        )
+    return info
+
+
+def write_info(dataset: str | Path | Store, info: DatasetInfo) -> None:
+    """Write ``dataset.json`` in one step."""
+    text = json.dumps(info.model_dump(exclude_none=True), indent=2, ensure_ascii=False)
+    open_store(dataset).write("dataset.json", text.encode() + b"\n")
+
+
+# -- the plan ----------------------------------------------------------------------------------
+
+
+def write_plan(
+    dataset: str | Path | Store, first: int, slices: Sequence[Sequence[PlannedPhoto]]
+) -> None:
+    """Write the slices of the units ``first``, ``first + 1``, …: one row group each."""
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, PLAN_SCHEMA, compression="zstd") as writer:
+        for photos in slices:
+            columns = {
+                "root": [photo.root for photo in photos],
+                "path": [photo.path for photo in photos],
+            }
+            writer.write_table(pa.table(columns, schema=PLAN_SCHEMA))
+    open_store(dataset).write(plan_name(first), buffer.getvalue())
+
+
+def plans(dataset: str | Path | Store) -> list[int]:
+    """The first units of the plan's files, in order."""
+    return _numbers(open_store(dataset), "units")
+
+
+class PlanFile:
+    """One file of the plan: the slices of the units from ``first`` on."""
+
+    def __init__(self, dataset: str | Path | Store, first: int) -> None:
+        """Read the file's footer.
+
+        Raises:
+            DatasetError: the file is missing or damaged.
+        """
+        self.first = first
+        self._store = open_store(dataset)
+        with self._reader() as parquet:
+            groups = range(parquet.metadata.num_row_groups)
+            self.photos = [parquet.metadata.row_group(group).num_rows for group in groups]
+
+    def slice(self, unit: int) -> list[PlannedPhoto]:
+        """The unit's slice of source photos; reads no other."""
+        with self._reader() as parquet:
+            table = parquet.read_row_group(unit - self.first)
+        roots, paths = table["root"].to_pylist(), table["path"].to_pylist()
+        return [PlannedPhoto(root, path) for root, path in zip(roots, paths, strict=True)]
+
+    @contextmanager
+    def _reader(self) -> Iterator[pq.ParquetFile]:
+        name = plan_name(self.first)
+        try:
+            with self._store.open(name) as file:
+                yield pq.ParquetFile(file)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            detail = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DatasetError(
+                f"{self._store.show(name)}, which says what is in each unit, is damaged: {detail}; "
+                "restore it, or shard into a new folder"
+            ) from error
+
+
+def read_plan(dataset: str | Path | Store, unit: int) -> list[PlannedPhoto]:
+    """The unit's slice of source photos.
+
+    Raises:
+        DatasetError: no plan has that unit.
+    """
+    store = open_store(dataset)
+    firsts = plans(store)
+    if not firsts or unit < firsts[0]:
+        raise DatasetError(f"expected a plan of unit {unit} in {store.show('units')}, found none")
+    return PlanFile(store, firsts[bisect_right(firsts, unit) - 1]).slice(unit)
+
+
+# -- a unit ------------------------------------------------------------------------------------
+
+
+def npy_header(shape: tuple[int, ...]) -> bytes:
+    """The header of a uint8, C-ordered .npy file (128 bytes up to three dimensions)."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": "|u1", "fortran_order": False, "shape": shape}
+    )
+    return buffer.getvalue()
+
+
+def read_table(
+    dataset: str | Path | Store, name: str, columns: list[str], *, unit: int | None = None
+) -> pa.Table:
+    """Columns of one of the dataset's Parquet files; errors as :func:`reading`."""
+    store = open_store(dataset)
+    with reading(store, name, unit=unit):
+        return pq.read_table(pa.BufferReader(store.read(name)), columns=columns)
+
+
+@contextmanager
+def reading(store: Store, name: str, *, unit: int | None = None) -> Iterator[None]:
+    """Turn what goes wrong while a dataset's file is read into an error that says the cure.
+
+    ``unit`` is whose file it is: without the unit's index, `cc shard` does the unit again.
+
+    Raises:
+        DatasetError: the file is missing or damaged.
+    """
+    cure = store.show(name if unit is None else index_name(unit))
+    try:
+        yield
+    except FileNotFoundError as error:
+        first = "" if unit is None or cure == store.show(name) else f"remove {cure}, then "
+        raise DatasetError(
+            f"expected {store.show(name)}, found no such file; "
+            f"{first}run the same cc shard command again"
+        ) from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        detail = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DatasetError(
+            f"{store.show(name)} is damaged: {detail}; "
+            f"remove {'it' if cure == store.show(name) else cure}, "
+            "then run the same cc shard command again"
+        ) from error
+
+
+# -- the whole dataset -------------------------------------------------------------------------
+
+
+def read_histogram(dataset: str | Path | Store) -> NDArray[np.int64]:
+    """The (256, 256) histogram of stored (a, b) cells over all train samples, copies included.
+
+    Raises:
+        DatasetError: the dataset is not finished.
+    """
+    store = open_store(dataset)
+    with reading(store, "histogram.npy"):
+        histogram: NDArray[np.int64] = np.load(
+            io.BytesIO(store.read("histogram.npy")), allow_pickle=False
+        )
+    return histogram
+
+
+def iterate_index(dataset: str | Path | Store, columns: list[str]) -> Iterator[pa.Table]:
+    """The index, unit by unit."""
+    store = open_store(dataset)
+    for unit in done_units(store):
+        yield read_table(store, index_name(unit), columns, unit=unit)
+
+
+def fingerprint(settings: ShardSettings, indexes: Iterable[tuple[int, str]]) -> str:
+    """16 hex digits over the settings and each unit's index: the dataset's identity.
+
+    indexes  (unit, hex SHA-256 of its index file), in order of units
+    """
+    digest = hashlib.sha256(settings.model_dump_json().encode())
+    for unit, index_sha256 in indexes:
+        digest.update(f"{unit}:{index_sha256}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def write_table(dataset: str | Path | Store, name: str, table: pa.Table) -> None:
+    """Write a Parquet file in one step, with the same bytes for the same table."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    open_store(dataset).write(name, buffer.getvalue())

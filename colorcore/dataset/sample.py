@@ -1,0 +1,105 @@
+"""From the bytes of one photo to one sample, or to the reason why there is none.
+
+A sample is what a shard holds for a photo: stored LAB at the dataset's size and the few facts
+by which one finds the photo again. This is the whole filter of `cc shard` in one function.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from colorcore.color.colorfulness import GREY_CHROMA, colorfulness_u8, hue_spread
+from colorcore.color.lab import encode_lab
+from colorcore.dataset.layout import SampleSettings
+from colorcore.photos.read import read_photo, square
+from colorcore.photos.refusal import PhotoLimits, PhotoRefused, Reason
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One kept photo.
+
+    lab_u8        (3, size, size) uint8, stored LAB
+    split         "train" or "val", from the content hash alone
+    width, height the photo's own size in pixels
+    colorfulness  Hasler-Süsstrunk CF of the resized photo
+    sha256        hex digest of the photo's bytes
+    """
+
+    lab_u8: NDArray[np.uint8]
+    split: str
+    width: int
+    height: int
+    colorfulness: float
+    sha256: str
+
+    def facts(self) -> dict[str, Any]:
+        """What the sample's JSON member and index row share."""
+        return {
+            "width": self.width,
+            "height": self.height,
+            "colorfulness": self.colorfulness,
+            "sha256": self.sha256,
+        }
+
+
+def split_of(sha256: str, val_percent: float) -> str:
+    """The split of a photo: val for the ``val_percent`` lowest content hashes.
+
+    Decided by the content alone, so copies of one photo never straddle the splits and adding
+    photos never moves old ones.
+    """
+    return "val" if int(sha256[:8], 16) < val_percent / 100 * 2**32 else "train"
+
+
+def lab_of(data: bytes, size: int, limits: PhotoLimits) -> NDArray[np.uint8]:
+    """Stored LAB (3, size, size) of a photo's centre square, without any colour filter.
+
+    Raises:
+        PhotoRefused: the photo cannot be read or breaks a limit.
+    """
+    return encode_lab(square(read_photo(data, limits=limits, min_size=size).rgb, size))
+
+
+def make_sample(data: bytes, settings: SampleSettings) -> Sample:
+    """One photo's sample.
+
+    Raises:
+        PhotoRefused: with the reason; the photo must not get into a shard.
+    """
+    photo = read_photo(data, limits=settings.limits, min_size=settings.size)
+    rgb = square(photo.rgb, settings.size)
+    lab_u8 = encode_lab(rgb)
+    hue = hue_spread(lab_u8)
+    if hue.is_greyscale:
+        raise PhotoRefused(
+            Reason.GREYSCALE,
+            f"{hue.coloured:.1%} of the pixels have a chroma above {GREY_CHROMA:g}",
+        )
+    if hue.is_single_hue:
+        raise PhotoRefused(
+            Reason.SINGLE_HUE,
+            f"hues stay within {hue.spread:.1f} ab units of one ray, "
+            f"{hue.residual:.1f} of the mean colour of their lightness",
+        )
+    cf = colorfulness_u8(rgb)
+    if cf < settings.min_colorfulness:
+        raise PhotoRefused(
+            Reason.NOT_COLORFUL,
+            f"colorfulness {cf:.1f}, expected at least {settings.min_colorfulness:g}",
+        )
+    sha256 = hashlib.sha256(data).hexdigest()
+    return Sample(
+        lab_u8=lab_u8,
+        split=split_of(sha256, settings.val_percent),
+        width=photo.width,
+        height=photo.height,
+        colorfulness=round(cf, 2),
+        sha256=sha256,
+    )

@@ -1,0 +1,230 @@
+"""Writing one unit: a slice of photos -> tars, histogram, rejections, and the index last.
+
+What a unit's files are called and hold is ``colorcore.dataset.layout``'s business; this module
+makes them. It is a pure function of the slice, the photos' bytes and the settings.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from colorcore.dataset.layout import (
+    INDEX_SCHEMA,
+    REJECTED_SCHEMA,
+    SPLITS,
+    SampleSettings,
+    ShardSettings,
+    UnitResult,
+    histogram_name,
+    index_name,
+    npy_header,
+    rejected_name,
+    unit_name,
+    write_table,
+)
+from colorcore.dataset.sample import Sample, make_sample
+from colorcore.photos.refusal import PhotoRefused, Reason
+from colorcore.photos.thumbnail import PER_REASON, thumbnail_of_refused
+from colorcore.storage.atomic import npy_bytes
+from colorcore.storage.store import Store, open_store
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SHARD_SAMPLES = 1000
+"""A shard is closed after this many samples (197 MB at 256 x 256)."""
+ZSTD_LEVEL = 1
+_TAR_BLOCK = 512
+_COPY = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePhoto:
+    """A photo's bytes, or why there are none; ``source`` is its path for people."""
+
+    root: int
+    source: str
+    content: bytes | PhotoRefused
+
+    def data(self) -> bytes:
+        """The bytes.
+
+        Raises:
+            PhotoRefused: there are none.
+        """
+        if isinstance(self.content, PhotoRefused):
+            raise self.content
+        return self.content
+
+
+class Sampler:
+    """Makes samples of photos, and refuses exact copies of earlier ones."""
+
+    def __init__(self, settings: SampleSettings) -> None:
+        self._settings = settings
+        self._seen: set[str] = set()
+
+    def sample(self, photo: SourcePhoto) -> Sample:
+        """The photo's sample.
+
+        Raises:
+            PhotoRefused: with the reason; the photo must not get into a shard.
+        """
+        sample = make_sample(photo.data(), self._settings)
+        if sample.sha256 in self._seen:
+            raise PhotoRefused(Reason.DUPLICATE, "the same bytes as an earlier photo")
+        self._seen.add(sample.sha256)
+        return sample
+
+
+def write_unit(
+    scratch: Path, unit: int, photos: Iterable[SourcePhoto], settings: ShardSettings
+) -> UnitResult:
+    """Turn one slice of photos into one unit's files, under the folder ``scratch``.
+
+    Publishing the files is the caller's business (:func:`publish_unit`).
+    """
+    rows: list[dict[str, Any]] = []
+    rejected: list[dict[str, Any]] = []
+    reasons: Counter[Reason] = Counter()
+    sampler = Sampler(settings)
+    histogram = np.zeros((256, 256), np.float64)
+    with ExitStack() as stack:
+        writers = {
+            split: stack.enter_context(
+                ShardWriter(scratch / split, unit_name(unit), settings.compress)
+            )
+            for split in SPLITS
+        }
+        for position, photo in enumerate(photos):
+            origin = {"root": photo.root, "source": photo.source}
+            try:
+                sample = sampler.sample(photo)
+            except PhotoRefused as refusal:
+                reason = refusal.reason
+                reasons[reason] += 1
+                picture = None
+                if reasons[reason] <= PER_REASON:
+                    picture = thumbnail_of_refused(photo.content, reason, settings.limits)
+                rejected.append(
+                    {
+                        **origin,
+                        "reason": reason.value,
+                        "detail": refusal.detail,
+                        "thumbnail": picture,
+                    }
+                )
+                continue
+            key = f"{unit_name(unit)}-{position:05d}"
+            place = writers[sample.split].add(key, sample, photo.source)
+            rows.append({"key": key, "split": sample.split, **place, **origin, **sample.facts()})
+            if sample.split == "train":
+                count_cells(sample.lab_u8, histogram)
+    write_table(scratch, rejected_name(unit), pa.Table.from_pylist(rejected, REJECTED_SCHEMA))
+    open_store(scratch).write(histogram_name(unit), npy_bytes(histogram.astype(np.int64)))
+    write_table(scratch, index_name(unit), pa.Table.from_pylist(rows, INDEX_SCHEMA))
+    return UnitResult(
+        unit=unit,
+        kept={split: sum(row["split"] == split for row in rows) for split in SPLITS},
+        refused={reason.value: count for reason, count in sorted(reasons.items())},
+    )
+
+
+def publish_unit(scratch: Path, dataset: Store, unit: int) -> None:
+    """Move a unit's files from ``scratch`` into the dataset, each in one step, index last.
+
+    A unit that is done again after its photos have changed may have fewer shards than before:
+    the others are removed.
+    """
+    index = scratch / index_name(unit)
+    for path in sorted(path for path in scratch.rglob("*") if path.is_file() and path != index):
+        dataset.put(path, path.relative_to(scratch).as_posix())
+    for name in _older_shards(scratch, dataset, unit):
+        dataset.remove(name)
+    dataset.put(index, index_name(unit))
+
+
+def _older_shards(scratch: Path, dataset: Store, unit: int) -> Iterator[str]:
+    rows = pq.read_table(scratch / index_name(unit), columns=["shard"])["shard"]
+    mine = set(rows.to_pylist())
+    for split in SPLITS:
+        number = sum(name.startswith(f"{split}/") for name in mine)
+        while dataset.exists(name := f"{split}/{unit_name(unit)}-{number:03d}.tar"):
+            yield name
+            number += 1
+
+
+class ShardWriter:
+    """Writes samples into the tars of one unit and split, and knows where each one lies."""
+
+    def __init__(self, folder: Path, unit: str, compress: str = "none") -> None:
+        self._folder, self._unit = folder, unit
+        self._codec = pa.Codec("zstd", ZSTD_LEVEL) if compress == "zstd" else None
+        self._open_files = ExitStack()
+        self._count = 0
+        self._name = ""
+        self._file: BinaryIO
+        self._tar: tarfile.TarFile
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open_files.close()
+
+    def add(self, key: str, sample: Sample, source: str) -> dict[str, Any]:
+        """Append a sample; returns its index columns shard, offset and length.
+
+        ``offset`` and ``length`` are those of the array's file within the tar, in bytes.
+        """
+        if self._count % SHARD_SAMPLES == 0:
+            self._open(self._count // SHARD_SAMPLES)
+        self._count += 1
+        array = npy_header(sample.lab_u8.shape) + sample.lab_u8.tobytes()
+        if self._codec is not None:
+            array = self._codec.compress(array, asbytes=True)
+        offset = self._add_file(key + (".lab.npy.zst" if self._codec else ".lab.npy"), array)
+        facts = json.dumps({"source": source, **sample.facts()}, ensure_ascii=False)
+        self._add_file(f"{key}.json", facts.encode())
+        return {"shard": self._name, "offset": offset, "length": len(array)}
+
+    def _open(self, number: int) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{self._unit}-{number:03d}.tar"
+        self._name = f"{self._folder.name}/{path.name}"
+        self._open_files.close()
+        self._file = self._open_files.enter_context(path.open("wb"))
+        self._tar = self._open_files.enter_context(
+            tarfile.TarFile(
+                fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT, copybufsize=_COPY
+            )
+        )
+
+    def _add_file(self, name: str, data: bytes) -> int:
+        info = tarfile.TarInfo(name)  # mtime 0, no owner: the same bytes every time
+        info.size = len(data)
+        offset = self._file.tell() + _TAR_BLOCK
+        self._tar.addfile(info, io.BytesIO(data))
+        return offset
+
+
+def count_cells(lab_u8: NDArray[np.uint8], histogram: NDArray[np.float64]) -> None:
+    """Add a sample's pixels to a (256, 256) histogram of stored (a, b) cells, in place.
+
+    Exact: float64 counts whole numbers up to 2⁵³, and OpenCV's float32 those of one sample.
+    """
+    counts = cv2.calcHist(list(lab_u8[1:]), [0, 1], None, [256, 256], [0, 256, 0, 256])
+    cv2.accumulate(counts, histogram)

@@ -1,0 +1,154 @@
+"""Plots of scores: the front between fidelity and colourfulness."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from colorcore.drawing.palette_plot import INK, QUIET, plot_png
+from colorcore.inference.decoding_search import COLOR, FIDELITY, undominated
+from colorcore.scores.metrics import HIGHER_IS_BETTER
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from colorcore.models.decoding import Decoding
+
+_TITLES = {
+    "psnr": "PSNR, dB",
+    "delta_e2000": "ΔE2000 (axis turned round)",
+    "auc_balanced": "AuC balanced, 0..1",
+}
+_MARKERS = "osD^vPX*"
+_DASHES = ("-", "--", "-.", ":")
+_RING = "#b5121b"
+
+Scores = dict[str, float]
+
+
+def draw_front(
+    scores: Mapping[Decoding, Scores],
+    baselines: Mapping[str, Scores],
+    marked: Mapping[str, Decoding],
+    title: str,
+) -> bytes:
+    """Draw the settings of a sweep in three views: the bytes of a PNG, 1800 px wide.
+
+    PSNR, ΔE2000 and balanced AuC, each against the colourfulness gap: better is up and to the
+    right. A line with a marker and dashes of its own joins the chroma scales of a temperature;
+    filled markers are Pareto-optimal in that view. ``baselines`` (grey, constant) are crosses,
+    and ``marked`` settings, such as the stored one, have a ring and their name.
+    """
+    return plot_png((18, 7.2), lambda figure: _draw(figure, scores, baselines, marked, title))
+
+
+def _draw(
+    figure: Figure,
+    scores: Mapping[Decoding, Scores],
+    baselines: Mapping[str, Scores],
+    marked: Mapping[str, Decoding],
+    title: str,
+) -> None:
+    chromas = sorted({decoding.chroma for decoding in scores})
+    figure.text(0.045, 0.94, title, fontsize=16, weight="bold")
+    figure.text(
+        0.045,
+        0.9,
+        f"A line: chroma from ×{chromas[0]:g} to ×{chromas[-1]:g}.  Filled: no other setting is "
+        "better in both.  +: answers without a model.  Better is up and to the right.",
+        color=QUIET,
+    )
+    panels = figure.subplots(1, len(FIDELITY))
+    figure.subplots_adjust(left=0.045, right=0.99, top=0.83, bottom=0.1, wspace=0.15)
+    for axes, fidelity in zip(panels, FIDELITY, strict=True):
+        _panel(axes, scores, baselines, marked, fidelity)
+    if any(decoding.temperature is not None for decoding in scores):
+        panels[0].legend(loc="lower left", frameon=False)
+
+
+def _panel(
+    axes: Axes,
+    scores: Mapping[Decoding, Scores],
+    baselines: Mapping[str, Scores],
+    marked: Mapping[str, Decoding],
+    fidelity: str,
+) -> None:
+    def at(row: Scores) -> tuple[float, float]:
+        return row[COLOR], row[fidelity]
+
+    front = set(undominated(scores, (COLOR, fidelity)))
+    temperatures = sorted({d.temperature for d in scores}, key=lambda t: t or 0.0)
+    for number, temperature in enumerate(temperatures):
+        line = [d for d in scores if d.temperature == temperature]
+        label = None if temperature is None else f"T {temperature:g}"
+        _line(axes, number / len(temperatures), number, [at(scores[d]) for d in line], label)
+        for d in front.intersection(line):
+            axes.plot(*at(scores[d]), marker=_MARKERS[number % len(_MARKERS)], ms=6, color=INK)
+        for d in line:
+            if d in front or d is line[-1]:
+                _label(axes, at(scores[d]), f"×{d.chroma:g}", (6, 4), 8.5, QUIET)
+    for name, row in baselines.items():
+        axes.plot(*at(row), marker="+", ms=11, mew=1.6, color=INK)
+        _label(axes, at(row), name, (-9, -4), 10, INK, "right")
+    for setting, names in _by_setting(marked).items():
+        point = at(scores[setting])
+        axes.plot(*point, marker="o", ms=15, mfc="none", mec=_RING, mew=1.8)
+        axes.annotate(
+            ", ".join(names),
+            point,
+            xytext=(44, 22),
+            textcoords="offset points",
+            fontsize=10.5,
+            color=_RING,
+            arrowprops={"arrowstyle": "-", "color": _RING, "lw": 0.8, "shrinkB": 7},
+        )
+    axes.set_title(_TITLES[fidelity])
+    axes.set_xlabel("CF gap, units of CF (axis turned round)")
+    axes.margins(0.1, 0.13)
+    axes.grid(color="#ececec", lw=0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.invert_xaxis()
+    if not HIGHER_IS_BETTER[fidelity]:
+        axes.invert_yaxis()
+
+
+def _line(
+    axes: Axes, share: float, number: int, points: list[tuple[float, float]], label: str | None
+) -> None:
+    """The settings of a temperature, the hotter the lighter."""
+    x, y = zip(*points, strict=True)
+    axes.plot(
+        x,
+        y,
+        color=f"{0.7 * share:.2f}",
+        lw=1.1,
+        ls=_DASHES[number % len(_DASHES)],
+        marker=_MARKERS[number % len(_MARKERS)],
+        ms=6,
+        mfc="white",
+        label=label,
+    )
+
+
+def _by_setting(marked: Mapping[str, Decoding]) -> dict[Decoding, list[str]]:
+    """Settings with their names: one may have several."""
+    names: dict[Decoding, list[str]] = {}
+    for name, decoding in marked.items():
+        names.setdefault(decoding, []).append(name)
+    return names
+
+
+def _label(
+    axes: Axes,
+    point: tuple[float, float],
+    text: str,
+    offset: tuple[int, int],
+    size: float,
+    color: str,
+    side: Literal["left", "right"] = "left",
+) -> None:
+    axes.annotate(
+        text, point, xytext=offset, textcoords="offset points", fontsize=size, color=color, ha=side
+    )

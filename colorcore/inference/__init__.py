@@ -1,0 +1,1 @@
+"""Predict, evaluate, choose a decoding, colourize one photo."""

@@ -1,0 +1,194 @@
+"""The front between fidelity and colourfulness, and the place on it that a model is decoded at.
+
+Each setting of a grid of temperatures and chroma scales is scored on validation photos. The
+network sees a batch once, whatever the number of settings, and of each setting only the sums of
+its scores are kept. Afterwards one setting is chosen by the metric that chose the checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import torch
+from torch import distributed
+
+from colorcore.color.lab import decode_lab, normalize_L
+from colorcore.dataset.loader import val_batches
+from colorcore.inference.evaluate import evaluation_for
+from colorcore.models.decoding import Decoding, completed, decode, own_decoding, scaled
+from colorcore.scores.metrics import HIGHER_IS_BETTER, Evaluation, grey_baseline
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from colorcore.color.palette import Palette
+    from colorcore.dataset.loader import Samples
+    from colorcore.scores.signs import ColorStatistics
+
+TEMPERATURES = (0.2, 0.38, 0.6, 0.8, 1.0)
+"""From nearly the likeliest bin to the plain mean; 0.38 is that of Zhang et al. (2016, §2.3)."""
+CHROMAS = (0.8, 1.0, 1.2, 1.4, 1.7, 2.0)
+PHOTOS = 500
+"""Validation photos that are enough to choose by: two knobs, and the same photos for each setting.
+
+They are spread evenly over the split, whose order is that of the sources.
+"""
+KEPT = 0.95
+"""Share of the best setting's gain over grey that is good enough to stay nearer to the default."""
+COLOR = "cf_gap"
+FIDELITY = ("psnr", "delta_e2000", "auc_balanced")
+"""What the front is made of: the colourfulness gap against each of these."""
+_BATCH = 32
+
+
+def grid(model: nn.Module, extra: Iterable[Decoding] = ()) -> list[Decoding]:
+    """The settings that are tried for a model, temperature by temperature, and ``extra`` ones."""
+    own = own_decoding(model)
+    temperatures = [None] if own.temperature is None else TEMPERATURES
+    settings = {Decoding(t, c) for t in temperatures for c in CHROMAS}
+    settings |= {own, *(completed(model, decoding) for decoding in extra)}
+    return sorted(settings, key=lambda setting: (setting.temperature or 0.0, setting.chroma))
+
+
+@torch.inference_mode()
+def sweep(
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    palette: Palette,
+    settings: Sequence[Decoding],
+    *,
+    device: torch.device | str = "cpu",
+    also: Mapping[Decoding, ColorStatistics] | None = None,
+) -> dict[Decoding, Evaluation]:
+    """Score a model with several settings in one pass of the network.
+
+    batches of stored LAB (B, 3, H, W) uint8; the model is in evaluation mode. ``also`` has
+    statistics to add a setting's answers to. Memory is that of a batch, its prediction and one
+    decoded answer. Neighbours of one temperature are decoded once.
+
+    Raises:
+        ValueError: a temperature for a model that answers in no bins.
+    """
+    evaluations = {setting: evaluation_for(palette) for setting in settings}
+    for lab_u8 in batches:
+        lab = decode_lab(lab_u8.to(device, non_blocking=True))
+        prediction = model(normalize_L(lab[:, :1]))
+        for temperature, same in groupby(evaluations, key=lambda setting: setting.temperature):
+            ab = decode(model, prediction, Decoding(temperature))
+            for setting in same:
+                predicted = torch.cat([lab[:, :1], scaled(ab, setting.chroma)], dim=1)
+                evaluations[setting].update(predicted, lab)
+                if also and setting in also:
+                    also[setting].update(predicted, lab, prediction.get("rgb"))
+    return evaluations
+
+
+def choose(
+    scores: Mapping[Decoding, Mapping[str, float]], metric: str, own: Decoding, grey: float
+) -> Decoding:
+    """The setting nearest to the model's ``own`` that is about as good as the best one.
+
+    Good is the recipe's ``metric``, one of ``HIGHER_IS_BETTER``, by which the best checkpoint is
+    chosen too: a knob turned by any other would undo that choice. About as good is what keeps
+    ``KEPT`` of what the best setting gains over the score of ``grey``, without which a knob would
+    be turned by noise: the metrics are flat around their optimum. Balanced AuC is a careful judge,
+    since a wrong colour costs more the more vivid it is; the colourfulness gap is none: it makes
+    a sepia answer a deeper sepia. A score that is no number is never chosen, and if there is no
+    other, ``own`` is.
+    """
+    sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
+    known = {d: sign * s[metric] for d, s in scores.items() if not math.isnan(s[metric])}
+    if not known:
+        return own
+    best = max(known.values())
+    enough = best - (1.0 - KEPT) * max(0.0, best - sign * grey)
+    good = [decoding for decoding, score in known.items() if score >= enough]
+    return min(good, key=lambda decoding: (_apart(decoding, own), -known[decoding]))
+
+
+def _apart(one: Decoding, other: Decoding) -> float:
+    """How far two settings of one model are from each other, in factors."""
+    t1, t2 = one.temperature or 1.0, other.temperature or 1.0
+    return abs(math.log(t1 / t2)) + abs(math.log(one.chroma / other.chroma))
+
+
+def undominated(
+    scores: Mapping[Decoding, Mapping[str, float]], metrics: Sequence[str]
+) -> list[Decoding]:
+    """The Pareto-optimal settings: none other is as good in all ``metrics`` and better in one."""
+    signs = [1.0 if HIGHER_IS_BETTER[metric] else -1.0 for metric in metrics]
+    points = {
+        decoding: [sign * s[metric] for sign, metric in zip(signs, metrics, strict=True)]
+        for decoding, s in scores.items()
+    }
+
+    def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+        return one != other and all(a >= b for a, b in zip(one, other, strict=True))
+
+    return [
+        decoding
+        for decoding, point in points.items()
+        if not any(dominates(other, point) for other in points.values())
+    ]
+
+
+def choose_decoding(
+    model: nn.Module,
+    samples: Samples,
+    palette: Palette,
+    metric: str,
+    *,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    world: int = 1,
+) -> tuple[Decoding, dict[str, float]]:
+    """Choose on validation samples, and score the choice on all of them.
+
+    Goes by at most ``PHOTOS`` of the samples. With several ranks every one calls it with the same
+    weights, takes its share, and gets the same answer.
+    """
+
+    def scored(settings: Sequence[Decoding], stride: int) -> list[dict[str, float]]:
+        """Grey's scores, then those of the settings."""
+        grey = evaluation_for(palette)
+        batches = val_batches(samples, _BATCH, rank=rank * stride, world=world * stride)
+        watched = scoring(batches, grey, grey_baseline, device)
+        swept = sweep(model, watched, palette, settings, device=device)
+        evaluations = [grey, *swept.values()]
+        if world > 1:
+            evaluations = _over_ranks(evaluations, palette, device)
+        return [evaluation.compute() for evaluation in evaluations]
+
+    settings, stride = grid(model), -(-len(samples) // PHOTOS)
+    grey, *rows = scored(settings, stride)
+    scores = dict(zip(settings, rows, strict=True))
+    chosen = choose(scores, metric, own_decoding(model), grey[metric])
+    return chosen, scores[chosen] if stride == 1 else scored([chosen], 1)[1]
+
+
+def scoring(
+    batches: Iterable[Tensor],
+    evaluation: Evaluation,
+    answer: Callable[[Tensor], Tensor],
+    device: torch.device | str,
+) -> Iterator[Tensor]:
+    """The batches as they come; on their way an answer that needs no model is scored on them."""
+    for lab_u8 in batches:
+        lab = decode_lab(lab_u8.to(device, non_blocking=True))
+        evaluation.update(answer(lab), lab)
+        yield lab_u8
+
+
+def _over_ranks(
+    evaluations: Sequence[Evaluation], palette: Palette, device: torch.device | str
+) -> list[Evaluation]:
+    """The evaluations of all ranks, added up: the same sums on every rank, to the last bit."""
+    total = torch.stack([evaluation.state() for evaluation in evaluations]).to(device)
+    distributed.all_reduce(total)
+    summed = [evaluation_for(palette) for _ in evaluations]
+    for evaluation, state in zip(summed, total, strict=True):
+        evaluation.add_state(state)
+    return summed

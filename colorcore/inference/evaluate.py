@@ -1,0 +1,122 @@
+"""Scoring a model on photos, beside the two answers that need no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import torch
+
+from colorcore.color.lab import decode_lab, normalize_L
+from colorcore.color.palette import nearest_bins
+from colorcore.models.decoding import Decoding, decode
+from colorcore.scores.metrics import Evaluation, constant_baseline, grey_baseline
+from colorcore.scores.signs import ColorStatistics
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from colorcore.color.palette import Palette
+    from colorcore.models.prediction import Prediction
+
+BASELINES = ("grey", "constant")
+OWN = Decoding()
+"""The model's own answer."""
+
+
+def evaluation_for(palette: Palette) -> Evaluation:
+    """An empty evaluation whose balance and bins are the palette's."""
+    return Evaluation(
+        torch.from_numpy(palette.balance()),
+        torch.from_numpy(nearest_bins(palette.centroids)).long(),
+        len(palette.centroids),
+    )
+
+
+def statistics_for(palette: Palette, mean_ab: tuple[float, float]) -> ColorStatistics:
+    """Empty statistics whose balance is the palette's."""
+    return ColorStatistics(mean_ab, torch.from_numpy(palette.balance()))
+
+
+@torch.inference_mode()
+def predict_lab(model: nn.Module, lab: Tensor, decoding: Decoding = OWN) -> Tensor:
+    """The photos with predicted colours. lab (B, 3, H, W) CIELAB; only its L is looked at.
+
+    Raises:
+        ValueError: a temperature for a model that answers in no bins.
+    """
+    return _predict(model, lab, decoding)[0]
+
+
+@torch.inference_mode()
+def _predict(model: nn.Module, lab: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor | None]:
+    """As :func:`predict_lab`, and the answer of an RGB head, whose L is its own."""
+    prediction: Prediction = model(normalize_L(lab[:, :1]))
+    ab = decode(model, prediction, decoding)
+    return torch.cat([lab[:, :1], ab], dim=1), prediction.get("rgb")
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    palette: Palette,
+    *,
+    device: torch.device | str = "cpu",
+    pictures: int = 0,
+    statistics: ColorStatistics | None = None,
+) -> tuple[Evaluation, Tensor]:
+    """Score a model.
+
+    batches of stored LAB (B, 3, H, W) uint8. Returns the evaluation, and predicted and true
+    LAB of the first ``pictures`` photos as (pictures, 2, 3, H, W) on the CPU. ``statistics``
+    are added to.
+    """
+    was_training = model.training
+    model.eval()
+    evaluation = evaluation_for(palette)
+    shown: list[Tensor] = []
+    for lab_u8 in batches:
+        lab = decode_lab(lab_u8.to(device, non_blocking=True))
+        predicted, rgb = _predict(model, lab, OWN)
+        evaluation.update(predicted, lab)
+        if statistics is not None:
+            statistics.update(predicted, lab, rgb)
+        missing = pictures - sum(len(pairs) for pairs in shown)
+        if missing > 0:
+            shown.append(torch.stack([predicted, lab], dim=1)[:missing].cpu())
+    model.train(was_training)
+    return evaluation, torch.cat(shown) if shown else torch.empty(0)
+
+
+def baselines(mean_ab: tuple[float, float]) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The answers that need no model, as functions of a batch of LAB (B, 3, H, W)."""
+    constant = torch.tensor(mean_ab)
+    return {"grey": grey_baseline, "constant": lambda lab: constant_baseline(lab, constant)}
+
+
+def score_with_baselines(
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    palette: Palette,
+    mean_ab: tuple[float, float],
+    *,
+    device: torch.device | str = "cpu",
+    decoding: Decoding = OWN,
+    statistics: ColorStatistics | None = None,
+) -> dict[str, dict[str, float]]:
+    """The model's scores beside those of grey and of the constant mean ab, in one pass.
+
+    Returns {"grey": {...}, "constant": {...}, "model": {...}}, each as ``Evaluation.compute``.
+    ``statistics`` of the model are added to.
+    """
+    answers = baselines(mean_ab)
+    evaluations = {name: evaluation_for(palette) for name in (*answers, "model")}
+    for lab_u8 in batches:
+        lab = decode_lab(lab_u8.to(device, non_blocking=True))
+        predicted, rgb = _predict(model, lab, decoding)
+        if statistics is not None:
+            statistics.update(predicted, lab, rgb)
+        for name, answer in answers.items():
+            evaluations[name].update(answer(lab), lab)
+        evaluations["model"].update(predicted, lab)
+    return {name: evaluation.compute() for name, evaluation in evaluations.items()}

@@ -1,0 +1,1 @@
+"""Any file's bytes become an sRGB array or a reason for refusal; writing pictures."""

@@ -1,0 +1,1 @@
+"""Metrics, and signs of bad colour: what is measured of predictions."""

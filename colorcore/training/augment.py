@@ -1,0 +1,84 @@
+"""Random flips, crops and changes of light of a batch, on the device where it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional as F
+
+from colorcore.color.lab import lab_to_rgb, rgb_to_lab
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LUMA = (0.299, 0.587, 0.114)
+"""Shares of R, G and B in a grey value (ITU-R BT.601)."""
+
+
+def augment(
+    lab: Tensor,
+    *,
+    flip: bool,
+    crop: float | None,
+    jitter: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Flip each photo with probability 1/2, resize a random square crop, change its light.
+
+    lab (B, 3, H, W) CIELAB -> the same shape. ``crop`` in 0..1 is the smallest share of a side
+    that a crop keeps (its square is the share of the area); None leaves photos whole. ``jitter``
+    is that of :func:`jitter_light`. Random numbers come from ``generator`` (a CPU one) alone, so
+    that a run can be repeated.
+    """
+    if flip or crop is not None:
+        lab = _flip_and_crop(lab, flip, crop, generator)
+    if jitter:
+        draws = torch.rand(len(lab), 3, generator=generator)
+        factors = 1.0 + jitter * (2.0 * draws - 1.0)
+        lab = rgb_to_lab(jitter_light(lab_to_rgb(lab), factors.to(lab.device)))
+    return lab
+
+
+def jitter_light(rgb: Tensor, factors: Tensor) -> Tensor:
+    """Change brightness, then contrast, then saturation of each photo.
+
+    rgb (B, 3, H, W) sRGB in 0..1; factors (B, 3) of the three, 1 changes nothing -> the same
+    shape, in 0..1. Each is a blend, clipped: f · photo + (1 − f) · other, the other being black,
+    the mean grey of the photo, and its own grey picture (Howard 2013, "Some improvements on deep
+    convolutional neural network based image classification", section 2.2, as torchvision and
+    kornia have it). Hues stay: another hue would be another, wrong, answer.
+    """
+    brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)
+    rgb = _blend(rgb, torch.zeros_like(rgb), brightness)
+    rgb = _blend(rgb, _grey(rgb).mean((1, 2, 3), keepdim=True), contrast)
+    return _blend(rgb, _grey(rgb), saturation)
+
+
+def _grey(rgb: Tensor) -> Tensor:
+    weights = rgb.new_tensor(_LUMA)[None, :, None, None]
+    return (weights * rgb).sum(1, keepdim=True)
+
+
+def _blend(rgb: Tensor, other: Tensor, share: Tensor) -> Tensor:
+    return (share * rgb + (1.0 - share) * other).clamp(0.0, 1.0)
+
+
+def _flip_and_crop(
+    lab: Tensor, flip: bool, crop: float | None, generator: torch.Generator | None
+) -> Tensor:
+    batch = lab.shape[0]
+    draws = torch.rand(batch, 4, generator=generator)
+    mirror = 1.0 - 2.0 * (draws[:, 0] < 0.5).float() if flip else torch.ones(batch)
+    if crop is None:
+        flipped = torch.where((mirror < 0).to(lab.device)[:, None, None, None], lab.flip(-1), lab)
+        return flipped.contiguous()
+    side = crop + (1.0 - crop) * draws[:, 1]
+    room = 1.0 - side
+    theta = torch.zeros(batch, 2, 3)
+    theta[:, 0, 0] = side * mirror
+    theta[:, 1, 1] = side
+    theta[:, 0, 2] = room * (2.0 * draws[:, 2] - 1.0)
+    theta[:, 1, 2] = room * (2.0 * draws[:, 3] - 1.0)
+    grid = F.affine_grid(theta.to(lab.device), list(lab.shape), align_corners=False)
+    return F.grid_sample(lab, grid, mode="bilinear", padding_mode="reflection", align_corners=False)

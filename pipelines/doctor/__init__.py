@@ -1,0 +1,1 @@
+"""The checks and proofs of `cc doctor`."""

@@ -1,0 +1,181 @@
+"""The job of `cc doctor`: what is here, whether it works, and the precursor regression on top.
+
+Every check is looked at whatever became of those before it; one that raises has failed. So that
+an infrastructure bug is told from a modelling problem, the precursor's proofs are lines of their
+own, and run on made-up photos where there is no sound dataset.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from colorcore.dataset.layout import SPLITS, DatasetError, DatasetInfo, ShardSettings, write_info
+from colorcore.drawing.palette_plot import save_picture
+from colorcore.storage.store import StorageError, Store, absolute_store, open_store
+from pipelines.device import best_device
+from pipelines.doctor.dataset import dataset_checks
+from pipelines.doctor.finding import Finding, Verdict, fail, from_error, ok
+from pipelines.doctor.machine import machine_checks
+from pipelines.doctor.precursor import Proof, ProofError, proofs
+from pipelines.errors import JobError
+from pipelines.sharding.job import finish, shard_unit
+from pipelines.sharding.plan import plan_units
+from pipelines.sources.source import open_sources
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NEEDED_FOR_PHOTOS = frozenset({"dataset", "shards", "samples"})
+"""Checks of a dataset without which the precursor uses made-up photos."""
+MADE_UP = 96
+MADE_UP_SIZE = 64
+PROOFS = 8
+"""Lines of the precursor, for the display."""
+OWN_ERRORS = (DatasetError, StorageError, JobError)
+"""Errors whose message is made for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the table."""
+
+    check: str
+    verdict: Verdict
+    found: str
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """All lines, in order."""
+
+    lines: list[Line]
+
+    def count(self, verdict: Verdict) -> int:
+        """Lines of a verdict."""
+        return sum(line.verdict == verdict for line in self.lines)
+
+    def facts(self) -> dict[str, Any]:
+        """As one JSON object."""
+        counts = {verdict.lower(): self.count(verdict) for verdict in ("ok", "warn", "FAIL")}
+        return {**counts, "checks": [asdict(line) for line in self.lines]}
+
+
+def examine(
+    dataset: str | Path | None,
+    *,
+    tracking_uri: str,
+    address: str | None = None,
+    quick: bool = False,
+    folder: Path | None = None,
+    on_check: Callable[[int, int, str], None] = lambda _done, _total, _name: None,
+) -> Health:
+    """Look at everything; ``quick`` leaves out what starts processes: Ray and the DDP proof.
+
+    ``folder`` is where the user works, the current one if there is none.
+
+    Raises:
+        StorageError: the dataset's location cannot be opened as it is written.
+    """
+    store = None if dataset is None else absolute_store(dataset)
+    checks = machine_checks(
+        address=address,
+        tracking_uri=tracking_uri,
+        folder=folder or Path.cwd(),
+        ray=not quick or address is not None,
+    )
+    if store is not None:
+        checks += dataset_checks(store)
+    total = len(checks) + PROOFS
+    lines: list[Line] = []
+
+    def look(name: str, check: Callable[[], Finding]) -> Line:
+        on_check(len(lines), max(total, len(lines) + 1), name)
+        lines.append(_line(name, check))
+        return lines[-1]
+
+    sound = store is not None
+    for name, check in checks:
+        line = look(name, check)
+        sound = sound and not (line.verdict == "FAIL" and name in NEEDED_FOR_PHOTOS)
+    with tempfile.TemporaryDirectory(prefix="colorcore-doctor-") as scratch:
+        place = Path(scratch)
+        photos = store if store is not None and sound else open_store(place / "made-up")
+        if photos is not store:
+            look("precursor: made-up photos", lambda: make_up(place / "made-up"))
+        wanted: list[Proof] = []
+        if lines[-1].verdict != "FAIL" or photos is store:
+            found = look("precursor: data", lambda: _open(photos, place, wanted, ranks=not quick))
+            if found.verdict == "ok":
+                lines.pop()
+        for proof in wanted:
+            look(f"precursor: {proof.name}", partial(_prove, proof))
+    on_check(len(lines), len(lines), "")
+    return Health(lines)
+
+
+def make_up(dataset: Path) -> Finding:
+    """Shard made-up photos of three kinds, light and dark, in this process."""
+    photos = dataset.with_name("photos")
+    photos.mkdir()
+    for seed in range(MADE_UP):
+        suffix = (".jpg", ".png", ".webp")[seed % 3]
+        save_picture(photos / f"{seed:03d}{suffix}", made_up_photo(seed))
+    settings = ShardSettings(size=MADE_UP_SIZE, photos_per_unit=32, val_percent=10)
+    info = DatasetInfo(settings=settings, sources=(str(photos),))
+    write_info(dataset, info)
+    store, sources = open_store(dataset), open_sources([photos])
+    for planned in plan_units(store, sources, settings.photos_per_unit, Counter()):
+        shard_unit((store, sources, settings), planned.unit, planned.plan)
+    finished = finish(store, info)
+    kept = sum((finished.counts or {}).get(split, 0) for split in SPLITS)
+    if kept != MADE_UP:
+        return fail(
+            f"{kept} of {MADE_UP} were kept; refused: {finished.refused}",
+            "see whether OpenCV and Pillow are installed as tested: make setup",
+        )
+    return ok(f"{kept} JPEG, PNG and WebP files sharded at {MADE_UP_SIZE} px")
+
+
+def made_up_photo(seed: int) -> NDArray[np.uint8]:
+    """Smooth fields of random colours, darker or lighter: (96, 128, 3) uint8 sRGB."""
+    import cv2
+
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(0, 255, (3, 4, 3)).astype(np.float32) ** rng.uniform(0.8, 1.0)
+    fields = cv2.resize(coarse, (128, 96), interpolation=cv2.INTER_CUBIC)
+    return np.clip(np.rint(fields), 0, 255).astype(np.uint8)
+
+
+def _open(photos: Store, place: Path, wanted: list[Proof], *, ranks: bool) -> Finding:
+    wanted += proofs(photos, best_device(), place, ranks=ranks)
+    return ok("opened")
+
+
+def _prove(proof: Proof) -> Finding:
+    return ok(proof.run())
+
+
+def _line(name: str, check: Callable[[], Finding]) -> Line:
+    """What a check found; whatever it raises is a failure, and the next check is looked at."""
+    try:
+        found = check()
+    except ProofError as error:
+        found = fail(error.found, error.advice)
+    except OWN_ERRORS as error:
+        found = from_error(error)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        found = fail(
+            f"{type(error).__name__}: {text}" if text else type(error).__name__,
+            "nobody expected this: report it with the output of cc doctor --json",
+        )
+    return Line(name, found.verdict, found.found, found.advice)

@@ -1,0 +1,448 @@
+"""Checks of the machine for `cc doctor`: versions, devices, disk, Ray, MLflow, and which `cc`.
+
+Nothing here leaves a trace: no database, no cache folder and no Ray stay behind.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from colorcore import __version__
+from colorcore.dataset.layout import DatasetError
+from colorcore.dataset.shard_cache import default_bytes, default_folder
+from pipelines.cluster import ray_session
+from pipelines.doctor.finding import Check, Finding, fail, ok, warn
+from pipelines.errors import JobError
+from pipelines.run_log.runs import client_for, sqlite_file
+from pipelines.tracking.mlflow_env import environment
+from pipelines.tracking.redact import without_secrets
+
+PROJECT = "colorcore"
+TESTED = Path(__file__).parents[2] / "constraints.txt"
+"""The versions that were tested together; there in a source tree, not in an installed wheel."""
+DISK_FAIL, DISK_WARN = 1e9, 10e9
+"""Bytes free: a training writes a few checkpoints; 10 GB are 50,000 samples of 256 px."""
+SHARED_WARN = 2e9
+"""Bytes of shared memory below which Ray's object store goes to disk (it wants 30% of the RAM)."""
+ANSWER_S = 10.0
+NODES_ASKED = 64
+"""Nodes of a cluster that are asked for their version."""
+
+
+def machine_checks(
+    *, address: str | None, tracking_uri: str, folder: Path, ray: bool = True
+) -> list[Check]:
+    """All checks that need no dataset; without ``ray`` none is started or asked."""
+    checks: list[Check] = [
+        ("python", check_python),
+        ("packages", check_packages),
+        ("cpu", check_cpu),
+        ("gpu", check_gpu),
+        ("disk, here", lambda: check_disk(folder)),
+        ("disk, cache", check_cache),
+        ("disk, temporary", lambda: check_disk(Path(tempfile.gettempdir()))),
+        ("shared memory", check_shared_memory),
+        ("mlflow", lambda: check_mlflow(tracking_uri)),
+        ("cc on PATH", check_command),
+    ]
+    if ray:
+        checks.append(("ray", lambda: check_ray(address)))
+    return checks
+
+
+# -- versions ----------------------------------------------------------------------------------
+
+
+def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
+    """Python against what the project's metadata asks for."""
+    found = f"{'.'.join(map(str, version))} at {sys.executable}, {platform.platform(terse=True)}"
+    try:
+        wanted = importlib.metadata.metadata(PROJECT)["Requires-Python"]
+    except importlib.metadata.PackageNotFoundError:
+        wanted = ">=3.11"
+    if not Requirement(f"python{wanted}").specifier.contains(".".join(map(str, version))):
+        return fail(found, f"expected Python {wanted}: install one, then make setup PYTHON=…")
+    return ok(found)
+
+
+def check_packages(tested: Path = TESTED) -> Finding:
+    """Installed packages against the project's metadata, and against what was tested."""
+    try:
+        wanted = importlib.metadata.requires(PROJECT) or []
+    except importlib.metadata.PackageNotFoundError:
+        return warn(
+            f"{PROJECT} {__version__} runs from {Path(__file__).parents[2]} uninstalled, so "
+            "nothing says what it needs",
+            "install it: make setup, or pip install -e .",
+        )
+    installed = _installed(wanted)
+    wrong = [
+        f"{one.name} {installed[one.name] or 'is missing'} (expected {one.specifier})"
+        for one in map(Requirement, wanted)
+        if one.name in installed and not _satisfies(one, installed[one.name])
+    ]
+    main = ", ".join(f"{n} {installed[n]}" for n in ("torch", "ray", "mlflow") if installed.get(n))
+    if wrong:
+        return fail("; ".join(wrong), "install by the tested versions: make setup")
+    other = _other_than_tested(installed, tested)
+    if other:
+        return warn(
+            f"{PROJECT} {__version__}, {main}; tested with {', '.join(other)}",
+            "if something is odd, install what was tested together: make setup",
+        )
+    return ok(f"{PROJECT} {__version__}, {main}; {len(installed)} packages as asked for")
+
+
+def _installed(wanted: list[str]) -> dict[str, str | None]:
+    """Version by name of the packages that are asked for here, extras aside; None: missing."""
+    found: dict[str, str | None] = {}
+    for one in map(Requirement, wanted):
+        if one.marker is None or one.marker.evaluate({"extra": ""}):
+            try:
+                found[one.name] = importlib.metadata.version(one.name)
+            except importlib.metadata.PackageNotFoundError:
+                found[one.name] = None
+    return found
+
+
+def _satisfies(one: Requirement, version: str | None) -> bool:
+    return version is not None and one.specifier.contains(version, prereleases=True)
+
+
+def _other_than_tested(installed: Mapping[str, str | None], tested: Path) -> list[str]:
+    if not tested.is_file():
+        return []
+    lines = tested.read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    return [
+        f"{name} {pins[name]} (here {version})"
+        for name, version in installed.items()
+        if name in pins and version and Version(version).public != Version(pins[name]).public
+    ]
+
+
+# -- devices -----------------------------------------------------------------------------------
+
+
+def check_cpu() -> Finding:
+    """CPUs that this process may use, and memory."""
+    there = os.cpu_count() or 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
+    memory = psutil.virtual_memory()
+    found = (
+        f"{usable} of {there} CPUs, {memory.total / 1e9:.1f} GB of memory, "
+        f"{memory.available / 1e9:.1f} GB of it free"
+    )
+    if memory.available < 2e9:
+        return warn(found, "expected 2 GB free; end other programs, or train with a smaller batch")
+    return ok(found)
+
+
+def check_gpu() -> Finding:
+    """GPUs as torch sees them, with memory, bf16 and driver."""
+    import torch
+
+    card, driver = _nvidia_smi()
+    if not torch.cuda.is_available():
+        build = f"torch {torch.__version__}"
+        if card is None:
+            return ok(f"none ({build}); trainings run on the CPU")
+        if torch.version.cuda is None:
+            return warn(
+                f"{card}, which {build} was built without",
+                "install torch's CUDA build: https://pytorch.org/get-started/locally",
+            )
+        return fail(
+            f"{card} with driver {driver}, which {build} (CUDA {torch.version.cuda}) cannot use",
+            "install a newer driver, or torch for an older CUDA; in a container, pass the GPUs in",
+        )
+    lines, weak = [], []
+    for index in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(index)
+        free, total = torch.cuda.mem_get_info(index)
+        bf16 = about.major >= 8 or torch.version.hip is not None  # Ampere has it first
+        lines.append(
+            f"{about.name}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free, "
+            f"{'bf16' if bf16 else 'no bf16'}"
+        )
+        weak += [] if bf16 else [about.name]
+    found = f"{'; '.join(lines)}; driver {driver or 'unknown'}, CUDA {torch.version.cuda}"
+    if weak:
+        return warn(found, "train with --set train.precision=fp32")
+    if not any(map(shutil.which, (os.environ.get("CC") or "gcc", "gcc", "clang"))):
+        return warn(found, "torch.compile needs a C compiler: install gcc, or name one in CC")
+    return ok(found)
+
+
+def _nvidia_smi() -> tuple[str | None, str | None]:
+    """The first card and the driver's version, if there are any."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None, None
+    try:
+        answer = subprocess.run(
+            [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"],
+            capture_output=True, text=True, check=True, timeout=ANSWER_S,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+    name, _, driver = next(iter(answer.stdout.splitlines()), "").partition(",")
+    return name.strip() or None, driver.strip() or None
+
+
+# -- disk and memory ---------------------------------------------------------------------------
+
+
+def check_disk(folder: Path) -> Finding:
+    """Free space where something will be written, and whether it may be."""
+    place = _existing(folder)
+    free = shutil.disk_usage(place).free
+    found = f"{free / 1e9:.1f} GB free in {folder}"
+    if not os.access(place, os.W_OK | os.X_OK):
+        return fail(f"{folder} is not writable", "choose another folder, or change its permissions")
+    if free < DISK_FAIL:
+        return fail(found, f"expected {DISK_FAIL / 1e9:g} GB: remove something or work elsewhere")
+    if free < DISK_WARN:
+        return warn(found, f"room for {int(free / 200e3):,} samples of 256 px; work elsewhere")
+    return ok(found)
+
+
+def check_cache() -> Finding:
+    """The folder for shards of remote datasets: its bound must fit on the disk."""
+    folder = default_folder()
+    try:
+        limit = default_bytes()
+    except DatasetError as error:
+        return fail(str(error), "set COLORCORE_CACHE_GB to a number of GB, or unset it")
+    place = check_disk(folder)
+    if place.verdict == "FAIL":
+        return Finding("FAIL", place.found, "name another folder in COLORCORE_CACHE")
+    used = sum(file.stat().st_size for file in folder.rglob("*.tar")) if folder.is_dir() else 0
+    found = f"{place.found}; {used / 1e9:.2f} GB cached"
+    if shutil.disk_usage(_existing(folder)).free + used < limit:
+        return warn(
+            f"{found}, and it may grow to {limit / 1e9:g} GB",
+            "only remote datasets use it: set COLORCORE_CACHE_GB lower, or COLORCORE_CACHE",
+        )
+    return ok(f"{found} of at most {limit / 1e9:g} GB")
+
+
+def check_shared_memory(folder: Path = Path("/dev/shm")) -> Finding:  # noqa: S108
+    """Where Ray's object store lies."""
+    if not folder.is_dir():
+        return ok(f"no {folder} on this system: Ray uses temporary files")
+    free = shutil.disk_usage(folder).free
+    found = f"{free / 1e9:.1f} GB free in {folder}"
+    if free < min(SHARED_WARN, 0.3 * psutil.virtual_memory().total):
+        return warn(
+            found,
+            "Ray's object store will go to disk; in a container give it more: --shm-size=4g",
+        )
+    return ok(found)
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    folder = folder.absolute()
+    return next(place for place in (folder, *folder.parents) if place.is_dir())
+
+
+# -- Ray and MLflow ----------------------------------------------------------------------------
+
+
+def check_ray(address: str | None) -> Finding:
+    """A local Ray starts, or the cluster answers; every node runs a task with this version."""
+    try:
+        with ray_session(address):
+            import ray
+
+            nodes = [node for node in ray.nodes() if node["Alive"]]
+            total = ray.cluster_resources()
+            answers = _ask(nodes[:NODES_ASKED])
+    except JobError as error:
+        return fail(
+            str(error),
+            "see whether the cluster runs (ray status) and its port is open"
+            if address
+            else "see whether a Ray of another version is running (ray stop) and what ray start "
+            "--head says",
+        )
+    where = f"cluster {address}" if address else "a local Ray starts"
+    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
+    token = _token_auth()
+    count = f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}"
+    found = (
+        f"{where}: {count}, {cpus:g} CPUs, {gpus:g} GPUs, "
+        f"token authentication {'on' if token else 'off'}"
+    )
+    others = {answer: n for answer, n in answers.items() if answer != _hello()}
+    if others:
+        kinds = "; ".join(
+            f"{n} of {answers.total()} nodes: {answer}" for answer, n in others.items()
+        )
+        return fail(
+            f"{found}; {kinds}; here: {_hello()}",
+            "install the same colorcore, Python and torch on every node",
+        )
+    if cpus < 1:
+        return fail(found, "expected a CPU: add workers to the cluster")
+    if not token:
+        return warn(
+            found,
+            "whoever reaches its port runs code there: start Ray with RAY_AUTH_MODE=token",
+        )
+    return ok(found)
+
+
+def _hello() -> str:
+    """What a node says about itself."""
+    torch = importlib.metadata.version("torch").partition("+")[0]
+    return f"{PROJECT} {__version__}, Python {platform.python_version()}, torch {torch}"
+
+
+def _ask(nodes: list[dict[str, Any]]) -> Counter[str]:
+    """The nodes' answers, and how many gave each."""
+    import ray
+    from ray.exceptions import GetTimeoutError, RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    tasks = [
+        ray.remote(num_cpus=0, max_retries=0)(_hello)
+        .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+        .remote()
+        for node in nodes
+    ]
+    answers = Counter[str]()
+    ray.wait(tasks, num_returns=len(tasks), timeout=6 * ANSWER_S)
+    for task in tasks:
+        try:
+            answers[str(ray.get(task, timeout=0.1))] += 1
+        except GetTimeoutError:
+            answers[f"no answer in {6 * ANSWER_S:.0f} s"] += 1
+        except RayError as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            answers[lines[-1].strip()] += 1
+    return answers
+
+
+def _token_auth() -> bool:
+    """Whether this process's Ray authenticates by token."""
+    try:
+        raylet: Any = importlib.import_module("ray._raylet")  # there is no public way to ask
+        return bool(raylet.get_authentication_mode() == raylet.AuthenticationMode.TOKEN)
+    except (ImportError, AttributeError):  # before Ray 2.52
+        return False
+
+
+def check_mlflow(uri: str) -> Finding:
+    """The tracking store answers; a SQLite file that is not there yet is not made."""
+    shown = without_secrets(uri)
+    if (path := sqlite_file(uri)) is not None:
+        if not path.exists():
+            place = _existing(path.parent)
+            if not os.access(place, os.W_OK | os.X_OK):
+                return fail(
+                    f"{place} is not writable, so {shown} cannot be made",
+                    "name another store: --tracking-uri or MLFLOW_TRACKING_URI",
+                )
+            return ok(f"no store yet; cc train makes {shown}")
+        if problem := _sqlite_problem(path):
+            return fail(
+                f"{path}: {problem}", "move the file away, or name another store: --tracking-uri"
+            )
+    try:
+        if uri.startswith(("http://", "https://")):
+            _knock(uri)
+        with environment(
+            {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+        ):
+            experiments = client_for(uri).search_experiments()
+    except (JobError, OSError) as error:
+        text = str(error)
+        return fail(
+            text if shown in text else f"cannot reach the tracking store {shown}: {text}",
+            "see whether its server runs and MLFLOW_TRACKING_URI or --tracking-uri is right",
+        )
+    names = [experiment.name for experiment in experiments]
+    has = "with" if PROJECT in names else "none of them"
+    return ok(f"{shown}: {len(names)} experiments, {has} {PROJECT}")
+
+
+def _sqlite_problem(path: Path) -> str | None:
+    """Why a file is no store of MLflow's; it is opened for reading alone."""
+    try:
+        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    except sqlite3.Error as error:
+        return str(error)
+    try:
+        tables = database.execute("SELECT name FROM sqlite_master WHERE name = 'experiments'")
+        return None if tables.fetchone() else "a SQLite file without MLflow's tables"
+    except sqlite3.Error as error:
+        return str(error)
+    finally:
+        database.close()
+
+
+def _knock(uri: str) -> None:
+    """See whether anything listens there.
+
+    Raises:
+        OSError: nothing does within ``ANSWER_S``.
+    """
+    parts = urlsplit(uri)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    socket.create_connection((parts.hostname or "", port), timeout=ANSWER_S).close()
+
+
+# -- the command -------------------------------------------------------------------------------
+
+
+def check_command() -> Finding:
+    """Which `cc` the shell finds, and whether the C compiler is still reached through it."""
+    found, short = shutil.which("cc"), shutil.which(PROJECT)
+    if found is None or not _is_ours(found):
+        what = f"cc is {found}, not this program" if found else "there is no cc on PATH"
+        call = PROJECT if short else f"{sys.executable} -m cli.main"
+        return warn(what, f"activate the environment it is installed in, or call: {call}")
+    here = Path(found).absolute().parent
+    others = [
+        folder
+        for folder in os.environ.get("PATH", os.defpath).split(os.pathsep)
+        if Path(folder).absolute() != here
+    ]
+    compilers = [place for folder in others if (place := shutil.which("cc", path=folder))]
+    compiler = next((place for place in compilers if not _is_ours(place)), None)
+    if compiler is None:
+        return warn(
+            f"cc is {found}; there is no C compiler named cc behind it",
+            "install one if you build C here; cc itself does not need it",
+        )
+    return ok(f"cc is {found}; a compiler's calls go to {compiler}")
+
+
+def _is_ours(program: str) -> bool:
+    try:
+        answer = subprocess.run(
+            [program, "--version"], capture_output=True, text=True, check=False, timeout=ANSWER_S
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return answer.stdout.startswith(PROJECT)

@@ -1,0 +1,1 @@
+"""The jobs on a finished model: evaluate, colourize, inspect."""

@@ -1,0 +1,132 @@
+"""The job of `cc colorize`: photos in, colourized photos out, one bad file never stops it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from colorcore.checkpoints.checkpoint import load_checkpoint
+from colorcore.dataset.layout import PlannedPhoto
+from colorcore.drawing.palette_plot import save_picture
+from colorcore.inference.colorize import colorize
+from colorcore.models.decoding import Decoding
+from colorcore.photos.read import read_photo
+from colorcore.photos.refusal import PhotoLimits, PhotoRefused
+from colorcore.storage.store import open_store
+from pipelines.device import best_device
+from pipelines.errors import JobError
+from pipelines.inference.knobs import asked_decoding
+from pipelines.sources.source import Source, is_tar, list_photos, open_sources, read_photos
+from pipelines.tracking.model import local_model
+
+LIMITS = PhotoLimits(min_side=1, max_aspect=float("inf"))
+"""A photo need not be fit for training to be colourized."""
+NAME_BYTES = 200
+"""Longer names, such as a tar's member may have, are cut; file systems hold 255."""
+
+
+@dataclass(slots=True)
+class ColorizeReport:
+    """What `cc colorize` did: pictures written, and photos refused with their reason."""
+
+    out: Path
+    decoding: Decoding
+    written: list[Path] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def colorize_photos(
+    model: str | Path,
+    photos: Sequence[str],
+    out: Path,
+    *,
+    suffix: str = ".png",
+    device: str | None = None,
+    temperature: float | None = None,
+    chroma: float | None = None,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> ColorizeReport:
+    """Colourize photos and folders of photos at their own resolution.
+
+    A photo given by itself becomes OUT/name.png; a folder keeps its tree below OUT. Two photos
+    that differ only in their suffix keep it (``a.jpg.png``); the photos of a tar become
+    OUT/tar/name.png. Holds the list of photos: fine up to 10⁶. Colours are decoded as the
+    checkpoint says, but for a ``temperature`` or ``chroma`` that is given.
+
+    Raises:
+        CheckpointError: ``model`` is no checkpoint.
+        WrongCallError: a photo or folder is missing, or the model cannot be decoded so.
+        JobError: there are no photos.
+    """
+    checkpoint = load_checkpoint(local_model(model))
+    network = checkpoint.model(place := device or best_device())
+    decoding = asked_decoding(network, checkpoint.decoding, temperature, chroma)
+    sources = open_sources(photos)
+    planned = list(list_photos(sources, Counter(), skip=open_store(out)))
+    if not planned:
+        raise JobError(f"found no photos in {', '.join(photos)}")
+    names = _Names(out, suffix, [_relative(sources[photo.root], photo) for photo in planned])
+    report = ColorizeReport(out, decoding)
+    for done, photo in enumerate(planned):
+        on_progress(done, len(planned))
+        source = sources[photo.root]
+        for read in read_photos(sources, [photo], LIMITS.max_bytes):
+            member = read.source[len(photo.source) + 1 :] if is_tar(photo) else ""
+            try:
+                rgb = read_photo(read.data(), limits=LIMITS).rgb
+            except PhotoRefused as error:
+                place_of = source.show(photo) + (f"#{member}" if member else "")
+                report.refused[place_of] = str(error)
+                continue
+            target = names.target(_relative(source, photo), member)
+            picture = colorize(network, rgb, size=checkpoint.size, device=place, decoding=decoding)
+            try:
+                save_picture(target, picture)
+            except (FileExistsError, IsADirectoryError, NotADirectoryError):  # x.jpg beside x.png/
+                report.refused[source.show(photo)] = (
+                    f"cannot write {target}: another photo's picture or folder has that name"
+                )
+                continue
+            report.written.append(target)
+    on_progress(len(planned), len(planned))
+    return report
+
+
+def _relative(source: Source, photo: PlannedPhoto) -> Path:
+    """Where a photo's picture belongs below OUT: its path in a folder, or else its name."""
+    path = Path(photo.source)
+    inside = source.kind == "folder" or not ("://" in photo.source or path.is_absolute())
+    relative = path if inside and ".." not in path.parts else Path(path.name)
+    return relative if relative.name.strip(".") else Path("photo")  # a row such as "/" or ".."
+
+
+def _stem(path: Path) -> Path:
+    """The path without its suffix, but never a name of dots alone."""
+    stem = path.with_suffix("")
+    return stem if stem.name.strip(".") else path
+
+
+class _Names:
+    """Names of pictures: no two photos share one."""
+
+    def __init__(self, out: Path, suffix: str, relative: Sequence[Path]) -> None:
+        self._out, self._suffix = out, suffix
+        self._alike = Counter(map(_stem, relative))
+        self._given: set[Path] = set()
+
+    def target(self, relative: Path, member: str) -> Path:
+        """The picture's path; ``member`` is the photo's name when ``relative`` is a tar."""
+        stem = _stem(relative) if self._alike[_stem(relative)] < 2 else relative
+        if member:
+            stem /= _stem(Path(member)).name
+        short = stem.name.encode("utf-8", "surrogateescape")[:NAME_BYTES]
+        stem = stem.with_name(short.decode("utf-8", "ignore"))
+        target = self._out / f"{stem}{self._suffix}"
+        number = 2
+        while target in self._given:
+            target = self._out / f"{stem}-{number}{self._suffix}"
+            number += 1
+        self._given.add(target)
+        return target

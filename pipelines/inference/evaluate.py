@@ -1,0 +1,210 @@
+"""The job of `cc eval`: a checkpoint's scores on a dataset or a folder, beside the baselines."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from colorcore.checkpoints.checkpoint import load_checkpoint
+from colorcore.color.lab import decode_lab
+from colorcore.dataset.layout import read_info
+from colorcore.dataset.loader import Samples, val_batches
+from colorcore.dataset.sample import lab_of
+from colorcore.drawing.front_plot import draw_front
+from colorcore.drawing.palette_plot import save_picture, triptychs
+from colorcore.inference.decoding_search import COLOR, FIDELITY, grid, scoring, sweep, undominated
+from colorcore.inference.evaluate import (
+    BASELINES,
+    baselines,
+    evaluation_for,
+    predict_lab,
+    score_with_baselines,
+    statistics_for,
+)
+from colorcore.models.decoding import Decoding, completed, own_decoding
+from colorcore.photos.refusal import PhotoLimits, PhotoRefused
+from colorcore.recipes.advice import Advised, advised
+from colorcore.scores.signs import ColorStatistics, LossHistory, find_signs
+from colorcore.storage.atomic import replace_bytes
+from colorcore.storage.store import open_store
+from pipelines.device import best_device
+from pipelines.errors import JobError, WrongCallError
+from pipelines.inference.knobs import asked_decoding
+from pipelines.sources.source import photos_of
+from pipelines.tracking.model import local_model
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from colorcore.checkpoints.checkpoint import Checkpoint
+
+BATCH = 32
+PICTURES = 16
+
+
+@dataclass(slots=True)
+class EvalReport:
+    """scores maps "grey", "constant" and "model" to their metrics; refused photos by reason.
+
+    decoding is what "model" was decoded with. statistics are what signs are found by: of the
+    colours on these photos, and of the loss of the training up to this checkpoint.
+    """
+
+    scores: dict[str, dict[str, float]]
+    size: int
+    decoding: Decoding
+    refused: dict[str, int] = field(default_factory=dict)
+    picture: Path | None = None
+    statistics: dict[str, float] = field(default_factory=dict)
+    signs: tuple[Advised, ...] = ()
+    front: FrontReport | None = None
+
+
+@dataclass(slots=True)
+class FrontReport:
+    """The scores of every setting, from cold to hot and from pale to vivid.
+
+    optimal   no other setting is as good in PSNR, ΔE2000, balanced AuC and the colourfulness gap
+              and better in one of them
+    marked    the model's own setting ("default"), the checkpoint's ("stored"), what was "asked"
+    """
+
+    scores: dict[Decoding, dict[str, float]]
+    optimal: list[Decoding]
+    marked: dict[str, Decoding]
+    picture: Path
+
+
+def evaluate_model(
+    model: str | Path,
+    photos: str | Path,
+    *,
+    picture: Path | None = None,
+    device: str | None = None,
+    temperature: float | None = None,
+    chroma: float | None = None,
+    front: Path | None = None,
+) -> EvalReport:
+    """Score a checkpoint on a dataset's validation split or on a folder of photos.
+
+    ``picture`` is where grey | predicted | truth of the first photos is written. Colours are
+    decoded as the checkpoint says, but for a ``temperature`` or ``chroma`` that is given. With
+    ``front``, where its plot is written, other settings are scored beside that one.
+
+    Raises:
+        CheckpointError, DatasetError: no checkpoint, or a damaged dataset.
+        WrongCallError: ``photos`` does not exist, its samples are of another size, the model
+            cannot be decoded so, or ``front`` is no .png.
+        JobError: no photo could be read.
+    """
+    if front is not None and front.suffix.lower() != ".png":
+        raise WrongCallError(f"expected the name of a .png for the front's plot, got {front}")
+    checkpoint = load_checkpoint(local_model(model))
+    network = checkpoint.model(place := device or best_device())
+    decoding = asked_decoding(network, checkpoint.decoding, temperature, chroma)
+    refused: Counter[str] = Counter()
+    if open_store(photos).exists("dataset.json"):
+        size = read_info(photos).settings.size
+        if size != checkpoint.size:
+            raise WrongCallError(
+                f"the model was trained on {checkpoint.size} px samples, {photos} holds {size} px"
+            )
+        batches = val_batches(Samples(photos, "val"), BATCH)
+    else:
+        batches = _folder_batches(photos, checkpoint.size, refused)
+    shown: list[Tensor] = []
+    report = EvalReport({}, checkpoint.size, decoding, picture=picture)
+    statistics = statistics_for(checkpoint.palette, checkpoint.mean_ab)
+    kept = _keep_first(batches, shown)
+    try:
+        if front is None:
+            report.scores = score_with_baselines(
+                network,
+                kept,
+                checkpoint.palette,
+                checkpoint.mean_ab,
+                device=place,
+                decoding=decoding,
+                statistics=statistics,
+            )
+        else:
+            report.front = _front(checkpoint, network, kept, place, report, statistics, front)
+    except ValueError as error:
+        raise JobError(f"found no readable photos in {photos}: {dict(refused)}") from error
+    report.refused = dict(refused)
+    if report.front is not None:
+        _plot(report, report.front, f"{model} on {photos}")
+    if picture is not None:
+        lab = decode_lab(torch.cat(shown)[:PICTURES].to(place))
+        save_picture(picture, triptychs(predict_lab(network, lab, decoding), lab))
+    history = LossHistory()
+    history.load_state(checkpoint.history)
+    report.statistics = {**statistics.compute(), **history.compute()}
+    report.signs = advised(find_signs(report.statistics), checkpoint.recipe)
+    return report
+
+
+def _front(
+    checkpoint: Checkpoint,
+    network: nn.Module,
+    batches: Iterator[Tensor],
+    place: str,
+    report: EvalReport,
+    statistics: ColorStatistics,
+    picture: Path,
+) -> FrontReport:
+    """Score grid, baselines and the report's own decoding in one pass; fills report.scores.
+
+    The report's own decoding is added to ``statistics``, too.
+    """
+    marked = {"default": own_decoding(network), "stored": completed(network, checkpoint.decoding)}
+    if report.decoding != marked["stored"]:
+        marked["asked"] = report.decoding
+    answers = baselines(checkpoint.mean_ab)
+    evaluations = {name: evaluation_for(checkpoint.palette) for name in answers}
+    for name, answer in answers.items():
+        batches = scoring(batches, evaluations[name], answer, place)
+    settings = grid(network, marked.values())
+    also = {report.decoding: statistics}
+    swept = sweep(network, batches, checkpoint.palette, settings, device=place, also=also)
+    scores = {setting: evaluation.compute() for setting, evaluation in swept.items()}
+    report.scores = {name: evaluation.compute() for name, evaluation in evaluations.items()}
+    report.scores["model"] = scores[report.decoding]
+    return FrontReport(scores, undominated(scores, (*FIDELITY, COLOR)), marked, picture)
+
+
+def _plot(report: EvalReport, front: FrontReport, title: str) -> None:
+    scores = {name: report.scores[name] for name in BASELINES}
+    photos = int(report.scores["model"]["photos"])
+    title = f"{title}: {photos:,} photos at {report.size} px"
+    replace_bytes(front.picture, draw_front(front.scores, scores, front.marked, title))
+
+
+def _keep_first(batches: Iterator[Tensor], shown: list[Tensor]) -> Iterator[Tensor]:
+    for batch in batches:
+        if sum(map(len, shown)) < PICTURES:
+            shown.append(batch)
+        yield batch
+
+
+def _folder_batches(folder: str | Path, size: int, refused: Counter[str]) -> Iterator[Tensor]:
+    """Stored LAB of every readable photo of a folder, its centre square, no colour filter."""
+    import numpy as np
+
+    limits = PhotoLimits()
+    rows = []
+    for photo in photos_of([folder], limits.max_bytes):
+        try:
+            rows.append(lab_of(photo.data(), size, limits))
+        except PhotoRefused as refusal:
+            refused[refusal.reason.value] += 1
+        if len(rows) == BATCH:
+            yield torch.from_numpy(np.stack(rows))
+            rows = []
+    if rows:
+        yield torch.from_numpy(np.stack(rows))

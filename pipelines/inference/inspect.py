@@ -1,0 +1,187 @@
+"""The job of `cc inspect`: what is in a dataset, or what is in a model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from colorcore.checkpoints.checkpoint import load_checkpoint
+from colorcore.checkpoints.foreign_unet import Reading, load_old_checkpoint
+from colorcore.color.palette import load_palette
+from colorcore.dataset.layout import CF_STEP, read_info
+from colorcore.drawing.palette_plot import draw_weights, save_picture
+from colorcore.drawing.weight_stats import BINS, NEAR_ZERO, WeightStats, model_stats, stats_csv
+from colorcore.models.decoding import completed
+from colorcore.storage.atomic import replace_bytes
+from colorcore.storage.store import Store, open_store
+from pipelines.errors import WrongCallError
+from pipelines.sharding.preview import look_at_dataset
+from pipelines.tracking.model import local_model
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SHOWN_STEP = 10
+"""Width of the classes of colourfulness that are shown; Hasler and Süsstrunk (2003, table 2)
+call 15 slightly, 33 moderately, 59 quite and 109 extremely colourful."""
+SHOWN_CLASSES = 11
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetFacts:
+    """A dataset in numbers."""
+
+    summary: dict[str, Any]
+    refused: dict[str, int]
+    colorfulness: dict[str, int]
+    palette: dict[str, Any] | None
+    picture: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """A model in numbers; layers maps a layer's name to its parameters, largest first.
+
+    scores   of the validation, and ``decoded`` those with the decoding that was chosen at the end
+             of the training; {} where there are none
+    weights  of the whole model, then of each tensor, largest first
+    picture  where their histograms are; the numbers are beside it as CSV
+    """
+
+    summary: dict[str, Any]
+    scores: dict[str, float]
+    decoded: dict[str, float]
+    layers: dict[str, int]
+    weights: list[WeightStats]
+    picture: Path | None = None
+
+    @property
+    def not_finite(self) -> list[str]:
+        """Tensors that hold NaN or infinite weights."""
+        return [row.layer for row in self.weights[1:] if row.non_finite]
+
+
+def inspect_dataset(
+    dataset: str | Path, *, picture: Path | None = None, seed: int = 0
+) -> DatasetFacts:
+    """Counts, reasons, colourfulness and disk use of a dataset, from its ``dataset.json``.
+
+    ``picture`` is where a contact sheet of random kept and refused photos is written.
+
+    Raises:
+        DatasetError: there is no finished dataset.
+        StorageError: its store does not answer.
+    """
+    store = open_store(dataset)
+    info = read_info(store)
+    summary = {
+        **(info.counts or {}),
+        "size": f"{info.settings.size} px",
+        "min colorfulness": info.settings.min_colorfulness,
+        "compression": info.settings.compress,
+        **{f"{split} shards": _bytes(size) for split, size in (info.disk or {}).items()},
+        "fingerprint": info.fingerprint,
+    }
+    if picture is not None:
+        look = look_at_dataset(store, info, seed=seed)
+        save_picture(picture, look.sheet(f"{store.show()}   {info.fingerprint}"))
+    return DatasetFacts(
+        summary=summary,
+        refused=dict(info.refused or {}),
+        colorfulness=colorfulness_rows(info.colorfulness or ()),
+        palette=_palette_facts(store),
+        picture=picture,
+    )
+
+
+def colorfulness_rows(classes: Sequence[int]) -> dict[str, int]:
+    """Photos by colourfulness in steps of ``SHOWN_STEP``, the last class open."""
+    together = SHOWN_STEP // CF_STEP
+    merged = [sum(classes[start : start + together]) for start in range(0, len(classes), together)]
+    shown = [*merged[:SHOWN_CLASSES], sum(merged[SHOWN_CLASSES:])]
+    labels = [f"{i * SHOWN_STEP} to {(i + 1) * SHOWN_STEP}" for i in range(SHOWN_CLASSES)]
+    return dict(zip([*labels, f"above {SHOWN_CLASSES * SHOWN_STEP}"], shown, strict=True))
+
+
+def inspect_model(model: str | Path, *, picture: Path | None = None) -> ModelFacts:
+    """Recipe, scores, parameters and weights by layer of a checkpoint, or of an old .pt file.
+
+    ``picture`` is where the weights' histograms are drawn; their numbers go beside it, as .csv.
+
+    Raises:
+        CheckpointError: it is none.
+        WrongCallError: ``picture`` does not end in .png.
+    """
+    if picture is not None and picture.suffix.lower() != ".png":
+        raise WrongCallError(f"expected a name ending in .png for the histograms, got {picture}")
+    named, model = model, local_model(model)
+    here = open_store(model).local
+    old = here is not None and here.is_file()
+    network, about, scores, decoded = _old_model(Path(model)) if old else _own_model(model)
+    layers: Counter[str] = Counter()
+    for name, parameter in network.named_parameters():
+        layers[name.rpartition(".")[0]] += parameter.numel()
+    total = sum(layers.values())
+    top = sum(count for _, count in layers.most_common(5))
+    summary = {
+        "parameters": total,
+        "share of the five largest layers": f"{top / total:.0%}",
+        **about,
+    }
+    weights = model_stats(network.named_parameters())
+    if picture is not None:
+        title = (
+            f"{named}   ·   {total:,} parameters, {top / total:.0%} in the five largest layers"
+            f"   ·   share of the weights in each of {BINS} bins"
+            f"   ·   near zero: at most {NEAR_ZERO:g}"
+        )
+        replace_bytes(picture, draw_weights(weights, title))
+        replace_bytes(picture.with_suffix(".csv"), stats_csv(weights))
+    return ModelFacts(summary, scores, decoded, dict(layers.most_common()), weights, picture)
+
+
+_Loaded: TypeAlias = "tuple[nn.Module, dict[str, Any], dict[str, float], dict[str, float]]"
+"""A network, what is said about it, its scores, and those with the decoding that was chosen."""
+
+
+def _own_model(folder: str | Path) -> _Loaded:
+    checkpoint = load_checkpoint(folder)
+    network = checkpoint.model()
+    about = {
+        "trained on": f"{checkpoint.size} px samples of dataset {checkpoint.dataset}",
+        "epochs": checkpoint.epoch,
+        "decoding": str(completed(network, checkpoint.decoding)),
+        **{key: value for key, value in checkpoint.recipe.flat().items() if value is not None},
+    }
+    return network, about, checkpoint.scores, checkpoint.decoded
+
+
+def _old_model(path: Path) -> _Loaded:
+    old = load_old_checkpoint(path)
+    about = {"old checkpoint": old.about(), **{f"model.{k}": v for k, v in old.options.items()}}
+    return old.model(Reading()), about, {}, {}
+
+
+def is_dataset(location: str | Path) -> bool:
+    """Whether `cc inspect` takes a folder for a dataset."""
+    return open_store(location).exists("dataset.json")
+
+
+def _palette_facts(dataset: Store) -> dict[str, Any] | None:
+    try:
+        palette = load_palette(dataset.below("palette"))
+    except FileNotFoundError:
+        return None
+    return {**palette.about, "picture": dataset.show("palette/palette.png")}
+
+
+def _bytes(size: int) -> str:
+    value = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"

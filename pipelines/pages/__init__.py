@@ -1,0 +1,1 @@
+"""MLflow's pages: serve them, lay out a study."""

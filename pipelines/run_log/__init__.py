@@ -1,0 +1,1 @@
+"""What a run logs, and how it reaches MLflow."""

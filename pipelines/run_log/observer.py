@@ -1,0 +1,170 @@
+"""What a training's observer writes into its run: losses, scores, pictures, signs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from colorcore.drawing.palette_plot import triptychs
+from colorcore.recipes.advice import Advised, advised
+from colorcore.scores.signs import NOT_FINITE
+from colorcore.storage.store import StorageError, Store, open_store
+from colorcore.training.fit import DecodingEvent, Observer, StepEvent, ValidationEvent
+from pipelines.run_log.log import HANDOVER_S, RunLog
+from pipelines.run_log.runs import BEST_PICTURE_KEY, BEST_STEP, PICTURE_KEY, SIGN, TrackedRun
+from pipelines.run_log.spool import spool_folder, upload
+from pipelines.run_log.system_metrics import SystemMetrics
+
+if TYPE_CHECKING:
+    from colorcore.recipes.recipe import Recipe
+    from colorcore.scores.signs import Sign
+
+LOG_EVERY = 10
+"""Steps between two logged points of the loss."""
+_GONE = "gone at step "
+
+
+class NodeObserver(Observer):
+    """Logs what a node's CPUs, memory, disk, network and GPUs do: one a node that has a rank.
+
+    ``node`` is its number where there are several; without ``writer`` it is the run's main one.
+    """
+
+    def __init__(
+        self,
+        run: TrackedRun,
+        out: Path | str | Store | None = None,
+        *,
+        node: int | None = None,
+        writer: str = "",
+    ) -> None:
+        self._run = run
+        self._out = None if out is None else open_store(out)
+        self._folder = spool_folder(run.run_id, out, writer)
+        self._log = RunLog(run.uri, run.run_id, run.experiment_id, self._folder, warn=_warn)
+        self._system = SystemMetrics(self._log, started_ms=run.started_ms, node=node)
+
+    def on_diverged(self) -> None:
+        """Told after a TrainingDivergedError of :func:`colorcore.training.fit.fit`."""
+
+    def close(self) -> int:
+        """Send the rest, if the server takes it soon; returns the records that are left.
+
+        Those lie in the spool, for the job's end to send. An object store holds no spool while it
+        is written: it is copied there, after a longer wait.
+        """
+        self._system.stop()
+        remote = self._out is not None and self._out.local is None
+        left = self._log.close(self._run.patience_s if remote else HANDOVER_S)
+        if left and remote and self._out is not None:
+            try:
+                upload(self._folder, self._out)
+            except StorageError as error:
+                _warn(f"{left} records are left in {self._folder}: {error}")
+        return left
+
+
+class RunObserver(NodeObserver):
+    """Logs a training into its run: losses, validation scores and pictures; nothing waits for it.
+
+    Also what signs are found by (``val/sign/...``), and the signs, as tags.
+    """
+
+    def __init__(
+        self,
+        run: TrackedRun,
+        recipe: Recipe,
+        out: Path | str | Store | None = None,
+        *,
+        node: int | None = None,
+    ) -> None:
+        super().__init__(run, out, node=node)
+        self._recipe = recipe
+        # A run that goes on has tags from before; when a sign of those is gone, they shall say so.
+        self._signs = {
+            name.removeprefix(SIGN): text
+            for name, text in self._log.tags().items()
+            if name.startswith(SIGN) and not text.startswith(_GONE)
+        }
+        self._step = 0
+
+    def on_step(self, event: StepEvent) -> None:
+        """Loss, terms, learning rate, gradient norm and photos/s, every tenth step."""
+        self._step = event.step
+        if event.step % LOG_EVERY and event.step != event.total_steps:
+            return
+        values = {
+            "train/loss": event.loss,
+            **{f"train/{name}": value for name, value in event.terms.items()},
+            "train/lr": event.lr,
+            "train/grad_norm": event.grad_norm,
+            "train/photos_per_s": event.photos_per_s,
+        }
+        self._log.metrics(values, event.step)
+
+    def on_validation(self, event: ValidationEvent) -> None:
+        """All scores, and the same validation photos each time.
+
+        Pictures count epochs, not steps: MLflow shows those of one number side by side, and runs
+        whose batches differ have no steps in common. Runs that ended early have not even an epoch
+        in common with the others, so those of the best validation have one number in all runs.
+        """
+        self._log.metrics(
+            {f"val/{name}": value for name, value in event.scores.items()}, event.step
+        )
+        measured = {f"val/sign/{name}": value for name, value in event.statistics.items()}
+        self._log.metrics(measured, event.step)
+        self._tag(event.signs, event.step)
+        pairs = event.pairs
+        names = [(PICTURE_KEY, event.epoch)]
+        if event.is_best:
+            names.append((BEST_PICTURE_KEY, BEST_STEP))
+        self._log.picture(lambda: triptychs(pairs[:, 0], pairs[:, 1]), *names)
+
+    def on_decoding(self, event: DecodingEvent) -> None:
+        """The knobs and the scores with them, as metrics: so that runs can be compared by them."""
+        decoding = event.decoding
+        knobs = {"temperature": decoding.temperature, "chroma": decoding.chroma}
+        values = {name: value for name, value in knobs.items() if value is not None}
+        named = {f"decoding/{name}": value for name, value in {**values, **event.scores}.items()}
+        self._log.metrics(named, event.step)
+
+    def on_diverged(self) -> None:
+        """Tag the run, after a TrainingDivergedError of :func:`colorcore.training.fit.fit`."""
+        self._appeared(advised([NOT_FINITE], self._recipe)[0], self._step + 1)
+
+    def _tag(self, signs: Sequence[Sign], step: int) -> None:
+        """A tag for each sign that appeared, and for each that is gone."""
+        found = {each.sign.name: each for each in advised(signs, self._recipe)}
+        for name in found.keys() - self._signs.keys():
+            self._appeared(found[name], step)
+        for name in self._signs.keys() - found.keys():
+            text = f"{_GONE}{step}; {self._signs.pop(name)}"
+            self._log.tag(SIGN + name, text)
+
+    def _appeared(self, each: Advised, step: int) -> None:
+        name = each.sign.name
+        self._signs[name] = f"step {step}: {each.sign.meaning}; {each.advice}"
+        self._log.tag(SIGN + name, self._signs[name])
+
+
+def observer_of_rank(
+    run: TrackedRun, recipe: Recipe, out: Path | str | Store | None
+) -> NodeObserver | None:
+    """What this rank of a Ray Train job logs: rank 0 all, the first of another node that node."""
+    from ray import train as ray_train
+
+    context = ray_train.get_context()
+    several = context.get_world_size() != context.get_local_world_size()
+    node = context.get_node_rank() if several else None
+    if context.get_world_rank() == 0:
+        return RunObserver(run, recipe, out, node=node)
+    if context.get_local_rank() == 0:
+        return NodeObserver(run, out, node=node, writer=f"node{node}")
+    return None
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"tracking: {text}\n")

@@ -1,0 +1,349 @@
+"""MLflow: where runs are written, how one begins and ends, and the pages that show them.
+
+Default store: SQLite ``mlflow.db`` in the current folder, artifacts in ``mlartifacts`` beside
+it. A server is used with ``--tracking-uri`` or ``MLFLOW_TRACKING_URI``. No telemetry.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shlex
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from colorcore.storage.store import StorageError, Store, open_store
+from pipelines.errors import JobError, WrongCallError
+from pipelines.run_log.log import HANDOVER_S, PATIENCE_S, Delivery, NotTakenError, deliver
+from pipelines.run_log.spool import (
+    Spool,
+    fetch_spools,
+    forget,
+    header,
+    parts_of,
+    remote_spool,
+    spool_folder,
+    upload,
+)
+from pipelines.tracking.mlflow_env import QUIET, environment
+from pipelines.tracking.provenance import provenance
+from pipelines.tracking.redact import without_secrets
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "colorcore"
+_SQLITE = "sqlite:///"
+PICTURE_KEY = "val/grey - predicted - truth"
+"""Names the pictures of each validation; their step is the epoch."""
+BEST_PICTURE_KEY = "best/grey - predicted - truth"
+"""Names those of the best validation so far, whose step is ``BEST_STEP`` in every run."""
+BEST_STEP = 0
+KIND_TAG = "colorcore.kind"
+"""The tag that says what a run is: ``train``, ``study`` or ``trial``."""
+STUDY_TAG = "colorcore.study"
+PARENT_TAG = "mlflow.parentRunId"
+CHAMPION = "champion"
+"""The alias of the best model of a name in the registry."""
+SIGN = "sign."
+"""What tags of a run begin with that say what was seen of a sign, and what to do about it."""
+PARAMS_A_BATCH = 100
+"""As many as MLflow takes at once."""
+KILLED_PATIENCE_S = 10.0
+"""Seconds that the end of an interrupted job waits for the server at most."""
+PATIENCE = "COLORCORE_TRACKING_WAIT_S"
+_TRIES = "3"
+"""How often a call is repeated whose server does not answer: for about 15 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedRun:
+    """A run that exists in the tracking store; small enough to hand to a worker."""
+
+    uri: str
+    experiment_id: str
+    run_id: str
+    patience_s: float = PATIENCE_S
+    """Seconds that the end of the run waits for a server that is away."""
+    started_ms: int = 0
+    """When it started, in milliseconds since 1970."""
+
+
+def tracking_uri(asked: str | None, folder: Path) -> str:
+    """The tracking URI: asked for, from the environment, or SQLite in ``folder``.
+
+    A file's path is made whole, from ``folder`` on: workers have another current folder.
+    """
+    uri = asked or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(folder)
+    file, _, options = uri.removeprefix(_SQLITE).partition("?")
+    if not uri.startswith(_SQLITE) or file.startswith(("/", ":", "file:")):
+        return uri
+    return f"{_SQLITE}{folder.absolute() / file}{'?' * bool(options)}{options}"
+
+
+def sqlite_uri(folder: Path) -> str:
+    """The URI of the SQLite store in a folder."""
+    return f"{_SQLITE}{folder.absolute() / 'mlflow.db'}"
+
+
+def client_for(uri: str) -> MlflowClient:
+    """A client of the tracking store.
+
+    Raises:
+        JobError: the store does not answer.
+    """
+    os.environ.update(QUIET)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _TRIES)
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        _make_store(uri)
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)
+    except (MlflowException, OSError, ValueError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise JobError(
+            f"cannot reach the tracking store {without_secrets(uri)}: {first}"
+        ) from error
+    return client
+
+
+def _make_store(uri: str) -> None:
+    """Make an SQLite file that is not there yet, whole or not at all.
+
+    MLflow makes its tables one by one, and two processes that do so in the same file break each
+    other. So they are made beside it, and whoever comes second takes what the first one made.
+    """
+    if (file := sqlite_file(uri)) is None or file.exists():
+        return
+    from mlflow import MlflowClient
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    made = file.with_name(f".{file.name}-{secrets.token_hex(8)}")
+    try:
+        MlflowClient(tracking_uri=f"{_SQLITE}{made}").search_experiments(max_results=1)
+        with contextlib.suppress(OSError):  # another one was faster, or the disk knows no links
+            os.link(made, file)
+    finally:
+        made.unlink(missing_ok=True)
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """Where a store in a file has that."""
+    path = uri.removeprefix(_SQLITE).partition("?")[0]
+    return Path(path) if uri.startswith(_SQLITE) and path.startswith("/") else None
+
+
+def start_run(
+    uri: str,
+    name: str,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    run_id: str | None,
+    parent: str | None = None,
+) -> TrackedRun:
+    """Begin a run, or go on in ``run_id`` where that exists; parameters are logged once.
+
+    A new run is tagged with what made it (:mod:`pipelines.tracking.provenance`) and, unless
+    ``tags`` say another kind, as a training. Nothing that looks like a credential is stored.
+
+    ``parent`` is the id of the run that a new one is a child of: a trial's study.
+    """
+    client = client_for(uri)
+    experiment_id = _experiment(client, uri)
+    if run_id is not None and _exists(client, run_id):
+        client.update_run(run_id, status="RUNNING")
+        started = client.get_run(run_id).info.start_time
+        return TrackedRun(uri, experiment_id, run_id, _patience(), started)
+    family = {} if parent is None else {PARENT_TAG: parent}
+    known = {KIND_TAG: "train", **provenance(Path.cwd()), **tags, **family}
+    said = {key: without_secrets(text) for key, text in known.items()}
+    run = client.create_run(experiment_id, run_name=without_secrets(name), tags=said)
+    _log_params(client, run.info.run_id, params)
+    return TrackedRun(uri, experiment_id, run.info.run_id, _patience(), run.info.start_time)
+
+
+def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
+    from mlflow.entities import Param
+
+    listed = [Param(key, without_secrets(str(value))) for key, value in params.items()]
+    for start in range(0, len(listed), PARAMS_A_BATCH):
+        batch = listed[start : start + PARAMS_A_BATCH]
+        client.log_batch(run_id, params=batch, synchronous=True)
+
+
+def _patience() -> float:
+    asked = os.environ.get(PATIENCE)
+    try:
+        return PATIENCE_S if not asked else max(0.0, float(asked))
+    except ValueError as error:
+        raise WrongCallError(f"expected seconds in {PATIENCE}, got {asked!r}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Unsent:
+    """What a tracking server was not told of a run, and where that lies."""
+
+    records: int
+    place: str
+    why: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.records} records of the run could not be sent: {self.why}; nothing is lost, "
+            f"once the server is back: cc ui import {shlex.quote(self.place)}"
+        )
+
+
+def end_run(
+    run: TrackedRun,
+    status: str,
+    artifacts: Mapping[str, Path],
+    out: Path | str | Store | None = None,
+    tags: Mapping[str, str] | None = None,
+    metrics: Mapping[str, float] | None = None,
+) -> Unsent | None:
+    """Close a run as FINISHED, FAILED or KILLED, with files or folders as artifacts by name.
+
+    A checkpoint's folder becomes the run's model, which MLflow can load and serve.
+
+    What the run's observers could not send goes before it. A server that is away is waited for,
+    ``run.patience_s`` at most; then all that is left lies in a spool in ``out`` (in a temporary
+    folder where that is None), and this returns where.
+    """
+    folder = spool_folder(run.run_id, out)
+    store = None if out is None else open_store(out)
+    remote = store if store is not None and store.local is None else None
+    if remote is not None:
+        with contextlib.suppress(StorageError):  # what is there can be imported
+            fetch_spools(remote, run.run_id, folder.parent)
+    last = Spool(folder)
+    now = time.time_ns() // 1_000_000
+    end = {"kind": "end", "status": status, "at": now}
+    try:
+        last.acquire(HANDOVER_S)
+        new = [] if last.records.exists() else [_header(run)]
+        adopted = [
+            {"kind": "artifact", "name": name, "path": last.adopt(path, name)}
+            for name, path in artifacts.items()
+            if path.exists()
+        ]
+        said: list[dict[str, Any]] = [
+            {"kind": "tag", "name": name, "text": without_secrets(text)}
+            for name, text in (tags or {}).items()
+        ]
+        if metrics:
+            said.append({"kind": "metrics", "at": now, "step": 0, "values": dict(metrics)})
+        last.append([*new, *said, *adopted, end])
+    except OSError as error:  # a full disk: at least its end, without a spool
+        try:
+            Delivery(run.uri, run.run_id, last).send_records([end])
+        except NotTakenError as away:
+            return Unsent(1, str(folder), f"{error}; {away}")
+        return Unsent(len(artifacts), str(folder), str(error)) if artifacts else None
+    patience = run.patience_s if status != "KILLED" else min(run.patience_s, KILLED_PATIENCE_S)
+    # Records of other nodes first: the end comes last.
+    spools = [*(spool for spool in parts_of(folder) if spool.folder != folder), last]
+    why = None
+    try:
+        for spool in spools:
+            why = deliver(run.uri, run.run_id, spool, 0.0 if why else patience) or why
+    except KeyboardInterrupt:
+        why = "interrupted"
+    left = sum(spool.unsent() for spool in spools)
+    place = str(folder.parent if len(spools) > 1 else folder)
+    for spool in spools:
+        done = not spool.unsent()
+        spool.close()
+        if remote is not None:
+            with contextlib.suppress(StorageError):
+                if done:
+                    forget(remote_spool(spool.folder, remote))
+                else:
+                    place = upload(spool.folder, remote)
+        if done:
+            spool.remove()
+    return Unsent(left, place, why or "it was interrupted") if left else None
+
+
+def register_champion(run: TrackedRun, name: str) -> int:
+    """Register the run's model under ``name`` and give it the alias ``champion``.
+
+    Returns the number of the version that is the champion now; the same run registered again is
+    the version that it was. The name must be one that a registry takes: no ``/``, ``:`` or ``.``
+    at its start.
+
+    Raises:
+        JobError: the store does not answer, or the run has no model.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client = client_for(run.uri)
+    with contextlib.suppress(MlflowException):  # it is there already
+        client.create_registered_model(name)
+    try:
+        found = [
+            version
+            for version in client.search_model_versions(f"name = '{name}'")
+            if version.run_id == run.run_id
+        ]
+        version = found[0] if found else _register(client, run, name)
+        client.set_registered_model_alias(name, CHAMPION, version.version)
+    except MlflowException as error:
+        raise JobError(
+            f"cannot register the model of run {run.run_id} as {name}: {error}"
+        ) from error
+    return int(version.version)
+
+
+def _register(client: MlflowClient, run: TrackedRun, name: str) -> Any:
+    outputs = client.get_run(run.run_id).outputs
+    if outputs is None or not outputs.model_outputs:
+        raise JobError(f"the run {run.run_id} holds no model to register as {name}")
+    model = outputs.model_outputs[-1].model_id
+    # A store that is no server looks the model up in whatever store the environment names.
+    with environment({"MLFLOW_TRACKING_URI": run.uri, "MLFLOW_REGISTRY_URI": run.uri}):
+        return client.create_model_version(name, f"models:/{model}", run.run_id, model_id=model)
+
+
+def _header(run: TrackedRun) -> dict[str, Any]:
+    return header(run.run_id, run.experiment_id, without_secrets(run.uri))
+
+
+def _experiment(client: MlflowClient, uri: str) -> str:
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        return str(found.experiment_id)
+    from mlflow.exceptions import MlflowException
+
+    # Without it, artifacts would land in whatever folder the next command runs in.
+    file = sqlite_file(uri)
+    location = None if file is None else (file.parent / "mlartifacts").as_uri()
+    try:
+        return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+    except MlflowException:
+        if (found := client.get_experiment_by_name(EXPERIMENT)) is None:
+            raise
+        return str(found.experiment_id)  # another one was faster
+
+
+def _exists(client: MlflowClient, run_id: str) -> bool:
+    """Whether the store has the run.
+
+    Raises:
+        JobError: it cannot say; a busy store is not one without the run.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise JobError(f"cannot look up the run {run_id}: {error}") from error
+    return True

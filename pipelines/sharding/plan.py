@@ -1,0 +1,232 @@
+"""Which photos belong to which unit: slices that stay what they are, whatever happens later.
+
+Photos are listed in an order of their own (``pipelines.sources.source``) and cut into slices of
+``photos_per_unit``; a tar is a slice of its own. The slices are written to the dataset before
+their units are done, ``PLAN_UNITS`` to a file, so an interrupted listing goes on with the very
+same slices. A later call lists the sources again and merges what it finds with what is planned:
+both are in the same order, so nothing but one slice a call is held, however many photos there
+are. Photos that are new get units of their own.
+"""
+
+from __future__ import annotations
+
+import heapq
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from colorcore.dataset.layout import PLAN_UNITS, PlanFile, PlannedPhoto, plans, write_plan
+from colorcore.storage.store import Store
+from pipelines.errors import WrongCallError
+from pipelines.sources.source import Source, is_tar, list_photos
+
+LISTED_AHEAD = 4 * PLAN_UNITS
+"""Units that the listing may be ahead of the work, in memory."""
+
+_Order = tuple[int, list[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedUnit:
+    """A unit: the plan file that holds its slice, and the entries of that slice."""
+
+    unit: int
+    plan: int
+    photos: int
+
+
+def plan_units(
+    dataset: Store,
+    sources: Sequence[Source],
+    photos_per_unit: int,
+    ignored: Counter[str],
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[PlannedUnit]:
+    """Every unit of the dataset: those that are planned, then those of photos that are new.
+
+    ``stopped`` is asked once a slice; what is listed then and not written is listed again by
+    the next call.
+
+    Raises:
+        DatasetError: a file of the plan is damaged.
+        WrongCallError: a list has other rows than those that are planned.
+        StorageError: a store does not answer.
+    """
+    files = [PlanFile(dataset, first) for first in plans(dataset)]
+    for file in files:
+        for number, photos in enumerate(file.photos):
+            yield PlannedUnit(file.first + number, file.first, photos)
+    first = files[-1].first + len(files[-1].photos) if files else 0
+    waiting: list[list[PlannedPhoto]] = []
+    for photos in _slices(_new_photos(dataset, sources, files, ignored), photos_per_unit):
+        if stopped():
+            return
+        waiting.append(photos)
+        if len(waiting) == PLAN_UNITS:
+            yield from _write(dataset, first, waiting)
+            first += len(waiting)
+            waiting = []
+    yield from _write(dataset, first, waiting)
+
+
+@contextmanager
+def planning(
+    dataset: Store, sources: Sequence[Source], photos_per_unit: int, ignored: Counter[str]
+) -> Iterator[Listing]:
+    """:func:`plan_units` in a thread, so that units are done while photos are listed."""
+    stop = threading.Event()
+    units = plan_units(dataset, sources, photos_per_unit, ignored, stop.is_set)
+    listing = Listing(units, stop)
+    try:
+        yield listing
+    finally:
+        listing.stop()
+
+
+class Listing:
+    """Units as a thread finds them."""
+
+    def __init__(self, units: Iterator[PlannedUnit], stop: threading.Event | None = None) -> None:
+        self.ended = False
+        self._ready: queue.Queue[PlannedUnit | BaseException | None] = queue.Queue(LISTED_AHEAD)
+        self._stop = stop or threading.Event()
+        self._thread = threading.Thread(target=self._work, args=[units], daemon=True)
+        self._thread.start()
+
+    def next(self, timeout: float | None) -> PlannedUnit | None:
+        """The next unit; None when none has come within ``timeout`` seconds, or ever will.
+
+        Raises:
+            Exception: whatever stopped the listing.
+        """
+        if self.ended:
+            return None
+        try:
+            item = self._ready.get(timeout=timeout)
+        except queue.Empty:
+            return None
+        if isinstance(item, PlannedUnit):
+            return item
+        self.ended = True
+        if item is not None:
+            raise item
+        return None
+
+    def stop(self) -> None:
+        """Stop listing; what is planned stays."""
+        self._stop.set()
+        self._thread.join()
+
+    def _work(self, units: Iterator[PlannedUnit]) -> None:
+        last: BaseException | None = None
+        try:
+            for unit in units:
+                if not self._put(unit):
+                    return
+        except BaseException as error:  # handed to the consumer
+            last = error
+        self._put(last)
+
+    def _put(self, item: PlannedUnit | BaseException | None) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+
+def _write(
+    dataset: Store, first: int, slices: Sequence[Sequence[PlannedPhoto]]
+) -> Iterator[PlannedUnit]:
+    if slices:
+        write_plan(dataset, first, slices)
+    for number, photos in enumerate(slices):
+        yield PlannedUnit(first + number, first, len(photos))
+
+
+def _slices(photos: Iterator[PlannedPhoto], size: int) -> Iterator[list[PlannedPhoto]]:
+    current: list[PlannedPhoto] = []
+    for photo in photos:
+        if is_tar(photo):
+            if current:
+                yield current
+                current = []
+            yield [photo]
+            continue
+        current.append(photo)
+        if len(current) == size:
+            yield current
+            current = []
+    if current:
+        yield current
+
+
+def _new_photos(
+    dataset: Store, sources: Sequence[Source], files: Sequence[PlanFile], ignored: Counter[str]
+) -> Iterator[PlannedPhoto]:
+    """The photos that no unit has, in order: a merge of two sequences in the same order."""
+    planned = _planned(sources, files)
+    known = next(planned, None)
+    for photo in list_photos(sources, ignored, skip=dataset):
+        if known is None:
+            yield photo
+            continue
+        order = _order(sources, photo)
+        while known is not None and _order(sources, known) < order:
+            _gone(sources, known)
+            known = next(planned, None)
+        if known is None or _order(sources, known) > order:
+            yield photo
+            continue
+        if known != photo:  # a list, whose rows all have the same order
+            raise WrongCallError(
+                f"the list {sources[photo.root].location} has changed: expected {known.source}, "
+                f"found {photo.source}; add new rows at its end, or choose another dataset"
+            )
+        known = next(planned, None)
+    while known is not None:
+        _gone(sources, known)
+        known = next(planned, None)
+
+
+def _gone(sources: Sequence[Source], photo: PlannedPhoto) -> None:
+    """A planned photo that is not listed any more; its unit keeps it, or refuses it by name."""
+    source = sources[photo.root]
+    if source.kind == "list":
+        raise WrongCallError(
+            f"the list {source.location} has changed: {photo.source} is gone from it; "
+            "add new rows at its end, or choose another dataset"
+        )
+
+
+def _planned(sources: Sequence[Source], files: Sequence[PlanFile]) -> Iterator[PlannedPhoto]:
+    """All planned photos in order of listing; holds one slice of each earlier call's."""
+    calls: list[list[PlanFile]] = []
+    last: _Order | None = None
+    for file in files:
+        opening = _order(sources, file.slice(file.first)[0])
+        if last is None or opening < last:
+            calls.append([])
+        calls[-1].append(file)
+        last = _order(sources, file.slice(file.first + len(file.photos) - 1)[-1])
+    return heapq.merge(
+        *(_of_call(call) for call in calls), key=lambda photo: _order(sources, photo)
+    )
+
+
+def _of_call(files: Sequence[PlanFile]) -> Iterator[PlannedPhoto]:
+    for file in files:
+        for number in range(len(file.photos)):
+            yield from file.slice(file.first + number)
+
+
+def _order(sources: Sequence[Source], photo: PlannedPhoto) -> _Order:
+    """Sorts as ``list_photos`` lists; the rows of a list are all alike, and stay as they are."""
+    if sources[photo.root].kind == "list":
+        return photo.root, []
+    return photo.root, photo.path.split(b"/")

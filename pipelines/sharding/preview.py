@@ -1,0 +1,236 @@
+"""Looking at photos that are kept and refused: of a dataset, or of a sample of photos before it.
+
+Both give the same :class:`Look`: counts, classes of colourfulness and a contact sheet.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from colorcore.dataset.layout import (
+    CF_CLASSES,
+    CF_STEP,
+    DatasetInfo,
+    PlannedPhoto,
+    ShardSettings,
+    done_units,
+    index_name,
+    read_table,
+    rejected_name,
+)
+from colorcore.dataset.unit import Sampler, SourcePhoto
+from colorcore.drawing.contact_sheet import Section, Tile, draw_contact_sheet
+from colorcore.photos.refusal import PhotoRefused
+from colorcore.photos.thumbnail import VISIBLE, thumbnail, thumbnail_of_refused
+from colorcore.storage.store import Store, open_store
+from pipelines.errors import JobError
+from pipelines.sources.source import Source, is_tar, list_photos, open_sources, read_photos
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+KEPT_SHOWN = 48
+REFUSED_SHOWN = 24
+"""Photos of each reason on a contact sheet."""
+UNITS_LOOKED_AT = 100
+"""Random units of a dataset whose refused photos are drawn from."""
+REMOTE_SHARDS = 2
+"""Random shards of a remote dataset that kept photos are drawn from: each is fetched whole."""
+TAR_PHOTOS = 200
+"""Photos of a tar, from its start, that a sample may take."""
+
+
+@dataclass(slots=True)
+class Look:
+    """What was found.
+
+    colorfulness  kept photos by class: 0 to 5, 5 to 10, …, the last open
+    """
+
+    photos: int = 0
+    kept: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    colorfulness: list[int] = field(default_factory=lambda: [0] * CF_CLASSES)
+    ignored: Counter[str] = field(default_factory=Counter)
+    kept_tiles: list[Tile] = field(default_factory=list)
+    refused_tiles: dict[str, list[Tile]] = field(default_factory=lambda: defaultdict(list))
+
+    def sheet(self, title: str) -> NDArray[np.uint8]:
+        """The contact sheet: kept photos first, then refused ones, the commonest reason first."""
+        sections = [Section(f"kept: {self._share(self.kept)}", self.kept_tiles)]
+        for reason, count in self.refused.most_common():
+            words = f"refused, {reason}: {self._share(count)}"
+            sections.append(Section(words, self.refused_tiles[reason]))
+        return draw_contact_sheet(title, sections)
+
+    def _share(self, count: int) -> str:
+        photos = "photo" if count == 1 else "photos"
+        return f"{count:,} {photos} ({count / max(1, self.photos):.1%})"
+
+
+# -- a dataset ---------------------------------------------------------------------------------
+
+
+def look_at_dataset(dataset: Store, info: DatasetInfo, *, seed: int = 0) -> Look:
+    """Counts of a finished dataset, and random photos of it; reads a bounded number of files.
+
+    Raises:
+        DatasetError: a file is missing or damaged.
+        StorageError: the store does not answer.
+    """
+    counts = info.counts or {}
+    look = Look(
+        photos=counts.get("photos", 0),
+        kept=counts.get("train", 0) + counts.get("val", 0),
+        refused=Counter(info.refused or {}),
+        colorfulness=list(info.colorfulness or [0] * CF_CLASSES),
+    )
+    rng = np.random.default_rng(seed)
+    units = done_units(dataset)
+    for unit in rng.permutation(units)[:UNITS_LOOKED_AT].tolist():
+        columns = ["source", "reason", "detail", "thumbnail"]
+        for row in read_table(dataset, rejected_name(unit), columns, unit=unit).to_pylist():
+            if row["thumbnail"] or row["reason"] not in VISIBLE:
+                tile = Tile(row["thumbnail"], _name(row["source"]), row["detail"])
+                look.refused_tiles[row["reason"]].append(tile)
+    for reason, tiles in look.refused_tiles.items():
+        chosen = rng.permutation(len(tiles))[:REFUSED_SHOWN]
+        look.refused_tiles[reason] = [tiles[i] for i in chosen]
+    if look.kept:
+        look.kept_tiles = list(_kept_tiles(dataset, rng))
+    return look
+
+
+def _kept_tiles(dataset: Store, rng: np.random.Generator) -> Iterator[Tile]:
+    from colorcore.color.lab import decode_lab, lab_to_rgb
+    from colorcore.dataset.loader import Samples
+
+    split = "train" if (np.asarray(_splits(dataset)) == "train").any() else "val"
+    samples = Samples(dataset, split)
+    positions = np.arange(len(samples))
+    if dataset.local is None:
+        shards = samples.shards_of(positions)
+        positions = positions[np.isin(shards, rng.permutation(np.unique(shards))[:REMOTE_SHARDS])]
+    chosen = np.sort(rng.permutation(positions)[:KEPT_SHOWN])
+    pictures = lab_to_rgb(decode_lab(samples.read(chosen))).mul(255).round()
+    rows: dict[str, Any] = {}
+    keys = samples.keys(chosen)
+    for unit in sorted({int(key.partition("-")[0]) for key in keys}):
+        table = read_table(dataset, index_name(unit), ["key", "source", "colorfulness"])
+        rows |= {row["key"]: row for row in table.to_pylist()}
+    for key, picture in zip(keys, pictures.permute(0, 2, 3, 1).numpy(), strict=True):
+        row = rows[key]
+        yield Tile(picture.astype(np.uint8), _name(row["source"]), f"CF {row['colorfulness']:.1f}")
+
+
+def _splits(dataset: Store) -> list[str]:
+    splits: list[str] = read_table(dataset, "shards.parquet", ["split"])["split"].to_pylist()
+    return splits
+
+
+# -- photos that are no dataset yet ------------------------------------------------------------
+
+
+def dry_run(
+    sources: Sequence[str | Path],
+    settings: ShardSettings,
+    count: int,
+    *,
+    dataset: str | Path | None = None,
+    seed: int = 0,
+    on_progress: Callable[[int, int, str], None] = lambda _done, _total, _note: None,
+) -> Look:
+    """What `cc shard` would keep and refuse of ``count`` random photos; writes nothing.
+
+    All sources are listed, as each photo shall have the same chance; of a tar only the first
+    ``TAR_PHOTOS`` can be chosen. Copies are told within the sample alone.
+
+    Raises:
+        WrongCallError: a source is missing.
+        JobError: there are no photos.
+        StorageError: a store does not answer.
+    """
+    import cv2
+
+    cv2.setNumThreads(1)
+    rng = np.random.default_rng(seed)
+    look = Look()
+    opened = open_sources(sources)
+    skip = open_store(dataset) if dataset is not None else None
+    chosen = _chosen(list_photos(opened, look.ignored, skip=skip), count, rng, on_progress)
+    if not chosen:
+        raise JobError(
+            f"found no photos in {', '.join(map(str, sources))} "
+            f"({look.ignored.total()} other files)"
+        )
+    sampler = Sampler(settings)
+    for photo in _photos(opened, chosen, count, settings.max_bytes):
+        _judge(look, photo, sampler, settings)
+        on_progress(look.photos, count, "")
+    return look
+
+
+def _chosen(
+    photos: Iterator[PlannedPhoto],
+    count: int,
+    rng: np.random.Generator,
+    on_progress: Callable[[int, int, str], None],
+) -> list[PlannedPhoto]:
+    """``count`` random photos in random order, by one pass (Vitter 1985, algorithm R)."""
+    kept: list[PlannedPhoto] = []
+    for number, photo in enumerate(photos):
+        if number < count:
+            kept.append(photo)
+        elif (place := int(rng.integers(number + 1))) < count:
+            kept[place] = photo
+        if number % 1000 == 0:
+            on_progress(0, count, f"{number:,} photos listed")
+    return [kept[place] for place in rng.permutation(len(kept))]
+
+
+def _photos(
+    sources: Sequence[Source], chosen: Sequence[PlannedPhoto], count: int, max_bytes: int
+) -> Iterator[SourcePhoto]:
+    """The chosen photos; those in tars fill up what is missing to ``count``, tar by tar."""
+    tars = [photo for photo in chosen if is_tar(photo)]
+    files = [photo for photo in chosen if not is_tar(photo)]
+    yield from read_photos(sources, files, max_bytes)
+    missing = count - len(files)
+    for number, tar in enumerate(tars):
+        share = min(TAR_PHOTOS, -(-missing // (len(tars) - number)))
+        for photo in islice(read_photos(sources, [tar], max_bytes), share):
+            missing -= 1
+            yield photo
+        if missing <= 0:
+            return
+
+
+def _judge(look: Look, photo: SourcePhoto, sampler: Sampler, settings: ShardSettings) -> None:
+    look.photos += 1
+    name = _name(photo.source)
+    try:
+        sample = sampler.sample(photo)
+    except PhotoRefused as refusal:
+        look.refused[refusal.reason.value] += 1
+        tiles = look.refused_tiles[refusal.reason.value]
+        if len(tiles) < REFUSED_SHOWN:
+            picture = thumbnail_of_refused(photo.content, refusal.reason, settings.limits)
+            tiles.append(Tile(picture, name, refusal.detail))
+        return
+    look.kept += 1
+    look.colorfulness[min(int(sample.colorfulness // CF_STEP), CF_CLASSES - 1)] += 1
+    if len(look.kept_tiles) < KEPT_SHOWN:
+        picture = thumbnail(photo.data(), settings.limits)
+        look.kept_tiles.append(Tile(picture, name, f"CF {sample.colorfulness:.1f}"))
+
+
+def _name(source: str) -> str:
+    return posixpath.basename(source)

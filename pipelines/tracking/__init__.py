@@ -1,0 +1,1 @@
+"""MLflow: where runs and models are, and what they are called."""

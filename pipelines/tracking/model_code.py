@@ -1,0 +1,51 @@
+"""The code of a logged model, which MLflow runs when it loads one ("models from code").
+
+Beside it lie the checkpoint (safetensors and JSON) and the package colorcore; nothing is pickled.
+Not meant to be imported.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
+
+from colorcore.checkpoints.checkpoint import load_checkpoint
+from colorcore.inference.colorize import colorize
+
+
+class Colorizer(PythonModel):
+    """Photos in, photos with predicted colours out; their lightness stays as it was."""
+
+    def load_context(self, context: Any) -> None:
+        """Read the checkpoint that lies beside this code."""
+        self._checkpoint = load_checkpoint(Path(context.artifacts["checkpoint"]))
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._network = self._checkpoint.model(self._device)
+
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+        """(N, H, W, 3) uint8 sRGB, grey or not -> the same, colourized, as `cc colorize` does.
+
+        Its types stand in the signature: MLflow would take hints here for another one.
+        """
+        photos = np.asarray(model_input, np.uint8)
+        checkpoint = self._checkpoint
+        return np.stack(
+            [
+                colorize(
+                    self._network,
+                    photo,
+                    size=checkpoint.size,
+                    device=self._device,
+                    decoding=checkpoint.decoding,
+                )
+                for photo in photos
+            ]
+        )
+
+
+set_model(Colorizer())

@@ -1,0 +1,1 @@
+"""The job of `cc train`: driver, workers, and how they meet."""

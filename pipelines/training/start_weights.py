@@ -1,0 +1,154 @@
+"""What `cc train --from` starts from: an old ``.pt`` file, or one of our own checkpoints.
+
+Only weights are taken over, strictly: the recipe's model must be the very one they belong to. An
+optimiser's state is not, as it belongs to the learning rates of another training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from colorcore.checkpoints.checkpoint import load_checkpoint
+from colorcore.checkpoints.foreign_unet import READINGS, OldCheckpoint, load_old_checkpoint
+from colorcore.color.lab import decode_lab, normalize_L
+from colorcore.dataset.loader import Samples
+from colorcore.models import AnswersInBins, build_model
+from colorcore.storage.store import open_store
+from pipelines.errors import WrongCallError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from colorcore.color.palette import Palette
+    from colorcore.recipes.recipe import Recipe
+
+PHOTOS = 6
+"""Photos on which the readings of an old file are told apart."""
+SIDE = 128
+"""Pixels of those photos, at most about twice as many: it is done on the CPU."""
+FREE = frozenset({"dropout", "encoder_weights"})
+"""Options of a model that its weights do not depend on once they are there."""
+CLEAR = 1.02
+"""Times by which the second best reading's error must exceed the best one's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Initial:
+    """Initial weights; small enough to hand to a worker. ``reading`` is that of an old file."""
+
+    source: str | Path
+    reading: str | None
+    about: str
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights by the names of our model.
+
+        Raises:
+            CheckpointError: the source cannot be read any more.
+        """
+        if self.reading is not None:
+            return load_old_checkpoint(Path(self.source)).weights(READINGS[self.reading])
+        return load_checkpoint(self.source).weights
+
+
+def choose_initial(
+    source: str | Path, recipe: Recipe, palette: Palette, samples: Samples, reading: str | None
+) -> Initial:
+    """Initial weights that fit the recipe; ``reading`` None finds an old file's by measuring.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or an old file that does not match.
+        WrongCallError: it belongs to another model than the recipe's, or cannot be told how to
+            be read.
+    """
+    here = open_store(source).local
+    source = str(source) if here is None else here.absolute()
+    if here is not None and here.is_file():
+        initial, options = _old(here, samples, reading)
+        _require_model(source, recipe, {"name": "unet", **options})
+    else:
+        if reading is not None:
+            raise WrongCallError(f"--from-reading is for an old .pt file, {source} is none")
+        initial = _ours(source, recipe, palette)
+    bad = [name for name, value in initial.weights().items() if not value.isfinite().all()]
+    if bad:
+        raise WrongCallError(
+            f"{source} holds weights that are no finite numbers ({', '.join(bad[:3])}); "
+            "start from another checkpoint"
+        )
+    return initial
+
+
+def measure_readings(old: OldCheckpoint, samples: Samples) -> dict[str, float]:
+    """Mean ab error (L1, ab units) of each reading on a few photos, the best first."""
+    positions = np.linspace(0, len(samples) - 1, min(PHOTOS, len(samples))).astype(np.int64)
+    lab = decode_lab(samples.read(positions))
+    lab = F.avg_pool2d(lab, max(1, samples.size // SIDE))
+    errors = {}
+    with torch.no_grad():
+        for name, reading in READINGS.items():
+            ab = old.model(reading)(normalize_L(lab[:, :1]))["ab"]
+            errors[name] = float((ab - lab[:, 1:]).abs().mean())
+    return dict(sorted(errors.items(), key=lambda item: item[1]))
+
+
+def _old(source: Path, samples: Samples, reading: str | None) -> tuple[Initial, Mapping[str, Any]]:
+    if reading is not None and reading not in READINGS:
+        raise WrongCallError(f"expected --from-reading {', '.join(READINGS)}, got {reading}")
+    old = load_old_checkpoint(source)
+    how = "as asked"
+    if reading is None:
+        (reading, best), (second, next_best), *_ = measure_readings(old, samples).items()
+        if not next_best > CLEAR * best:
+            raise WrongCallError(
+                f"cannot tell how {source} was trained: its ab error is {best:.2f} read as "
+                f"{reading} and {next_best:.2f} as {second}; say it with --from-reading"
+            )
+        how = f"ab error {best:.2f}, next best {second} {next_best:.2f}"
+    about = f"{source.name}: {old.about()}; read as {reading} ({how}); optimizer state left out"
+    return Initial(source.absolute(), reading, about), old.model_options(READINGS[reading])
+
+
+def _ours(source: str | Path, recipe: Recipe, palette: Palette) -> Initial:
+    checkpoint = load_checkpoint(source)
+    theirs = checkpoint.recipe.model
+    _require_model(source, recipe, {"name": theirs.name, **theirs.options()})
+    with torch.device("meta"):
+        in_bins = isinstance(build_model(theirs.name, **theirs.options()), AnswersInBins)
+    if in_bins and checkpoint.palette.fingerprint != palette.fingerprint:
+        raise WrongCallError(
+            f"{source} answers in the bins of the palette {checkpoint.palette.fingerprint}, the "
+            f"dataset's is {palette.fingerprint}; give the dataset its centroids: "
+            "cc priors --centroids"
+        )
+    checkpoint.model()  # do the weights fit?
+    about = (
+        f"{Path(source).name}: {len(checkpoint.weights)} tensors of a training on the dataset "
+        f"{checkpoint.dataset}, {checkpoint.epoch} epochs; optimizer state left out"
+    )
+    return Initial(source, None, about)
+
+
+def _require_model(source: str | Path, recipe: Recipe, theirs: Mapping[str, Any]) -> None:
+    """The recipe's model is the one that the weights belong to.
+
+    Raises:
+        WrongCallError: it is not, with what to set.
+    """
+    asked = {"name": recipe.model.name, **recipe.model.options()}
+    changes = [
+        f"--set model.{key}={str(value).lower() if isinstance(value, bool) else value}"
+        for key, value in theirs.items()
+        if key not in FREE and asked.get(key) != value
+    ]
+    if changes:
+        raise WrongCallError(
+            f"{source} belongs to another model than the recipe's; train with {' '.join(changes)}"
+        )

@@ -1,0 +1,644 @@
+"""Photos of every format, mode, orientation and profile; damage, limits and bombs.
+
+Files are made here, in memory; what they should decode to is known from how they were made, from
+Pillow's own full decode, from published matrices, or from scikit-image.
+"""
+
+import contextlib
+import pickle
+import resource
+import struct
+import warnings
+import zlib
+from io import BytesIO
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, features
+
+from colorcore.photos import read as photo
+from colorcore.photos.read import Photo, read_photo, square
+from colorcore.photos.refusal import DAMAGED, PhotoLimits, PhotoRefused, Reason
+from tests.colorcore.photos.photo_files import (
+    ALPHA,
+    GREY,
+    HEIGHT,
+    LINEAR,
+    NO_LIMITS,
+    RGBA,
+    SCENE,
+    WIDTH,
+    difference,
+    encode,
+    opencv,
+    over_white,
+    pillow,
+    refusal,
+    scene,
+    three,
+    tiff,
+    tiff_with,
+)
+
+# ------------------------------------------------------------------------- formats and modes
+
+SCENE16 = SCENE.astype(np.uint16) * 257
+GREY16 = GREY.astype(np.uint16) * 257
+RAMP16 = np.tile(np.linspace(0, 65535, WIDTH).astype(np.uint16), (HEIGHT, 1))
+RAMP8 = np.tile(np.rint(np.linspace(0, 65535, WIDTH).astype(np.uint16) / 257.0), (HEIGHT, 1))
+
+
+def palette_with_holes():
+    """A palette picture whose entry 3 is half, and entry 7 fully transparent, and its RGBA."""
+    image = Image.fromarray(SCENE).quantize(16)
+    opacity = bytes({3: 128, 7: 0}.get(i, 255) for i in range(16))
+    rgba = np.asarray(image.convert("RGB"))
+    alpha = np.frombuffer(opacity, np.uint8)[np.asarray(image)]
+    return encode("PNG", image, transparency=opacity), over_white(rgba, alpha)
+
+
+def keyed(mode, picture, key, **options):
+    """A PNG in which one colour (that of the first pixel) stands for transparent."""
+    data = encode("PNG", picture, mode, transparency=key, **options)
+    rgb = np.asarray(Image.fromarray(picture).convert(mode).convert("RGB"))
+    alpha = np.where((rgb == rgb[0, 0]).all(-1), 0, 255)
+    return data, over_white(rgb, alpha)
+
+
+def animation(fmt):
+    frames = [Image.fromarray(SCENE), Image.fromarray(255 - SCENE)]
+    return encode(fmt, frames[0], save_all=True, append_images=frames[1:], duration=100)
+
+
+PALETTE = Image.fromarray(SCENE).quantize(64)
+BITS = GREY > 127
+EXACT = {
+    "png": (encode("PNG"), SCENE),
+    "png grey": (encode("PNG", GREY), three(GREY)),
+    "png alpha": (encode("PNG", RGBA), over_white(SCENE, ALPHA)),
+    "png grey alpha": (encode("PNG", RGBA, "LA"), over_white(three(GREY), ALPHA)),
+    "png palette": (encode("PNG", PALETTE), np.asarray(PALETTE.convert("RGB"))),
+    "png palette transparent": palette_with_holes(),
+    "png colour key": keyed("RGB", SCENE, tuple(int(v) for v in SCENE[0, 0])),
+    "png grey key": keyed("L", SCENE, int(GREY[0, 0])),
+    "png 1 bit": (encode("PNG", BITS), three(BITS * 255)),
+    "png 16 bit": (opencv(".png", SCENE16), SCENE),
+    "png 16 bit alpha": (
+        opencv(".png", np.dstack([SCENE16, ALPHA.astype(np.uint16) * 257])),
+        over_white(SCENE, ALPHA),
+    ),
+    "png 16 bit grey": (opencv(".png", RAMP16), three(RAMP8)),
+    "webp": (encode("WEBP", lossless=True), SCENE),
+    "webp alpha": (encode("WEBP", RGBA, lossless=True, exact=True), over_white(SCENE, ALPHA)),
+    "webp animation": (animation("WEBP"), None),
+    "bmp": (encode("BMP"), SCENE),
+    "bmp palette": (encode("BMP", PALETTE), np.asarray(PALETTE.convert("RGB"))),
+    "bmp 1 bit": (encode("BMP", BITS), three(BITS * 255)),
+    "gif": (encode("GIF", PALETTE), np.asarray(PALETTE.convert("RGB"))),
+    "gif animation": (animation("GIF"), None),
+    "tiff": (encode("TIFF"), SCENE),
+    "tiff lzw": (encode("TIFF", compression="tiff_lzw"), SCENE),
+    "tiff deflate": (encode("TIFF", compression="tiff_adobe_deflate"), SCENE),
+    "tiff palette": (encode("TIFF", PALETTE), np.asarray(PALETTE.convert("RGB"))),
+    "tiff alpha": (encode("TIFF", RGBA), over_white(SCENE, ALPHA)),
+    "tiff cmyk": (encode("TIFF", SCENE, "CMYK"), SCENE),
+    "tiff tiles": (tiff(SCENE, photometric="rgb", tile=(32, 48)), SCENE),
+    "tiff planes": (
+        tiff(SCENE.transpose(2, 0, 1), photometric="rgb", planarconfig="separate"),
+        SCENE,
+    ),
+    "tiff pages": (tiff(np.stack([SCENE, 255 - SCENE]), photometric="rgb"), SCENE),
+    "tiff big": (tiff(SCENE, photometric="rgb", bigtiff=True), SCENE),
+    "tiff 16 bit": (tiff(SCENE16, photometric="rgb"), SCENE),
+    "tiff 16 bit big-endian": (tiff(SCENE16, photometric="rgb", byteorder=">"), SCENE),
+    "tiff 16 bit tiles": (tiff(SCENE16, photometric="rgb", tile=(32, 48)), SCENE),
+    "tiff 16 bit lzw": (opencv(".tif", SCENE16), SCENE),
+    "tiff 16 bit grey": (tiff(RAMP16, photometric="minisblack"), three(RAMP8)),
+    "tiff 16 bit grey big-endian": (
+        tiff(RAMP16, photometric="minisblack", byteorder=">"),
+        three(RAMP8),
+    ),
+    "tiff 16 bit white is zero": (tiff(65535 - RAMP16, photometric="miniswhite"), three(RAMP8)),
+    "tiff white is zero": (tiff(255 - GREY, photometric="miniswhite"), three(GREY)),
+}
+CLOSE = {
+    "jpeg": (encode("JPEG", quality=97, subsampling=0), SCENE, 6),
+    "jpeg progressive": (encode("JPEG", quality=97, subsampling=0, progressive=True), SCENE, 6),
+    "jpeg subsampled": (encode("JPEG", quality=95), SCENE, 12),
+    "jpeg rgb": (encode("JPEG", quality=97, subsampling=0, keep_rgb=True), SCENE, 6),
+    "jpeg grey": (encode("JPEG", GREY, quality=97), three(GREY), 6),
+    "jpeg cmyk": (encode("JPEG", SCENE, "CMYK", quality=97), SCENE, 6),
+    "webp lossy": (encode("WEBP", quality=98), SCENE, 12),
+    "tiff jpeg": (encode("TIFF", compression="jpeg", quality=97), SCENE, 14),
+}
+if features.check("avif"):
+    CLOSE["avif"] = (encode("AVIF", quality=98, subsampling="4:4:4"), SCENE, 12)
+    CLOSE["avif alpha"] = (encode("AVIF", RGBA, quality=98), over_white(SCENE, ALPHA), 20)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_lossless_formats(name):
+    data, expected = EXACT[name]
+    if expected is None:  # the first frame of an animation
+        expected = pillow(data)
+        assert np.abs(expected.astype(int) - SCENE).mean() < 12
+    result = read_photo(data)
+    assert difference(result.rgb, expected) <= 1
+    check_photo(result)
+
+
+@pytest.mark.parametrize("name", CLOSE)
+def test_lossy_formats(name):
+    data, expected, tolerance = CLOSE[name]
+    result = read_photo(data)
+    assert difference(result.rgb, expected) <= tolerance
+    check_photo(result)
+
+
+def check_photo(result):
+    assert isinstance(result, Photo)
+    assert result.rgb.dtype == np.uint8
+    assert result.rgb.shape == (result.height, result.width, 3)
+    assert result.rgb.flags["C_CONTIGUOUS"]
+    assert result.rgb.flags["WRITEABLE"]
+
+
+@pytest.mark.parametrize("name", [n for n in CLOSE if n.startswith("jpeg")])
+def test_jpegs_decode_as_in_pillow(name):
+    data = CLOSE[name][0]
+    assert difference(read_photo(data).rgb, pillow(data)) <= 2
+
+
+def test_cmyk_jpegs_with_and_without_adobes_marker():
+    """Adobe writes CMYK inverted, which is assumed of all; YCCK is the same, transformed."""
+    adobe = encode("JPEG", SCENE, "CMYK", quality=97)
+    at = adobe.index(b"\xff\xee\x00\x0eAdobe")
+    assert adobe[at + 15] == 0
+    ycck = adobe[: at + 15] + b"\x02" + adobe[at + 16 :]
+    plain = adobe[:at] + adobe[at + 16 :]
+    for data in (adobe, ycck, plain):
+        assert difference(read_photo(data).rgb, pillow(data)) == 0
+    assert difference(read_photo(adobe).rgb, SCENE) <= 6
+
+
+def test_cyan_ink_is_cyan():
+    ink = Image.new("CMYK", (64, 64), (255, 0, 0, 0))
+    rgb = read_photo(encode("JPEG", ink, quality=97)).rgb
+    assert np.abs(rgb.reshape(-1, 3).mean(0) - (0, 255, 255)).max() < 3
+
+
+def test_wrong_suffix_does_not_matter_and_other_formats_are_unreadable():
+    for fmt in ("EPS", "PPM", "TGA", "PCX", "ICO", "JPEG2000", "PDF"):
+        assert refusal(encode(fmt)) == Reason.UNREADABLE
+    heic = struct.pack(">I4s4sI4s4s", 24, b"ftyp", b"heic", 0, b"mif1", b"heic") + bytes(500)
+    for data in (b"\0", b"hello", b"<svg></svg>" * 9, b"BMW is a maker of cars" * 9, heic):
+        assert refusal(data) == Reason.UNREADABLE
+
+
+def test_what_cannot_be_shown_is_unreadable():
+    planes = tiff(SCENE16.transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
+    for data in (planes, tiff(GREY / 255.0), tiff(SCENE.astype(np.float32), photometric="rgb")):
+        assert refusal(data) == Reason.UNREADABLE
+
+
+def test_grey_of_twelve_bits():
+    levels = np.tile(np.linspace(0, 4095, WIDTH).astype(np.uint16), (HEIGHT, 1))
+    high, low = levels[:, ::2], levels[:, 1::2]  # two samples in three bytes
+    packed = np.stack([high >> 4, (high & 15) << 4 | low >> 8, low & 255], -1).astype(np.uint8)
+    data = tiff(packed.reshape(HEIGHT, WIDTH * 3 // 2), photometric="minisblack")
+    data = tiff_with(data, t256=WIDTH, t258=12)
+    assert difference(read_photo(data).rgb, three(np.rint(levels / 4095 * 255))) == 0
+
+
+def test_suffixes():
+    assert {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".gif"} <= photo.PHOTO_SUFFIXES
+    assert (".avif" in photo.PHOTO_SUFFIXES) == features.check("avif")
+    assert all(s == s.lower() and s.startswith(".") for s in photo.PHOTO_SUFFIXES)
+
+
+# ------------------------------------------------------------------------------- orientation
+
+
+def exif(orientation, order="<", kind=3, thumbnail=b""):
+    """A minimal EXIF block (with a second entry before the one that counts)."""
+    entries = [(0x010F, 2, 4, b"cam\0"), (0x0112, kind, 1, orientation)]
+    directory = struct.pack(order + "H", len(entries))
+    for tag, letter, count, value in entries:
+        form = {2: "4s", 3: "H2x", 4: "I"}[letter]
+        directory += struct.pack(order + "HHI" + form, tag, letter, count, value)
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    return b"Exif\0\0" + magic + struct.pack(order + "I", 8) + directory + bytes(4) + thumbnail
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientations(orientation, order):
+    block = exif(orientation, order)
+    options = {
+        "JPEG": {"exif": block, "quality": 95},
+        "PNG": {"exif": block},
+        "WEBP": {"exif": block, "lossless": True},
+    }
+    for fmt, settings_ in options.items():
+        data = encode(fmt, **settings_)
+        assert Image.open(BytesIO(data)).getexif()[0x0112] == orientation
+        result = read_photo(data)
+        assert difference(result.rgb, pillow(data)) <= 2
+        check_photo(result)
+        expected = (WIDTH, HEIGHT) if orientation < 5 else (HEIGHT, WIDTH)
+        assert (result.width, result.height) == expected
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientations_of_tiffs_cmyk_and_grey(orientation):
+    upright = read_photo(encode("JPEG", exif=exif(orientation), quality=97)).rgb
+    tag = [(0x0112, "H", 1, orientation, False)]
+    assert difference(read_photo(tiff(SCENE16, photometric="rgb", extratags=tag)).rgb, upright) < 12
+    cmyk = encode("JPEG", SCENE, "CMYK", exif=exif(orientation), quality=97)
+    assert difference(read_photo(cmyk).rgb, upright) < 16
+    grey = encode("JPEG", GREY, exif=exif(orientation), quality=97)
+    assert difference(read_photo(grey).rgb, pillow(grey)) <= 2
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        exif(0),
+        exif(9),
+        exif(6, kind=4)[:-6],
+        exif(6)[:20],
+        b"Exif\0\0",
+        b"Exif\0\0II*\0\xff\xff\xff\x7f",
+        b"Exif\0\0garbage" * 20,
+    ],
+)
+def test_damaged_exif_is_ignored(block):
+    for fmt, options in (("JPEG", {"quality": 97}), ("PNG", {})):
+        result = read_photo(encode(fmt, exif=block, **options))
+        assert difference(result.rgb, SCENE) <= 12
+
+
+def test_orientation_stored_as_a_long():
+    assert read_photo(encode("JPEG", exif=exif(6, kind=4))).width == HEIGHT
+
+
+# ------------------------------------------------------------------------- decoding reduced
+
+
+@pytest.mark.parametrize(
+    ("side", "min_size", "factor"),
+    [
+        (1023, None, 1),
+        (511, 256, 1),
+        (512, 256, 1),
+        (1023, 256, 2),
+        (1024, 256, 2),
+        (1022, 256, 1),
+        (2048, 256, 4),
+        (4096, 256, 8),
+        (40960, 256, 8),
+        (4096, 1024, 2),
+    ],
+)
+def test_the_largest_factor_that_leaves_twice_the_size(side, min_size, factor):
+    assert photo._reduction(side, min_size) == factor
+
+
+@pytest.mark.parametrize("min_size", [160, 80, 40])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_reduced_photos_look_like_full_ones(min_size, orientation):
+    noise = np.random.default_rng(0).normal(0, 8, (645, 901, 3))
+    picture = np.clip(scene(645, 901) + noise, 0, 255).astype(np.uint8)
+    data = encode("JPEG", picture, exif=exif(orientation), quality=90)
+    full, reduced = read_photo(data), read_photo(data, min_size=min_size)
+    assert (full.width, full.height) == (reduced.width, reduced.height)
+    short = min(reduced.rgb.shape[:2])
+    assert 2 * min_size <= short < 4 * min_size
+    assert (reduced.rgb.shape[0] > reduced.rgb.shape[1]) == (orientation == 6)
+    assert reduced.rgb.flags["C_CONTIGUOUS"]
+    one, other = square(full.rgb, min_size), square(reduced.rgb, min_size)
+    assert np.abs(one.astype(int) - other).mean() < 2.0
+
+
+def test_reduction_leaves_other_formats_alone():
+    assert read_photo(encode("PNG"), min_size=8).rgb.shape == SCENE.shape
+
+
+# ------------------------------------------------------------------------------------ damage
+
+WHOLE = {
+    "jpeg": encode("JPEG", quality=95),
+    "jpeg progressive": encode("JPEG", quality=95, progressive=True),
+    "jpeg exif": encode("JPEG", exif=exif(6), icc_profile=LINEAR),
+    "jpeg cmyk": encode("JPEG", SCENE, "CMYK"),
+    "png": encode("PNG"),
+    "png palette": palette_with_holes()[0],
+    "png 16 bit grey": opencv(".png", RAMP16),
+    "webp": encode("WEBP"),
+    "webp lossless": encode("WEBP", RGBA, lossless=True, exif=exif(3), icc_profile=LINEAR),
+    "gif": encode("GIF", PALETTE),
+    "bmp": encode("BMP"),
+    "tiff": encode("TIFF"),
+    "tiff lzw": encode("TIFF", compression="tiff_lzw", icc_profile=LINEAR),
+    "tiff jpeg": encode("TIFF", compression="jpeg"),
+    "tiff 16 bit": tiff(SCENE16, photometric="rgb", tile=(32, 48)),
+    "tiff big-endian": tiff(SCENE, photometric="rgb", byteorder=">", rowsperstrip=16),
+}
+if features.check("avif"):
+    WHOLE["avif"] = encode("AVIF", RGBA)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_truncated_files(name):
+    whole = WHOLE[name]
+    read_photo(whole)
+    tail = 4 if name == "gif" else 2 if name.startswith("jpeg") else 1
+    tail = 13 if name.startswith("png") else tail
+    cuts = {*range(24, len(whole) - tail, len(whole) // 40), len(whole) - tail}
+    for cut in sorted(cuts):
+        assert refusal(whole[:cut]) == Reason.TRUNCATED, f"{cut} of {len(whole)} bytes"
+    for cut in range(1, 24):
+        assert refusal(whole[:cut]) in {Reason.TRUNCATED, Reason.UNREADABLE}
+
+
+def test_an_end_marker_in_the_thumbnail_is_not_the_photos():
+    thumbnail = encode("JPEG", scene(64, 64))
+    data = encode("JPEG", exif=exif(6, thumbnail=thumbnail))
+    assert data.count(b"\xff\xd9") == 2
+    result = read_photo(data)
+    assert (result.width, result.height) == (HEIGHT, WIDTH)
+    assert refusal(data[: len(data) * 3 // 4]) == Reason.TRUNCATED
+    assert refusal(data[: data.index(b"\xff\xd9") + 2]) == Reason.TRUNCATED
+
+
+def test_jpegs_padded_with_zeros_after_a_cut_are_truncated():
+    whole = WHOLE["jpeg"]
+    assert refusal(whole[: len(whole) // 2] + bytes(len(whole) // 2)) == Reason.TRUNCATED
+
+
+@pytest.mark.parametrize("appendix", [b"\0" * 999, b"SEFT camera data", WHOLE["jpeg progressive"]])
+def test_data_after_the_end_is_fine(appendix):
+    for name in ("jpeg", "jpeg cmyk", "png", "gif", "tiff"):
+        assert difference(read_photo(WHOLE[name] + appendix).rgb, read_photo(WHOLE[name]).rgb) == 0
+
+
+def test_jpeg_markers_as_libjpeg_takes_them():
+    """Fill bytes before a marker, and junk between segments, are skipped."""
+    jpeg = WHOLE["jpeg"]
+    for between in (b"\xff" * 5, b"\0\0junk", b"\xff\x00\xff\x01\xff\xd0"):
+        data = jpeg[:2] + between + jpeg[2:]
+        if data.startswith(b"\xff\xd8\xff"):
+            assert difference(read_photo(data).rgb, read_photo(jpeg).rgb) == 0
+    app0 = 4 + jpeg[5]
+    data = jpeg[:app0] + b"\0\0junk" + jpeg[app0:]
+    assert difference(read_photo(data).rgb, read_photo(jpeg).rgb) == 0
+
+
+def test_jpegs_without_a_picture():
+    assert refusal(b"\xff\xd8\xff\xd9") == Reason.UNREADABLE
+    jpeg = WHOLE["jpeg"]
+    frame = jpeg.index(b"\xff\xc0")
+    no_frame = jpeg[:frame] + jpeg[frame + 2 + jpeg[frame + 3] :]
+    assert refusal(no_frame) == Reason.UNREADABLE
+    no_height = jpeg[: frame + 5] + b"\0\0" + jpeg[frame + 7 :]
+    assert refusal(no_height) == Reason.UNREADABLE
+
+
+def test_damage_inside_a_png_is_unreadable():
+    png = bytearray(WHOLE["png"])
+    png[len(png) // 2] ^= 0xFF
+    assert refusal(bytes(png)) == Reason.UNREADABLE
+
+
+@settings(
+    max_examples=300,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example],
+)
+@given(
+    name=st.sampled_from(sorted(WHOLE)),
+    header=st.lists(st.tuples(st.floats(0, 0.02), st.integers(0, 255)), max_size=4),
+    body=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=8),
+    cut=st.floats(0, 1),
+    keep=st.floats(0.3, 1.5),
+    min_size=st.sampled_from([None, 8, 64]),
+)
+def test_no_bytes_raise_anything_else(name, header, body, cut, keep, min_size):
+    data = bytearray(WHOLE[name])
+    for where, value in header + body:
+        data[min(int(where * len(data)), len(data) - 1)] = value
+    at = int(cut * len(data))
+    data = bytes(data[:at] + data[at + max(0, int(len(data) * (1 - keep))) :])
+    limits = PhotoLimits(max_pixels=300_000)
+    try:
+        result = read_photo(data, limits=limits, min_size=min_size)
+    except PhotoRefused:
+        return
+    assert result.rgb.shape[2] == 3
+    assert result.width * result.height <= limits.max_pixels
+
+
+@given(st.binary(max_size=200), st.sampled_from(sorted(WHOLE)), st.integers(2, 64))
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+def test_no_garbage_after_a_header_raises_anything_else(garbage, name, kept):
+    with contextlib.suppress(PhotoRefused):
+        read_photo(WHOLE[name][:kept] + garbage, limits=PhotoLimits(max_pixels=300_000))
+
+
+# ------------------------------------------------------------------------------------ limits
+
+
+def png_header(width, height):
+    """The start of a PNG that claims a size, with some pixels' worth of data."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(bytes(4096))
+    chunks = [chunk, data, b"IEND"]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks
+    )
+
+
+def patched(data, **values):
+    """The bytes with other ones at some offsets: o18=b'..'."""
+    out = bytearray(data)
+    for name, value in values.items():
+        out[int(name[1:]) : int(name[1:]) + len(value)] = value
+    return bytes(out)
+
+
+def jpeg_claiming(width, height):
+    jpeg = WHOLE["jpeg"]
+    frame = jpeg.index(b"\xff\xc0")
+    return jpeg[: frame + 5] + struct.pack(">HH", height, width) + jpeg[frame + 9 :]
+
+
+GIF, BMP = WHOLE["gif"], WHOLE["bmp"]
+FRAME = GIF.index(b"\x2c" + bytes(4) + struct.pack("<HH", WIDTH, HEIGHT))
+EXTENDED = encode("WEBP", RGBA, lossless=True, exif=exif(1))
+assert EXTENDED[12:16] == b"VP8X"
+BOMBS = {
+    "png": png_header(60000, 60000),
+    "gif": patched(GIF, o6=struct.pack("<HH", 60000, 60000)),
+    "gif frame": patched(GIF, **{f"o{FRAME + 5}": struct.pack("<HH", 60000, 60000)}),
+    "bmp": patched(BMP, o18=struct.pack("<ii", 60000, 60000)),
+    "webp lossless": patched(encode("WEBP", lossless=True), o21=b"\xff\xff\xff\x0f"),
+    "webp lossy": patched(encode("WEBP"), o26=struct.pack("<HH", 16383, 16383)),
+    "webp extended": patched(EXTENDED, o24=b"\xff\x3f\0\xff\x3f\0"),
+    "tiff": tiff_with(tiff(SCENE, photometric="rgb"), t256=60000, t257=60000),
+    "jpeg": jpeg_claiming(60000, 60000),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_bombs_are_refused_without_memory(name):
+    data = BOMBS[name]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert refusal(data) == Reason.BOMB
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert after - before < 30_000  # kB on Linux; the pixels would be gigabytes
+
+
+def test_a_bomb_that_hides_in_its_tiles():
+    data = tiff(SCENE, photometric="rgb", tile=(32, 48))
+    assert refusal(data, limits=PhotoLimits(max_pixels=32 * 48 - 1)) == Reason.BOMB
+    bomb = tiff_with(data, t322=48_000_000)
+    assert refusal(bomb) == Reason.BOMB
+
+
+def test_pillows_own_bomb_limit_neither_warns_nor_decides(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", HEIGHT * WIDTH - 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for data in WHOLE.values():
+            assert read_photo(data).rgb.size == SCENE.size
+
+
+@pytest.mark.parametrize("name", [n for n in BOMBS if n.startswith("webp")])
+def test_webp_sizes_are_read_without_pillow(name, monkeypatch):
+    """Pillow allocates the canvas as it opens the file, up to a limit of its own."""
+
+    class Opened(photo.WebPImageFile):
+        def _open(self):
+            raise AssertionError
+
+    monkeypatch.setattr(photo, "WebPImageFile", Opened)
+    assert refusal(BOMBS[name]) == Reason.BOMB
+    assert refusal(BOMBS[name], limits=PhotoLimits(max_pixels=10**9)) == Reason.UNREADABLE
+
+
+def test_reading_leaves_the_warning_filters_alone():
+    before = list(warnings.filters)
+    read_photo(WHOLE["png"])
+    assert warnings.filters == before
+    assert Image.MAX_IMAGE_PIXELS == 89478485
+
+
+def test_not_enough_memory_is_a_refusal(monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    def opencv_fails(*_):
+        error = cv2.error("Failed to allocate 27000000000 bytes")
+        error.code = cv2.Error.StsNoMem
+        raise error
+
+    for failure in (fail, opencv_fails):
+        monkeypatch.setattr(cv2, "imdecode", failure)
+        assert refusal(WHOLE["jpeg"]) == Reason.BOMB
+    monkeypatch.setattr(photo, "_flatten", fail)
+    assert refusal(WHOLE["png"]) == Reason.BOMB
+
+
+def test_every_limit_and_its_edge():
+    jpeg, png = WHOLE["jpeg"], WHOLE["png"]
+    assert refusal(b"") == Reason.EMPTY
+    for data in (jpeg, png):
+        size = len(data)
+        assert refusal(data, limits=PhotoLimits(max_bytes=size - 1)) == Reason.TOO_LARGE
+        assert read_photo(data, limits=PhotoLimits(max_bytes=size))
+        pixels = HEIGHT * WIDTH
+        assert refusal(data, limits=PhotoLimits(max_pixels=pixels - 1)) == Reason.BOMB
+        assert read_photo(data, limits=PhotoLimits(max_pixels=pixels))
+        assert refusal(data, limits=PhotoLimits(min_side=HEIGHT + 1)) == Reason.TOO_SMALL
+        assert read_photo(data, limits=PhotoLimits(min_side=HEIGHT))
+        assert refusal(data, limits=PhotoLimits(max_aspect=1.33)) == Reason.TOO_NARROW
+        assert read_photo(data, limits=PhotoLimits(max_aspect=4 / 3))
+
+
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
+def test_default_limits(fmt):
+    assert refusal(encode(fmt, scene(63, 80))) == Reason.TOO_SMALL
+    assert refusal(encode(fmt, scene(400, 63))) == Reason.TOO_SMALL
+    assert refusal(encode(fmt, scene(64, 321))) == Reason.TOO_NARROW
+    assert refusal(encode(fmt, scene(321, 64))) == Reason.TOO_NARROW
+    assert read_photo(encode(fmt, scene(64, 320))).width == 320
+    assert read_photo(encode(fmt, scene(9, 5)), limits=NO_LIMITS).height == 9
+
+
+def test_limits_come_before_pixels():
+    """A photo over a limit is refused for that, though its pixels are missing."""
+    for name in ("jpeg", "png", "tiff big-endian"):
+        cut = WHOLE[name][: len(WHOLE[name]) // 2]
+        if name == "tiff big-endian":  # its directory stands at the front
+            assert struct.unpack_from(">I", cut, 4)[0] < len(cut)
+        assert refusal(cut, limits=PhotoLimits(min_side=1000)) == Reason.TOO_SMALL
+
+
+def test_refusals_travel_between_processes():
+    refused = PhotoRefused(Reason.TOO_SMALL, "expected 64 pixels or more a side, got 5x9")
+    copy = pickle.loads(pickle.dumps(refused))  # noqa: S301
+    assert (copy.reason, copy.detail) == (refused.reason, refused.detail)
+    assert str(copy) == "too_small: expected 64 pixels or more a side, got 5x9"
+    assert {r.value for r in DAMAGED} == {"empty", "unreadable", "truncated", "decompression_bomb"}
+
+
+# ------------------------------------------------------------------------------------ square
+
+
+def test_square_crops_the_centre():
+    assert np.array_equal(square(SCENE, 96), SCENE[:, 16:112])
+    tall = np.ascontiguousarray(SCENE.transpose(1, 0, 2))
+    assert np.array_equal(square(tall, 96), tall[16:112])
+    assert square(SCENE, 96).flags["C_CONTIGUOUS"]
+
+
+def test_square_shrinks_by_the_mean_of_the_pixels():
+    noise = np.random.default_rng(0).integers(0, 256, (96, 130, 3), np.uint8)
+    means = noise[:, 17:113].reshape(32, 3, 32, 3, 3).mean((1, 3))
+    assert np.abs(square(noise, 32) - means).max() <= 1.0
+
+
+@pytest.mark.parametrize(("side", "size"), [(257, 256), (375, 256), (512, 256), (1000, 64)])
+def test_square_is_the_exact_mean_of_the_area_rounded(side: int, size: int):
+    noise = np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8)
+    edges = np.arange(size + 1)[:, None] * side / size
+    covered = np.clip(edges - np.arange(side), 0, 1)  # of each pixel, left of each edge
+    share = np.diff(covered, axis=0) * size / side
+    exact = np.einsum("ij,jkc,lk->ilc", share, noise, share, optimize=True)
+    assert np.abs(square(noise, size) - exact).max() <= 0.5 + 1e-3
+
+
+def test_square_leaves_opencv_as_it_was():
+    assert not cv2.ipp.useIPP_NotExact()
+    square(SCENE, 32)
+    assert not cv2.ipp.useIPP_NotExact()
+
+
+def test_square_is_antialiased_at_any_ratio():
+    checkers = three(255 * (np.indices((200, 200)).sum(0) % 2))
+    assert np.abs(square(checkers, 77).astype(int) - 127.5).max() < 45
+    assert abs(square(checkers, 77).mean() - 127.5) < 1
+
+
+def test_square_enlarges_smoothly():
+    large = square(SCENE, 192)
+    assert large.shape == (192, 192, 3)
+    expected = Image.fromarray(SCENE[:, 16:112]).resize((192, 192), Image.Resampling.BICUBIC)
+    assert np.abs(large.astype(int) - np.asarray(expected)).mean() < 1.0

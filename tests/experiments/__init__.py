@@ -1,0 +1,1 @@
+"""Experiments that take hours: the guides' claims, the search, the scale."""

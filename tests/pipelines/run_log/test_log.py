@@ -1,0 +1,341 @@
+"""Nothing is lost and nobody waits: against a real server that comes and goes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from colorcore.recipes.recipe import load_recipe
+from colorcore.training.fit import ValidationEvent
+from pipelines.errors import JobError
+from pipelines.run_log.log import Delivery, RunLog, deliver
+from pipelines.run_log.observer import RunObserver
+from pipelines.run_log.resend import import_runs
+from pipelines.run_log.runs import TrackedRun, end_run, start_run
+from pipelines.run_log.spool import RECORDS, Spool, header, spool_folder
+from tests.pipelines.tracking_server import TrackingServer
+from tests.servers.flaky_proxy import FlakyS3, flaky_proxy
+from tests.servers.s3 import S3
+
+KEY = "val/grey - predicted - truth"
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]:
+    server = TrackingServer(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(running: TrackingServer, monkeypatch: pytest.MonkeyPatch) -> TrackingServer:
+    """The server, up; a test may leave it down."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    if not running.answers():
+        running.start()
+    return running
+
+
+@pytest.fixture(scope="module")
+def _proxy(running: TrackingServer) -> Iterator[FlakyS3]:
+    with flaky_proxy(f"127.0.0.1:{running.port}") as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxy(server: TrackingServer, _proxy: FlakyS3) -> FlakyS3:
+    """Before the server: "all" answers 503, as a balancer does whose server is away."""
+    _proxy.set("none")
+    return _proxy
+
+
+@pytest.fixture
+def run(proxy: FlakyS3, request: pytest.FixtureRequest) -> TrackedRun:
+    """A run, reached through the proxy."""
+    began = start_run(f"http://{proxy.endpoint}", request.node.name, {"lr": 1}, {}, None)
+    return TrackedRun(began.uri, began.experiment_id, began.run_id, patience_s=1.0)
+
+
+def log_for(run: TrackedRun, out: Path) -> RunLog:
+    return RunLog(run.uri, run.run_id, run.experiment_id, spool_folder(run.run_id, out))
+
+
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (40, 60, 3)).astype(np.uint8)
+
+
+def loss(server: TrackingServer, run: TrackedRun, key: str = "loss") -> list[tuple[int, float]]:
+    return server.stored(run.run_id, key)
+
+
+def log_some(log: RunLog, steps: range) -> None:
+    for step in steps:
+        log.metrics({"loss": 1 / (step + 1)}, step)
+
+
+EXPECTED = [(step, 1 / (step + 1)) for step in range(60)]
+
+
+def test_a_server_that_is_away_for_a_while_misses_nothing(
+    server: TrackingServer, tmp_path: Path
+) -> None:
+    """It is killed and started again."""
+    run = start_run(server.uri, "away", {}, {}, None)
+    log = log_for(run, tmp_path)
+    log_some(log, range(20))
+    server.stop()
+    log_some(log, range(20, 40))
+    log.picture(picture, (KEY, 30))
+    log.tag("sign.grey", "step 30")
+    time.sleep(1.5)  # several tries fail
+    assert (spool_folder(run.run_id, tmp_path) / RECORDS).exists()
+    server.start()
+    log_some(log, range(40, 60))
+    assert log.close(60) == 0
+    assert loss(server, run) == EXPECTED
+    assert server.client().get_run(run.run_id).data.tags["sign.grey"] == "step 30"
+    files = server.images(run.run_id)
+    assert len(files) == 2
+    (png,) = [name for name in files if name.endswith(".png")]
+    got = Image.open(server.client().download_artifacts(run.run_id, png, str(tmp_path)))
+    np.testing.assert_array_equal(np.asarray(got), picture())
+    assert not (tmp_path / "run-log").exists()
+
+
+def test_a_frozen_server_keeps_nobody_waiting(
+    server: TrackingServer, run: TrackedRun, tmp_path: Path
+) -> None:
+    log = log_for(run, tmp_path)
+    server.freeze()
+    try:
+        log_some(log, range(60))  # would take minutes if each waited for its try to fail
+        assert log.close(0.5) == 60
+    finally:
+        server.thaw()
+    import_runs([str(tmp_path)])  # what the thawed server was not told yet
+    assert loss(server, run) == EXPECTED
+
+
+def test_an_answer_that_is_lost_doubles_nothing(
+    server: TrackingServer, proxy: FlakyS3, run: TrackedRun, tmp_path: Path
+) -> None:
+    """The server did what it was asked, the connection broke before it could say so."""
+    proxy.set("lost:2@POST")
+    log = log_for(run, tmp_path)
+    for start in range(0, 60, 20):
+        log_some(log, range(start, start + 20))
+        time.sleep(1.2)
+    log.picture(picture, (KEY, 30))
+    assert log.close(60) == 0
+    assert proxy.counts()["failures"] > 0
+    assert loss(server, run) == EXPECTED
+    assert len(server.images(run.run_id)) == 2
+
+
+def test_what_is_left_at_the_end_is_imported_and_twice_is_once(
+    server: TrackingServer, proxy: FlakyS3, run: TrackedRun, tmp_path: Path
+) -> None:
+    out, best, palette = tmp_path / "model", tmp_path / "model" / "best", tmp_path / "palette.png"
+    best.mkdir(parents=True)
+    (best / "model.safetensors").write_bytes(b"weights")
+    palette.write_bytes(b"colours")
+    log = log_for(run, out)
+    log_some(log, range(30))
+    proxy.set("all")
+    log_some(log, range(30, 60))
+    log.picture(picture, (KEY, 30))
+    log.close(0.2)
+    unsent = end_run(run, "FINISHED", {"best": best, "palette": palette}, out)
+    assert unsent is not None
+    assert unsent.place == str(out / "run-log" / run.run_id)
+    assert "cc ui import" in str(unsent)
+    palette.unlink()  # the job's own copy is gone by then
+    copy = shutil.copytree(out, tmp_path / "copy" / "model")
+    with pytest.raises(JobError, match="cannot reach the tracking store http://127"):
+        import_runs([str(out)])
+    proxy.set("none")
+    assert server.client().get_run(run.run_id).info.status == "RUNNING"
+    command = [sys.executable, "-m", "cli.main", "ui", "import", str(out), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["runs"][0]["run_id"] == run.run_id
+    assert not (out / "run-log").exists()
+    for _ in range(2):
+        assert loss(server, run) == EXPECTED
+        assert len(server.images(run.run_id)) == 2
+        listed = server.client().list_artifacts(run.run_id, "best")
+        assert [item.path for item in listed] == ["best/model.safetensors"]
+        assert [item.path for item in server.client().list_artifacts(run.run_id, "palette")]
+        ended = server.client().get_run(run.run_id).info
+        assert ended.status == "FINISHED"
+        if copy.exists():
+            (copy / "run-log" / run.run_id / "sent").unlink(missing_ok=True)  # all of it again
+            import_runs([str(copy / "run-log" / run.run_id / RECORDS)])
+            shutil.rmtree(copy)
+    assert import_runs([str(out)]) == []
+
+
+def test_a_spool_in_an_object_store_is_imported_from_there(
+    server: TrackingServer,
+    proxy: FlakyS3,
+    run: TrackedRun,
+    s3_server: S3,
+    tmp_path: Path,
+) -> None:
+    bucket = s3_server.make_bucket("run-log")
+    out = s3_server.uri(bucket, "model")
+    proxy.set("all")
+    observer = RunObserver(run, load_recipe("simple"), out)
+    observer.on_validation(
+        ValidationEvent(1, 5, {"psnr": 20.0}, True, torch.zeros(1, 2, 3, 16, 16))
+    )
+    assert observer.close() > 0
+    palette = tmp_path / "palette.png"
+    palette.write_bytes(b"colours")
+    unsent = end_run(run, "FINISHED", {"palette": palette}, out)
+    assert unsent is not None
+    assert unsent.place.startswith("s3://run-log/model/run-log/")
+    shutil.rmtree(spool_folder(run.run_id, out))  # another machine
+    proxy.set("none")
+    (report,) = import_runs([out])
+    assert report.run_id == run.run_id
+    assert loss(server, run, "val/psnr") == [(5, 20.0)]
+    assert len(server.images(run.run_id)) == 4  # by its epoch and as the best
+    assert server.client().list_artifacts(run.run_id, "palette")
+    assert server.client().get_run(run.run_id).info.status == "FINISHED"
+    assert all(key.endswith("/") for key in s3_server.keys(bucket))  # markers of folders
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from pipelines.run_log.log import RunLog
+uri, run_id, experiment, folder = sys.argv[1:]
+log = RunLog(uri, run_id, experiment, Path(folder))
+for step in range(60):
+    log.metrics({"loss": 1 / (step + 1)}, step)
+print("logged", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_a_killed_training_left_is_sent_by_the_next_one_or_imported(
+    server: TrackingServer, proxy: FlakyS3, run: TrackedRun, tmp_path: Path
+) -> None:
+    proxy.set("all")
+    folder = spool_folder(run.run_id, tmp_path)
+    words = [sys.executable, "-c", KILLED, run.uri, run.run_id, run.experiment_id, str(folder)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"logged\n"
+        deadline = time.monotonic() + 60
+        while Spool(folder).unsent() < 60:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        with pytest.raises(JobError, match="its training still runs"):
+            import_runs([str(tmp_path)])
+        child.send_signal(signal.SIGKILL)
+    with (folder / RECORDS).open("ab") as file:
+        file.write(b'{"kind": "metrics", "at": 17')  # killed in the middle of a line
+    copy = shutil.copytree(tmp_path, tmp_path.with_name("again"))
+    proxy.set("none")
+    log = log_for(run, tmp_path)
+    log.metrics({"later": 1.0}, 60)
+    assert log.close(60) == 0
+    assert loss(server, run) == EXPECTED
+    assert loss(server, run, "later") == [(60, 1.0)]
+    assert [report.records for report in import_runs([str(copy)])] == [60]
+    assert loss(server, run) == EXPECTED
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from pipelines.run_log.log import RunLog
+uri, run_id, experiment, folder = sys.argv[1:]
+resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+warnings = []
+log = RunLog(uri, run_id, experiment, Path(folder), warnings.append)
+for step in range(60):
+    log.metrics({"loss": 1 / (step + 1)}, step)
+left = log.close(60)
+print(left, warnings)
+"""
+
+
+def test_where_the_disk_takes_no_more_records_go_from_memory(
+    server: TrackingServer, run: TrackedRun, tmp_path: Path
+) -> None:
+    """The system refuses to let a file grow, as a full disk would."""
+    words = [run.uri, run.run_id, run.experiment_id, str(spool_folder(run.run_id, tmp_path))]
+    child = subprocess.run(
+        [sys.executable, "-c", FULL, *words], capture_output=True, text=True, check=False
+    )
+    assert child.stdout.startswith("0 ['cannot write"), child.stderr
+    assert loss(server, run) == EXPECTED
+
+
+def test_a_record_that_the_server_refuses_is_set_aside_and_the_rest_goes_on(
+    server: TrackingServer, run: TrackedRun, tmp_path: Path
+) -> None:
+    log = log_for(run, tmp_path)
+    log.metrics({"loss": 1.0}, 0)
+    log.metrics({"no such name: $": 1.0}, 0)
+    log.metrics({"loss": 0.5}, 1)
+    assert log.close(60) == 0
+    assert loss(server, run) == [(0, 1.0), (1, 0.5)]
+    (refused,) = (spool_folder(run.run_id, tmp_path) / "refused.jsonl").read_text().splitlines()
+    assert "no such name: $" in json.loads(refused)["values"]
+
+
+def test_sqlite_stores_nothing_twice_either(tracking: str, tmp_path: Path) -> None:
+    uri = tracking
+    run = start_run(uri, "twice", {}, {}, None)
+    folder = spool_folder(run.run_id, tmp_path)
+    spool = Spool(folder)
+    spool.append(
+        [
+            header(run.run_id, run.experiment_id, uri),
+            {"kind": "metrics", "at": 1, "step": 1, "values": {"loss": 0.5, "nan": float("nan")}},
+            {"kind": "metrics", "at": 1, "step": 2, "values": {"loss": float("inf")}},
+        ]
+    )
+    for _ in range(2):
+        assert deliver(uri, run.run_id, spool, 0.0) is None
+        spool.mark(0)
+    with sqlite3.connect(tracking.removeprefix("sqlite:///")) as database:
+        asked = "SELECT key, step FROM metrics WHERE run_uuid = ? ORDER BY key, step"
+        rows = list(database.execute(asked, (run.run_id,)))
+    assert rows == [("loss", 1), ("loss", 2), ("nan", 1)]
+
+
+def test_a_spool_of_somebody_else_sends_no_other_files(tracking: str, tmp_path: Path) -> None:
+    uri = tracking
+    run = start_run(uri, "foreign", {}, {}, None)
+    (tmp_path / "private").write_text("mine")
+    spool = Spool(spool_folder(run.run_id, tmp_path / "out"))
+    named = {"kind": "artifact", "name": "x", "path": "../../../private"}
+    spool.append([header(run.run_id, run.experiment_id, uri), named])
+    Delivery(uri, run.run_id, spool).send()
+    assert spool.refused() == 1
+    stored = Path(tracking.removeprefix("sqlite:///")).with_name("mlartifacts")
+    assert not list((stored / run.run_id).rglob("private"))
+    named["path"] = "../../model.txt"  # in the --out, where it may be
+    (tmp_path / "out" / "model.txt").write_text("weights")
+    spool.append([named])
+    Delivery(uri, run.run_id, spool).send()
+    assert list((stored / run.run_id).rglob("model.txt"))

@@ -1,0 +1,159 @@
+"""What a training may start from: measured readings, strict models, and that it does so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from colorcore.checkpoints.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from colorcore.checkpoints.foreign_unet import READINGS, load_old_checkpoint
+from colorcore.color.lab import decode_lab
+from colorcore.color.palette import Palette, load_palette
+from colorcore.dataset.loader import Samples
+from colorcore.models import build_model
+from colorcore.recipes.recipe import load_recipe
+from pipelines.errors import WrongCallError
+from pipelines.training.driver import TrainReport, train
+from pipelines.training.start_weights import choose_initial, measure_readings
+from tests.colorcore.checkpoints.test_foreign_unet import UNetColorizer, save
+from tests.trainings import TINY
+
+FITS = ["model.channels=4", "model.depth=3", "model.lightness=unit", "data.batch=4"]
+
+
+@pytest.fixture(scope="module")
+def val(dataset_with_palette: Path) -> Samples:
+    return Samples(dataset_with_palette, "val")
+
+
+@pytest.fixture(scope="module")
+def palette(dataset_with_palette: Path) -> Palette:
+    return load_palette(dataset_with_palette / "palette")
+
+
+@pytest.fixture(scope="module")
+def old_file(dataset_with_palette: Path, tmp_path_factory) -> Path:
+    """A .pt file of a network that learned a little from L in 0..1, the skip connections last."""
+    torch.manual_seed(0)
+    network = UNetColorizer(skip_first=False)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
+    samples = Samples(dataset_with_palette, "train")
+    lab = decode_lab(samples.read(np.arange(16)))
+    for _ in range(40):
+        optimizer.zero_grad()
+        (network(lab[:, :1] / 100) - lab[:, 1:] / 128).abs().mean().backward()
+        optimizer.step()
+    return save(tmp_path_factory.mktemp("old") / "best.pt", network)
+
+
+def test_the_reading_is_found_by_measuring(old_file, val, palette) -> None:
+    errors = measure_readings(load_old_checkpoint(old_file), val)
+    assert set(errors) == set(READINGS)
+    assert next(iter(errors)) == "unit/up-first"
+    start = choose_initial(old_file, load_recipe("unet-l1", FITS), palette, val, None)
+    assert start.reading == "unit/up-first"
+    for what in ("106 tensors mapped", "no wrapper", "epoch 9", "loss 0.0421", "unit/up-first"):
+        assert what in start.about
+    assert start.about.endswith("optimizer state left out")
+    expected = load_old_checkpoint(old_file).weights(READINGS["unit/up-first"])
+    assert all(torch.equal(value, expected[name]) for name, value in start.weights().items())
+
+
+def test_a_reading_may_be_said(old_file, val, palette) -> None:
+    recipe = load_recipe("unet-l1", FITS)
+    start = choose_initial(old_file, recipe, palette, val, "percent/skip-first")
+    assert start.reading == "percent/skip-first"
+    with pytest.raises(WrongCallError, match="expected --from-reading centered/skip-first"):
+        choose_initial(old_file, recipe, palette, val, "upside-down")
+
+
+def test_readings_that_cannot_be_told_apart_are_asked_for(tmp_path, val, palette) -> None:
+    network = UNetColorizer()
+    torch.nn.init.zeros_(network.head.weight)
+    with pytest.raises(WrongCallError, match="say it with --from-reading"):
+        choose_initial(
+            save(tmp_path / "blank.pt", network), load_recipe("unet-l1", FITS), palette, val, None
+        )
+
+
+def test_another_model_is_refused_with_what_to_set(old_file, val, palette) -> None:
+    with pytest.raises(WrongCallError) as caught:
+        choose_initial(
+            old_file, load_recipe("unet-l1", ["model.norm=group"]), palette, val, "unit/up-first"
+        )
+    wanted = ["model.channels=4", "model.depth=3", "model.norm=batch", "model.lightness=unit"]
+    assert all(f"--set {setting}" in str(caught.value) for setting in wanted)
+    assert "head" not in str(caught.value)
+
+
+def test_dropout_is_free_as_it_has_no_weights(old_file, val, palette) -> None:
+    recipe = load_recipe("unet-l1", [*FITS, "model.dropout=0.3"])
+    assert choose_initial(old_file, recipe, palette, val, "unit/up-first")
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path, val, palette) -> None:
+    network = UNetColorizer()
+    network.head.bias.data[0] = float("nan")
+    path = save(tmp_path / "nan.pt", network)
+    with pytest.raises(WrongCallError, match=r"no finite numbers \(head\.bias\)"):
+        choose_initial(path, load_recipe("unet-l1", FITS), palette, val, "unit/up-first")
+
+
+def test_our_own_checkpoints(trained: TrainReport, val, palette, tmp_path) -> None:
+    start = choose_initial(trained.out, load_recipe("unet-l1", TINY), palette, val, None)
+    best = load_checkpoint(trained.out).weights
+    assert all(torch.equal(value, best[name]) for name, value in start.weights().items())
+    with pytest.raises(WrongCallError, match=r"--set model\.channels=4"):
+        choose_initial(trained.out, load_recipe("unet-l1"), palette, val, None)
+    with pytest.raises(WrongCallError, match="is for an old"):
+        choose_initial(trained.out, load_recipe("unet-l1", TINY), palette, val, "unit/up-first")
+    with pytest.raises(CheckpointError, match="expected a checkpoint folder"):
+        choose_initial(tmp_path / "nowhere", load_recipe("unet-l1"), palette, val, None)
+
+
+def test_bins_must_be_the_same_colours(trained: TrainReport, val, palette, tmp_path) -> None:
+    settings = ["model.name=resnet-unet", f"model.bins={len(palette)}", "model.channels=8"]
+    (tmp_path / "bins.toml").write_text("loss = { bins_ce = 1.0 }\n")
+    recipe = load_recipe(str(tmp_path / "bins.toml"), settings)
+    model = build_model(recipe.model.name, **recipe.model.options())
+    model.use_palette(palette)
+    checkpoint = replace(
+        load_checkpoint(trained.out), recipe=recipe, weights=model.state_dict(), training={}
+    )
+    save_checkpoint(checkpoint, tmp_path / "bins")
+    assert choose_initial(tmp_path / "bins", recipe, palette, val, None)
+    other = Palette(palette.centroids + 1, palette.priors, palette.weights)
+    with pytest.raises(WrongCallError, match="cc priors --centroids"):
+        choose_initial(tmp_path / "bins", recipe, other, val, None)
+
+
+def test_a_training_starts_there_and_says_so(
+    trained: TrainReport, dataset_with_palette: Path, tracking: str, tmp_path: Path
+) -> None:
+    """With a learning rate of nearly nothing it ends where it started."""
+    recipe = load_recipe("unet-l1", [*TINY, "train.epochs=1", "optim.lr=1e-12"])
+    told: list[str] = []
+    report = train(
+        dataset_with_palette, recipe, tmp_path / "model", tracking_uri=tracking,
+        initial=trained.out, on_initial=told.append,
+    )  # fmt: skip
+    start = load_checkpoint(trained.out).weights
+    ended = load_checkpoint(tmp_path / "model" / "last", training=True)
+    for name, value in start.items():
+        torch.testing.assert_close(ended.training[f"model.{name}"], value, rtol=0, atol=1e-8)
+        torch.testing.assert_close(ended.weights[name], value, rtol=0, atol=1e-8)
+    (line,) = told
+    assert MlflowClient(tracking).get_run(report.run_id).data.tags["colorcore.from"] == line
+
+
+def test_not_with_resume(trained: TrainReport, dataset_with_palette: Path, tracking: str) -> None:
+    with pytest.raises(WrongCallError, match="not both"):
+        train(
+            dataset_with_palette, load_recipe("unet-l1", TINY), trained.out, tracking_uri=tracking,
+            resume=True, initial=trained.out,
+        )  # fmt: skip
