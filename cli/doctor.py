@@ -31,7 +31,7 @@ def doctor(
     """
     from cli import show
     from pipelines.doctor.job import examine
-    from pipelines.run_log.runs import tracking_uri as choose
+    from pipelines.tracking.store import tracking_uri as choose
 
     with show.progress("doctor") as advance:
         health = examine(

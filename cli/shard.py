@@ -166,8 +166,8 @@ def _dry_run(
 ) -> int:
     """Look at a sample; the last place is the dataset unless it is the only one or has photos."""
     from cli import show
-    from colorcore.drawing.palette_plot import save_picture
-    from colorcore.storage.store import open_store
+    from colorcore.photos.write import save_picture
+    from colorcore.storage.location import open_store
     from pipelines.inference.inspect import colorfulness_rows
     from pipelines.sharding.preview import dry_run
 

@@ -13,7 +13,7 @@ from cli.options import Address, AsJson, Dataset, Overrides, RecipeName, Trackin
 if TYPE_CHECKING:
     from cli.show import Advance
     from colorcore.recipes.advice import Advised
-    from pipelines.training.driver import TrainProgress
+    from pipelines.training.trainer import TrainProgress
 
 
 def train(
@@ -47,7 +47,7 @@ def train(
     """Train a recipe on a dataset."""
     from cli import show
     from colorcore.recipes.recipe import load_recipe
-    from pipelines.run_log.runs import tracking_uri as choose
+    from pipelines.tracking.store import tracking_uri as choose
     from pipelines.training.driver import train as run
     from pipelines.training.job import parse_workers
 

@@ -12,9 +12,11 @@ from cli.options import Address, AsJson, Dataset, Overrides, RecipeName, Trackin
 
 if TYPE_CHECKING:
     from colorcore.recipes.recipe import Recipe
+    from tune.driver import StudyProgress
     from tune.search import TrialRecord
+    from tune.settings import StudySettings
     from tune.space import Space
-    from tune.study import StudyProgress, StudyReport, StudySettings
+    from tune.study import StudyReport
 
 _SHOWN = 10
 """Trials in the table."""
@@ -84,13 +86,14 @@ def tune(
     """
     from cli import show
     from colorcore.recipes.recipe import load_recipe
-    from colorcore.storage.store import absolute_store
-    from pipelines.run_log.runs import tracking_uri as choose
+    from colorcore.storage.location import absolute_store
     from pipelines.sources.source import local_path
+    from pipelines.tracking.store import tracking_uri as choose
     from tune.objective import objective_of
     from tune.search import REDUCTION, STARTUP, SearchSettings, default_grace
+    from tune.settings import KEEP, RETRIES, StudySettings
     from tune.space import default_space, load_space
-    from tune.study import KEEP, RETRIES, StudySettings, check_space
+    from tune.study import check_space
     from tune.study import tune as run
 
     loaded = load_recipe(recipe, set_ or [])

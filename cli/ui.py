@@ -58,21 +58,22 @@ def _serve(
     study: str | None, tracking_uri: str | None, host: str, port: int | None, open_page: bool | None
 ) -> None:
     from cli import show
-    from pipelines.pages import study as pages
-    from pipelines.run_log.runs import tracking_uri as choose
+    from pipelines.pages.server import free_port, has_display, is_server, place, served
+    from pipelines.pages.view import runs_link, study_link
+    from pipelines.tracking.store import tracking_uri as choose
 
     uri = choose(tracking_uri, Path.cwd())
-    shown = pages.has_display() if open_page is None else open_page
-    number = 0 if pages.is_server(uri) else pages.free_port(host, port)
-    at = pages.place(uri, host, number)
-    link = pages.runs_link(uri, at) if study is None else pages.study_link(uri, at, study)
-    if pages.is_server(uri):
+    shown = has_display() if open_page is None else open_page
+    number = 0 if is_server(uri) else free_port(host, port)
+    at = place(uri, host, number)
+    link = runs_link(uri, at) if study is None else study_link(uri, at, study)
+    if is_server(uri):
         _present(link, in_browser=shown)
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     show.warn("starting MLflow's pages")
     try:
-        with pages.served(uri, host, number) as server:
+        with served(uri, host, number) as server:
             _present(link, in_browser=shown)
             show.warn("stop with Ctrl-C")
             server.wait()

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipelines.errors import WrongCallError
-from pipelines.sources.source import list_photos, local_path, open_sources
+from pipelines.sources.listing import list_photos
+from pipelines.sources.source import local_path, open_sources
 
 COLOUR = (
     "sklearn/china.jpg",
@@ -132,8 +133,9 @@ def before_and_after(photos: list[Path], pictures: Path, target: Path) -> Path:
 
     from colorcore.color.lab import decode_lab
     from colorcore.dataset.sample import lab_of
-    from colorcore.drawing.palette_plot import save_picture, triptychs
+    from colorcore.drawing.triptychs import triptychs
     from colorcore.photos.refusal import PhotoLimits
+    from colorcore.photos.write import save_picture
 
     limits = PhotoLimits(min_side=1, max_aspect=float("inf"))
 

@@ -8,10 +8,11 @@ from typing import Literal
 
 import numpy as np
 
-from colorcore.color.palette import Palette, fit_palette, save_palette
+from colorcore.color.fit_palette import fit_palette
+from colorcore.color.palette import Palette, save_palette
 from colorcore.dataset.layout import read_histogram, read_info
 from colorcore.drawing.palette_plot import draw_palette
-from colorcore.storage.store import open_store
+from colorcore.storage.location import open_store
 from pipelines.errors import WrongCallError
 
 

@@ -214,9 +214,10 @@ def photo_folder(tmp_path_factory) -> PhotoFolder:
 def build_dataset(sources: Sequence[Path], dataset: Path, **settings):
     """What the job of `cc shard` does, in this process. Returns the finished DatasetInfo."""
     from colorcore.dataset.layout import DatasetInfo, ShardSettings, write_info
-    from colorcore.storage.store import open_store
-    from pipelines.sharding.job import finish, shard_unit
+    from colorcore.storage.location import open_store
+    from pipelines.sharding.merge_tasks import finish
     from pipelines.sharding.plan import plan_units
+    from pipelines.sharding.task import shard_unit
     from pipelines.sources.source import open_sources
 
     chosen = ShardSettings(**{"size": SIZE, "photos_per_unit": 10, "val_percent": 30, **settings})

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from pipelines.run_log.runs import sqlite_uri
+from pipelines.tracking.store import sqlite_uri
 
 
 def new_store(folder: Path) -> str:

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from colorcore.recipes.recipe import Recipe
-from colorcore.training.fit import Observer, fit
+from colorcore.training.events import Observer
+from colorcore.training.fit import fit
 from pipelines.training.job import prepare_job
 from tune.objective import objective_of
 from tune.search import SearchSettings
+from tune.settings import StudySettings
 from tune.space import space_of
-from tune.study import StudySettings
 
 TINY = [
     "model.channels=4",

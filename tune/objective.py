@@ -22,8 +22,8 @@ a cast, a loss that goes up and down.
 SIGN_PATIENCE = 3
 """Validations running that show such a sign before a trial is ended for it.
 
-Young trainings (:attr:`colorcore.scores.signs.LossHistory.young`: the warm-up, and the first two
-epochs of 1,000 photos) show no signs but a diverged loss, so these come after that.
+Young trainings (:attr:`colorcore.scores.loss_history.LossHistory.young`: the warm-up, and the
+first two epochs of 1,000 photos) show no signs but a diverged loss, so these come after that.
 """
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from colorcore.drawing.palette_plot import INK, plot_png
+from colorcore.drawing.style import INK, plot_png
 from colorcore.scores.metrics import HIGHER_IS_BETTER
 from tune.space import Axis, Space, shown_values
 

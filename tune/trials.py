@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colorcore.training.fit import Observer, TrainingDivergedError, ValidationEvent
+from colorcore.training.events import Observer, TrainingDivergedError, ValidationEvent
 from pipelines.errors import WrongCallError
 from pipelines.training.job import Job, train_rank
 from tune.desk import Desk, Validated, Verdict

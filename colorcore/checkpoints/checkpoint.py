@@ -36,7 +36,9 @@ from colorcore.color.palette import Palette
 from colorcore.models import build_model
 from colorcore.models.decoding import Decoding
 from colorcore.recipes.recipe import Recipe, RecipeError, parse_recipe
-from colorcore.storage.store import LocalStore, Store, open_store
+from colorcore.storage.local import LocalStore
+from colorcore.storage.location import open_store
+from colorcore.storage.store import Store
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

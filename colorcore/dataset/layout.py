@@ -27,8 +27,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,10 +39,12 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from colorcore.photos.refusal import PhotoLimits
-from colorcore.storage.store import Store, open_store
+from colorcore.storage.location import open_store
+from colorcore.storage.store import Store
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
 
 FORMAT = 1
 SPLITS = ("train", "val")
@@ -51,10 +52,6 @@ CF_STEP = 5
 """Width of a class of ``DatasetInfo.colorfulness``."""
 CF_CLASSES = 31
 """Classes: 0 to 5, …, 145 to 150, and above."""
-PLAN_UNITS = 1000
-"""Units of a plan file: few files, and each unit still reads its own slice alone."""
-
-PLAN_SCHEMA = pa.schema([("root", pa.int32()), ("path", pa.binary())])
 INDEX_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -149,19 +146,6 @@ class DatasetInfo(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedPhoto:
-    """One photo of a unit's slice: which source it is in, and its path there, in bytes."""
-
-    root: int
-    path: bytes
-
-    @property
-    def source(self) -> str:
-        """The path for people: bytes that are no UTF-8 are shown as backslash escapes."""
-        return self.path.decode("utf-8", "backslashreplace")
-
-
-@dataclass(frozen=True, slots=True)
 class UnitResult:
     """What became of a unit: samples kept by split, photos refused by reason."""
 
@@ -183,11 +167,6 @@ def unit_name(unit: int) -> str:
     return f"{unit:06d}"
 
 
-def plan_name(first: int) -> str:
-    """The slices of the units from ``first`` on."""
-    return f"units/{unit_name(first)}.parquet"
-
-
 def index_name(unit: int) -> str:
     """The unit's index; its presence says that the unit is done."""
     return f"index/{unit_name(unit)}.parquet"
@@ -205,10 +184,11 @@ def histogram_name(unit: int) -> str:
 
 def done_units(dataset: str | Path | Store) -> list[int]:
     """The units that have an index, in order. Holds one int a unit: fine up to 10⁷ units."""
-    return _numbers(open_store(dataset), "index")
+    return numbers_in(open_store(dataset), "index")
 
 
-def _numbers(store: Store, folder: str) -> list[int]:
+def numbers_in(store: Store, folder: str) -> list[int]:
+    """The numbers that a folder's files are named by, sorted."""
     stems = (name.partition(".")[0] for name in store.names(folder))
     return sorted(int(stem) for stem in stems if stem.isdigit())
 
@@ -259,90 +239,6 @@ def write_info(dataset: str | Path | Store, info: DatasetInfo) -> None:
     """Write ``dataset.json`` in one step."""
     text = json.dumps(info.model_dump(exclude_none=True), indent=2, ensure_ascii=False)
     open_store(dataset).write("dataset.json", text.encode() + b"\n")
-
-
-# -- the plan ----------------------------------------------------------------------------------
-
-
-def write_plan(
-    dataset: str | Path | Store, first: int, slices: Sequence[Sequence[PlannedPhoto]]
-) -> None:
-    """Write the slices of the units ``first``, ``first + 1``, …: one row group each."""
-    buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, PLAN_SCHEMA, compression="zstd") as writer:
-        for photos in slices:
-            columns = {
-                "root": [photo.root for photo in photos],
-                "path": [photo.path for photo in photos],
-            }
-            writer.write_table(pa.table(columns, schema=PLAN_SCHEMA))
-    open_store(dataset).write(plan_name(first), buffer.getvalue())
-
-
-def plans(dataset: str | Path | Store) -> list[int]:
-    """The first units of the plan's files, in order."""
-    return _numbers(open_store(dataset), "units")
-
-
-class PlanFile:
-    """One file of the plan: the slices of the units from ``first`` on."""
-
-    def __init__(self, dataset: str | Path | Store, first: int) -> None:
-        """Read the file's footer.
-
-        Raises:
-            DatasetError: the file is missing or damaged.
-        """
-        self.first = first
-        self._store = open_store(dataset)
-        with self._reader() as parquet:
-            groups = range(parquet.metadata.num_row_groups)
-            self.photos = [parquet.metadata.row_group(group).num_rows for group in groups]
-
-    def slice(self, unit: int) -> list[PlannedPhoto]:
-        """The unit's slice of source photos; reads no other."""
-        with self._reader() as parquet:
-            table = parquet.read_row_group(unit - self.first)
-        roots, paths = table["root"].to_pylist(), table["path"].to_pylist()
-        return [PlannedPhoto(root, path) for root, path in zip(roots, paths, strict=True)]
-
-    @contextmanager
-    def _reader(self) -> Iterator[pq.ParquetFile]:
-        name = plan_name(self.first)
-        try:
-            with self._store.open(name) as file:
-                yield pq.ParquetFile(file)
-        except (OSError, ValueError, pa.ArrowException) as error:
-            detail = (str(error).splitlines() or [type(error).__name__])[0]
-            raise DatasetError(
-                f"{self._store.show(name)}, which says what is in each unit, is damaged: {detail}; "
-                "restore it, or shard into a new folder"
-            ) from error
-
-
-def read_plan(dataset: str | Path | Store, unit: int) -> list[PlannedPhoto]:
-    """The unit's slice of source photos.
-
-    Raises:
-        DatasetError: no plan has that unit.
-    """
-    store = open_store(dataset)
-    firsts = plans(store)
-    if not firsts or unit < firsts[0]:
-        raise DatasetError(f"expected a plan of unit {unit} in {store.show('units')}, found none")
-    return PlanFile(store, firsts[bisect_right(firsts, unit) - 1]).slice(unit)
-
-
-# -- a unit ------------------------------------------------------------------------------------
-
-
-def npy_header(shape: tuple[int, ...]) -> bytes:
-    """The header of a uint8, C-ordered .npy file (128 bytes up to three dimensions)."""
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        buffer, {"descr": "|u1", "fortran_order": False, "shape": shape}
-    )
-    return buffer.getvalue()
 
 
 def read_table(

@@ -13,51 +13,21 @@ held in memory is a row a shard; the index of a unit is read when one of its sam
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import mmap
-import queue
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import torch
 
-from colorcore.dataset.layout import (
-    DatasetError,
-    index_name,
-    npy_header,
-    read_info,
-    read_table,
-    reading,
-)
-from colorcore.dataset.order import BLOCK_SAMPLES, BLOCK_SHARDS, EpochOrder
-from colorcore.dataset.shard_cache import ShardCache, gigabytes
-from colorcore.storage.store import Store, open_store
+from colorcore.dataset.layout import DatasetError
+from colorcore.dataset.order import BLOCK_SAMPLES, EpochOrder
+from colorcore.dataset.shard_cache import gigabytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
-
-PREFETCH = 3
-"""Batches that are read ahead."""
-FETCHES = 4
-"""Remote shards that are fetched at a time."""
-OPEN_SHARDS = 2 * BLOCK_SHARDS
-"""Shards that are kept mapped, and units whose index is kept."""
-_TAR_BLOCK = 512
-_SHARD_NAME = r"\A(train|val)/[0-9]{6,}-[0-9]{3,}\.tar\z"
-"""A name from a dataset becomes a path: nothing else may."""
-
-_K = TypeVar("_K")
-_V = TypeVar("_V")
+from colorcore.dataset.read_ahead import fetch_ahead, read_ahead
+from colorcore.dataset.samples import Samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,225 +43,6 @@ class Batch:
     positions: NDArray[np.int64]
     epoch: int
     step: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """The samples of one shard: where they are, how long, and what they are called."""
-
-    offsets: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-    keys: list[str]
-    members: list[bytes]
-
-
-class Samples:
-    """Random access to the samples of one split.
-
-    ``cache`` holds the shards of a remote dataset; the default is :class:`ShardCache`'s own.
-
-    Raises:
-        DatasetError: no finished dataset, no samples in the split, an index that is missing or
-            damaged, or a tar that does not match its index.
-        StorageError: a remote dataset's store does not answer.
-    """
-
-    def __init__(
-        self, dataset: str | Path | Store, split: str, *, cache: ShardCache | None = None
-    ) -> None:
-        self._dataset, self._split = open_store(dataset), split
-        info = read_info(self._dataset)
-        self.size = info.settings.size
-        self._codec = pa.Codec("zstd") if info.settings.compress == "zstd" else None
-        self._suffix = ".lab.npy.zst" if self._codec else ".lab.npy"
-        self.cache = cache
-        if self._dataset.local is None and cache is None:
-            self.cache = ShardCache(self._dataset, info.fingerprint or "")
-        self._header = npy_header((3, self.size, self.size))
-        self._read_shards()
-        self._read_copies()
-        self._maps = _Recent[int, mmap.mmap](OPEN_SHARDS, self._map)
-        self._rows = _Recent[int, dict[str, _Rows]](OPEN_SHARDS, self._read_unit)
-
-    def _read_shards(self) -> None:
-        table = read_table(
-            self._dataset, "shards.parquet", ["shard", "split", "unit", "samples", "bytes"]
-        )
-        table = table.filter(
-            pc.and_(pc.equal(table["split"], self._split), pc.greater(table["samples"], 0))
-        )
-        if not table.num_rows:
-            raise DatasetError(
-                f"expected samples in the split {self._split!r} of {self._dataset.show()}, "
-                "found none; shard more photos"
-                f"{' or a higher --val-percent' if self._split == 'val' else ''}"
-            )
-        self.shards = table["shard"].combine_chunks()
-        if not pc.all(pc.match_substring_regex(self.shards, _SHARD_NAME)).as_py():
-            raise DatasetError(
-                f"{self._dataset.show('shards.parquet')} is damaged: a shard has a strange name; "
-                "remove it, then run the same cc shard command again"
-            )
-        self.shard_counts = table["samples"].to_numpy().astype(np.int64)
-        self.shard_bytes = table["bytes"].to_numpy()
-        self._units = table["unit"].to_numpy()
-        self._starts = np.concatenate([[0], np.cumsum(self.shard_counts)])
-
-    def _read_copies(self) -> None:
-        """(unit, position) of the samples that are left out; 12 bytes each."""
-        keys = read_table(self._dataset, "duplicates.parquet", ["key"])["key"].combine_chunks()
-        with reading(self._dataset, "duplicates.parquet"):
-            parts = pc.split_pattern(keys, "-")
-            self._copy_units = pc.list_element(parts, 0).cast(pa.int32()).to_numpy()
-            self._copy_positions = pc.list_element(parts, 1).cast(pa.int64()).to_numpy()
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def first(self, count: int) -> Samples:
-        """The same split, ending after the shard of its ``count``-th sample: what a look needs."""
-        shards = int(np.searchsorted(self._starts, min(count, len(self))))
-        few = copy.copy(self)
-        few.shards = self.shards.slice(0, shards)
-        few.shard_counts, few.shard_bytes = self.shard_counts[:shards], self.shard_bytes[:shards]
-        few._units, few._starts = self._units[:shards], self._starts[: shards + 1]
-        return few
-
-    def keys(self, positions: NDArray[np.int64]) -> list[str]:
-        """The keys of samples, by which `cc inspect` and the index know them."""
-        shards = self.shards_of(positions)
-        return [
-            self._rows_of(int(shard)).keys[int(position - self._starts[shard])]
-            for shard, position in zip(shards, positions, strict=True)
-        ]
-
-    def read(self, positions: NDArray[np.int64]) -> Tensor:
-        """Stored LAB of some samples. positions (B,) -> (B, 3, H, W) uint8."""
-        batch = np.empty((len(positions), 3, self.size, self.size), np.uint8)
-        shards = self.shards_of(positions)
-        rows = positions - self._starts[shards]
-        for out, shard, row in zip(batch, shards.tolist(), rows.tolist(), strict=True):
-            self._copy(shard, row, out)
-        return torch.from_numpy(batch)
-
-    def shards_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The shards that samples are in: (B,) places in ``shards``."""
-        return np.searchsorted(self._starts, positions, side="right") - 1
-
-    def fetch(self, shard: int) -> None:
-        """Bring a remote shard into the cache, and its rows into memory."""
-        if self.cache is not None:
-            self._rows_of(shard)
-            self.cache.path(self.shards[shard].as_py(), int(self.shard_bytes[shard]))
-
-    def _copy(self, shard: int, row: int, out: NDArray[np.uint8]) -> None:
-        rows = self._rows_of(shard)
-        offset, length = int(rows.offsets[row]), int(rows.lengths[row])
-        data, header = self._maps.get(shard), len(self._header)
-        member = rows.members[row]
-        if data[offset - _TAR_BLOCK : offset - _TAR_BLOCK + len(member)] != member:
-            raise self._damaged(shard, f"does not match its index at byte {offset}")
-        if self._codec is None:
-            if length != header + out.size or data[offset : offset + header] != self._header:
-                raise self._damaged(shard, f"does not match its index at byte {offset}")
-            if offset + length > len(data):
-                raise self._damaged(shard, f"ends before its index does, at byte {len(data)}")
-            out.reshape(-1)[:] = np.frombuffer(data, np.uint8, out.size, offset + header)
-            return
-        try:
-            array = self._codec.decompress(
-                data[offset : offset + length], decompressed_size=header + out.size
-            )
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise self._damaged(shard, f"cannot be decompressed at byte {offset}") from error
-        if array.slice(0, header).to_pybytes() != self._header:
-            raise self._damaged(shard, f"does not match its index at byte {offset}")
-        out.reshape(-1)[:] = np.frombuffer(array, np.uint8, out.size, header)
-
-    def _rows_of(self, shard: int) -> _Rows:
-        rows = self._rows.get(int(self._units[shard])).get(self.shards[shard].as_py())
-        if rows is None or len(rows.keys) != self.shard_counts[shard]:
-            found = 0 if rows is None else len(rows.keys)
-            raise self._damaged(
-                shard, f"has {found} samples in its index, expected {self.shard_counts[shard]}"
-            )
-        return rows
-
-    def _read_unit(self, unit: int) -> dict[str, _Rows]:
-        """The rows of a unit's shards in this split, copies left out."""
-        columns = ["key", "split", "shard", "offset", "length"]
-        table = read_table(self._dataset, index_name(unit), columns, unit=unit)
-        table = table.filter(pc.equal(table["split"], self._split))
-        keys = table["key"].to_pylist()
-        names = table["shard"].to_numpy(zero_copy_only=False)
-        offsets, lengths = table["offset"].to_numpy(), table["length"].to_numpy()
-        start, stop = np.searchsorted(self._copy_units, [unit, unit + 1])
-        copies = set(self._copy_positions[start:stop].tolist())
-        keep = np.array([int(key.rpartition("-")[2]) not in copies for key in keys], bool)
-        found = {}
-        for name in sorted(set(names)):
-            mine = np.flatnonzero((names == name) & keep)
-            chosen = [keys[i] for i in mine]
-            members = [f"{key}{self._suffix}\0".encode() for key in chosen]
-            found[str(name)] = _Rows(offsets[mine], lengths[mine], chosen, members)
-        return found
-
-    def _map(self, shard: int) -> mmap.mmap:
-        name = self.shards[shard].as_py()
-        if self.cache is not None:
-            path = self.cache.path(name, int(self.shard_bytes[shard]))
-            self._let_go(self.cache)
-        elif self._dataset.local is not None:
-            path = self._dataset.local / name
-        try:
-            with path.open("rb") as file:
-                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except FileNotFoundError as error:
-            if self.cache is not None:  # evicted between the two lines: fetch it again
-                return self._map(shard)
-            raise self._damaged(shard, f"cannot be read ({error})") from error
-        except (OSError, ValueError) as error:
-            raise self._damaged(shard, f"cannot be read ({error})") from error
-
-    def _let_go(self, cache: ShardCache) -> None:
-        """Unmap what the cache has dropped: until then its place on the disk is not free."""
-        self._maps.drop(lambda shard: not cache.holds(self.shards[shard].as_py()))
-
-    def _damaged(self, shard: int, what: str) -> DatasetError:
-        """The error of a shard; without its index, `cc shard` does the unit again."""
-        return DatasetError(
-            f"the shard {self._dataset.show(self.shards[shard].as_py())} {what}; "
-            f"remove {self._dataset.show(index_name(int(self._units[shard])))}, "
-            "then run the same cc shard command again"
-        )
-
-
-class _Recent(Generic[_K, _V]):
-    """The values used last, made when they are missing; safe to use from several threads."""
-
-    def __init__(self, limit: int, make: Callable[[_K], _V]) -> None:
-        self._limit, self._make = limit, make
-        self._values: OrderedDict[_K, _V] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: _K) -> _V:
-        with self._lock:
-            value = self._values.get(key)
-            if value is not None:
-                self._values.move_to_end(key)
-                return value
-        value = self._make(key)
-        with self._lock:
-            self._values[key] = value
-            if len(self._values) > self._limit:
-                self._values.popitem(last=False)
-        return value
-
-    def drop(self, unwanted: Callable[[_K], bool]) -> None:
-        """Forget the values of some keys."""
-        with self._lock:
-            for key in [key for key in self._values if unwanted(key)]:
-                del self._values[key]
 
 
 class TrainLoader:
@@ -356,8 +107,8 @@ class TrainLoader:
         """The batches of an epoch from ``start_step`` on, read ahead by a thread."""
         order = EpochOrder(self._samples.shard_counts, self._seed, epoch)
         jobs = ((step, self._share(order, step)) for step in range(start_step, len(self)))
-        with _fetch_ahead(self._samples, self._shards(order, start_step)) as used:
-            for step, positions, lab_u8 in _read_ahead(self._samples, jobs, pin=self._pin):
+        with fetch_ahead(self._samples, self._shards(order, start_step)) as used:
+            for step, positions, lab_u8 in read_ahead(self._samples, jobs, pin=self._pin):
                 used(positions)
                 yield Batch(lab_u8, positions, epoch, step)
 
@@ -389,104 +140,7 @@ def val_batches(
         (i, np.arange(rank + i * world, min(size, rank + (i + batch_size) * world), world))
         for i in starts
     )
-    with _fetch_ahead(samples, range(len(samples.shards))) as used:
-        for _, positions, lab_u8 in _read_ahead(samples, jobs, pin=pin):
+    with fetch_ahead(samples, range(len(samples.shards))) as used:
+        for _, positions, lab_u8 in read_ahead(samples, jobs, pin=pin):
             used(positions)
             yield lab_u8
-
-
-@contextlib.contextmanager
-def _fetch_ahead(
-    samples: Samples, shards: Iterable[int]
-) -> Iterator[Callable[[NDArray[np.int64]], None]]:
-    """Fetch remote shards in threads, up to half a cache ahead of their first use.
-
-    Yields what is to be called with the positions that were read. A shard that cannot be fetched
-    fails when it is read.
-    """
-    if samples.cache is None:
-        yield lambda _: None
-        return
-    room = samples.cache.limit // 2
-    change, waiting = threading.Condition(), 0
-    fetched: set[int] = set()
-    seen: set[int] = set()
-    stopped = False
-
-    def used(positions: NDArray[np.int64]) -> None:
-        nonlocal waiting
-        with change:
-            for shard in set(samples.shards_of(positions).tolist()) - seen:
-                seen.add(shard)
-                if shard in fetched:
-                    waiting -= int(samples.shard_bytes[shard])
-                    change.notify_all()
-
-    def fetch(shard: int) -> None:
-        with contextlib.suppress(Exception):  # the reader meets it again, and raises
-            samples.fetch(shard)
-
-    def work() -> None:
-        nonlocal waiting
-        with ThreadPoolExecutor(FETCHES, "fetch") as pool:
-            for shard in shards:
-                size = int(samples.shard_bytes[shard])
-                with change:
-                    change.wait_for(lambda: stopped or not waiting or waiting + size <= room)  # noqa: B023
-                    if stopped:
-                        pool.shutdown(cancel_futures=True)
-                        return
-                    if shard not in seen:
-                        fetched.add(shard)
-                        waiting += size
-                pool.submit(fetch, shard)
-
-    thread = threading.Thread(target=work, name="fetch ahead", daemon=True)
-    thread.start()
-    try:
-        yield used
-    finally:
-        with change:
-            stopped = True
-            change.notify_all()
-        thread.join()
-
-
-_Job = tuple[int, "NDArray[np.int64]"]
-
-
-def _read_ahead(
-    samples: Samples, jobs: Iterator[_Job], *, pin: bool
-) -> Iterator[tuple[int, NDArray[np.int64], Tensor]]:
-    """Read jobs in a thread, at most ``PREFETCH`` batches ahead of the consumer."""
-    ready: queue.Queue[tuple[int, NDArray[np.int64], Tensor] | BaseException | None]
-    ready = queue.Queue(PREFETCH)
-    stop = threading.Event()
-
-    def put(item: tuple[int, NDArray[np.int64], Tensor] | BaseException | None) -> None:
-        while not stop.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put(item, timeout=0.1)
-                return
-
-    def work() -> None:
-        try:
-            for step, positions in jobs:
-                if stop.is_set():
-                    return
-                lab_u8 = samples.read(positions)
-                put((step, positions, lab_u8.pin_memory() if pin else lab_u8))
-            put(None)
-        except BaseException as error:  # handed to the consumer
-            put(error)
-
-    thread = threading.Thread(target=work, name="loader", daemon=True)
-    thread.start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stop.set()
-        thread.join()

@@ -38,7 +38,7 @@ from colorcore.dataset.layout import (
     write_table,
 )
 from colorcore.photos.refusal import Reason
-from colorcore.storage.atomic import npy_bytes
+from colorcore.storage.npy import npy_bytes
 from colorcore.storage.store import Store
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from colorcore.color.colorfulness import GREY_CHROMA, colorfulness_u8, hue_spread
 from colorcore.color.lab import encode_lab
 from colorcore.dataset.layout import SampleSettings
-from colorcore.photos.read import read_photo, square
+from colorcore.photos.read import read_photo
 from colorcore.photos.refusal import PhotoLimits, PhotoRefused, Reason
+from colorcore.photos.square import square
 
 if TYPE_CHECKING:
     import numpy as np

@@ -30,7 +30,6 @@ from colorcore.dataset.layout import (
     UnitResult,
     histogram_name,
     index_name,
-    npy_header,
     rejected_name,
     unit_name,
     write_table,
@@ -38,8 +37,9 @@ from colorcore.dataset.layout import (
 from colorcore.dataset.sample import Sample, make_sample
 from colorcore.photos.refusal import PhotoRefused, Reason
 from colorcore.photos.thumbnail import PER_REASON, thumbnail_of_refused
-from colorcore.storage.atomic import npy_bytes
-from colorcore.storage.store import Store, open_store
+from colorcore.storage.location import open_store
+from colorcore.storage.npy import npy_bytes, npy_header
+from colorcore.storage.store import Store
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

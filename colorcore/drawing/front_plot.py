@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from colorcore.drawing.palette_plot import INK, QUIET, plot_png
+from colorcore.drawing.style import INK, QUIET, plot_png
 from colorcore.inference.decoding_search import COLOR, FIDELITY, undominated
 from colorcore.scores.metrics import HIGHER_IS_BETTER
 

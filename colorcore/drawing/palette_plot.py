@@ -1,59 +1,30 @@
-"""Pictures for people: a palette at a glance, and photos as grey | predicted | truth.
-
-Everything is drawn with matplotlib's objects or Pillow, never with pyplot, so there is no global
-figure, no window and no backend to choose; the same input gives the same bytes. Both are
-imported where they are used.
-"""
+"""The picture of a palette: bins, histogram, weights and priors in the ab plane."""
 
 from __future__ import annotations
 
-import io
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from colorcore.color.colorfulness import GREY_CHROMA
+from colorcore.color.fit_palette import gamut_lightness, hue_order
 from colorcore.color.lab import AB_OFFSET, fit_gamut, lab_to_rgb
-from colorcore.color.palette import gamut_lightness, hue_order
-from colorcore.storage.atomic import replace_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from colorcore.color.palette import Palette
-    from colorcore.drawing.weight_stats import WeightStats
+from colorcore.drawing.style import INK, QUIET, plot_png
 
 LIGHTNESS = 65.0
 """L at which a bin is shown, or the nearest L at which its colour exists in sRGB."""
-_WEIGHT_ROWS, _WEIGHT_COLUMNS = 3, 4
-GAP = 4
-"""Pixels between the photos of a triptych."""
-
-INK = "#2b2b2b"
-QUIET = "#8a8a8a"
 _EXTENT = (-128.5, 127.5, -128.5, 127.5)
-_STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 11,
-    "axes.edgecolor": "#c8c8c8",
-    "axes.labelcolor": INK,
-    "axes.titlesize": 13,
-    "axes.titlecolor": INK,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 10,
-    "axes.linewidth": 0.8,
-    "xtick.color": QUIET,
-    "ytick.color": QUIET,
-    "text.color": INK,
-}
 _AXIS = np.arange(256) - AB_OFFSET
 
 
@@ -65,193 +36,6 @@ def draw_palette(palette: Palette, histogram: NDArray[np.integer[Any]]) -> bytes
     as a line.
     """
     return plot_png((16, 10.4), lambda figure: _draw(figure, palette, histogram))
-
-
-def plot_png(inches: tuple[float, float], draw: Callable[[Figure], None]) -> bytes:
-    """What ``draw`` puts on an empty figure, in the house style: a PNG of 100 px an inch."""
-    from matplotlib import style
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # From matplotlib's defaults: the reader's own matplotlibrc must not change the picture.
-    with style.context(["default", _STYLE]):
-        figure = Figure(figsize=inches, dpi=100, facecolor="white")
-        canvas = FigureCanvasAgg(figure)
-        draw(figure)
-        buffer = io.BytesIO()
-        canvas.print_figure(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def draw_weights(stats: Sequence[WeightStats], title: str) -> bytes:
-    """Histograms of the whole model and of its largest tensors: the bytes of a PNG, 1600 px wide.
-
-    stats as :func:`colorcore.drawing.weight_stats.model_stats` gives them. Weights are across,
-    from the
-    smallest to the largest; the height is the share of weights on a log scale, for a few large
-    ones matter. What is no finite number is counted in red.
-    """
-    from matplotlib import style
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    shown = stats[: _WEIGHT_ROWS * _WEIGHT_COLUMNS]
-    rows = -(-len(shown) // _WEIGHT_COLUMNS)
-    with style.context(["default", _STYLE]):
-        height = 1.3 + 2.7 * rows
-        figure = Figure(figsize=(16, height), dpi=100, facecolor="white")
-        canvas = FigureCanvasAgg(figure)
-        figure.text(0.045, 1 - 0.42 / height, "Weights", fontsize=19, weight="bold")
-        figure.text(0.045, 1 - 0.72 / height, title, fontsize=11.5, color=QUIET)
-        grid = figure.add_gridspec(
-            rows, _WEIGHT_COLUMNS, left=0.045, right=0.985, top=1 - 1.35 / height,
-            bottom=0.42 / height, hspace=0.62, wspace=0.2,
-        )  # fmt: skip
-        for place, row in enumerate(shown):
-            axes = figure.add_subplot(grid[divmod(place, _WEIGHT_COLUMNS)])
-            _draw_weight_histogram(axes, row, whole=place == 0)
-        buffer = io.BytesIO()
-        canvas.print_figure(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def _draw_weight_histogram(axes: Axes, row: WeightStats, *, whole: bool) -> None:
-    shape = "" if whole else f"   {'×'.join(map(str, row.shape))}"
-    axes.set_title(f"{row.layer}{shape}", fontsize=9, pad=19)
-    facts = f"{row.count:,} weights   σ {row.std:.3g}   {row.near_zero:.0%} near zero"
-    axes.text(0, 1.035, facts, transform=axes.transAxes, fontsize=9, color=QUIET)
-    if row.non_finite:
-        note = f"{row.non_finite:,} not finite"
-        axes.text(
-            0.98, 0.9, note, transform=axes.transAxes, ha="right", color="#c0392b", weight="bold"
-        )
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8.5)
-    if not row.histogram.any():
-        axes.set(xticks=[], yticks=[])
-        return
-    share = row.histogram / row.histogram.sum()
-    color = INK if whole else "#4a7fb5"
-    axes.stairs(share, row.edges(), fill=True, color=color, baseline=share[share > 0].min() / 2)
-    axes.set_yscale("log")
-    axes.set_ylim(bottom=share[share > 0].min() / 2)
-    axes.axvline(0, color="#c8c8c8", lw=0.8, zorder=0)
-    axes.locator_params(axis="x", nbins=5)
-
-
-def triptychs(
-    lab_pred: Tensor,
-    lab_true: Tensor,
-    *,
-    labels: Sequence[str] | None = None,
-    scale: float = 1.0,
-) -> NDArray[np.uint8]:
-    """Photos side by side, a row each: grey | predicted | truth.
-
-    lab_pred, lab_true (B, 3, H, W) CIELAB -> (H', W', 3) uint8 sRGB. Grey is the truth's L alone.
-    Colours that sRGB lacks are clipped, as a viewer would.
-
-    Args:
-        lab_pred: what a model answered.
-        lab_true: the photos.
-        labels: a caption for each row, drawn below it.
-        scale: size of a photo in the picture, 1 pixel for pixel.
-
-    Raises:
-        ValueError: the shapes differ, there is no photo, or labels or scale do not fit.
-    """
-    import torch
-
-    if lab_pred.shape != lab_true.shape or lab_true.ndim != 4 or lab_true.shape[1] != 3:
-        raise ValueError(
-            "expected predicted and true lab (B, 3, H, W) of one shape, got "
-            f"{tuple(lab_pred.shape)} and {tuple(lab_true.shape)}"
-        )
-    count = len(lab_true)
-    if not count or (labels is not None and len(labels) != count):
-        have = None if labels is None else len(labels)
-        raise ValueError(f"expected one or more photos and a label each, got {count} and {have}")
-    if not scale > 0:
-        raise ValueError(f"scale must be above 0, got {scale}")
-    with torch.no_grad():
-        truth = lab_true.detach().float().cpu()
-        neutral = torch.cat([truth[:, :1], torch.zeros_like(truth[:, 1:])], dim=1)
-        columns = [
-            _resized(_to_uint8(lab), scale)
-            for lab in (neutral, lab_pred.detach().float().cpu(), truth)
-        ]
-    rows = []
-    for index, photos in enumerate(zip(*columns, strict=True)):
-        row = _joined(photos, axis=1)
-        rows.append(row if labels is None else _captioned(row, labels[index]))
-    return _joined(rows, axis=0)
-
-
-_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".png": ("PNG", {}),
-    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".webp": ("WEBP", {"quality": 95}),
-}
-
-
-def save_picture(path: Path, rgb: NDArray[np.uint8]) -> None:
-    """Write an sRGB picture (H, W, 3) uint8, whole or not at all; no metadata in it.
-
-    The suffix decides: .png is exact, .jpg and .webp are smaller and lose a little.
-
-    Raises:
-        ValueError: the array is no such picture, or the suffix is none of the three.
-    """
-    from PIL import Image
-
-    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
-        raise ValueError(f"expected a picture (H, W, 3) uint8, got {rgb.shape} {rgb.dtype}")
-    if path.suffix.lower() not in _FORMATS:
-        raise ValueError(f"expected a name ending in {', '.join(_FORMATS)}, got {path.name}")
-    name, options = _FORMATS[path.suffix.lower()]
-    buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, format=name, **options)
-    replace_bytes(path, buffer.getvalue())
-
-
-def _to_uint8(lab: Tensor) -> NDArray[np.uint8]:
-    """CIELAB (B, 3, H, W) -> sRGB (B, H, W, 3) uint8, rounded."""
-    return _rgb_to_uint8(lab_to_rgb(lab))
-
-
-def _rgb_to_uint8(rgb: Tensor) -> NDArray[np.uint8]:
-    """SRGB (B, 3, H, W) in 0..1 -> (B, H, W, 3) uint8, rounded."""
-    return np.asarray(rgb.mul(255).round().permute(0, 2, 3, 1).cpu().numpy(), np.uint8)
-
-
-def _resized(photos: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    if scale == 1.0:
-        return photos
-    height, width = photos.shape[1:3]
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    resized = [Image.fromarray(photo).resize(size, Image.Resampling.LANCZOS) for photo in photos]
-    return np.stack([np.asarray(image) for image in resized])
-
-
-def _joined(parts: Sequence[NDArray[np.uint8]], *, axis: int) -> NDArray[np.uint8]:
-    """Pictures (H, W, 3) beside (axis 1) or below (axis 0) each other, white gaps between."""
-    shape = list(parts[0].shape)
-    shape[axis] = GAP
-    gap = np.full(shape, 255, np.uint8)
-    pieces = [piece for part in parts for piece in (gap, part)][1:]
-    return np.concatenate(pieces, axis=axis)
-
-
-def _captioned(row: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
-    """A row of photos with a line of text below, cut off where the row ends."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    strip = Image.new("RGB", (row.shape[1], 18), "white")
-    font = ImageFont.load_default(12)
-    ImageDraw.Draw(strip).text((2, 2), text, fill=INK, font=font)
-    return np.concatenate([row, np.asarray(strip)])
 
 
 def _draw(figure: Figure, palette: Palette, histogram: NDArray[np.integer[Any]]) -> None:

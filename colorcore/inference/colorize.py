@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from colorcore.color.lab import fit_gamut, lab_to_rgb, rgb_to_lab
-from colorcore.inference.evaluate import OWN, predict_lab
+from colorcore.inference.predict import OWN, predict_lab
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

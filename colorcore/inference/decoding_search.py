@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from colorcore.color.palette import Palette
-    from colorcore.dataset.loader import Samples
-    from colorcore.scores.signs import ColorStatistics
+    from colorcore.dataset.samples import Samples
+    from colorcore.scores.color_statistics import ColorStatistics
 
 TEMPERATURES = (0.2, 0.38, 0.6, 0.8, 1.0)
 """From nearly the likeliest bin to the plain mean; 0.38 is that of Zhang et al. (2016, §2.3)."""

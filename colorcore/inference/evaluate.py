@@ -7,21 +7,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from colorcore.color.lab import decode_lab, normalize_L
-from colorcore.color.palette import nearest_bins
-from colorcore.models.decoding import Decoding, decode
+from colorcore.color.bins import nearest_bins
+from colorcore.color.lab import decode_lab
+from colorcore.models.decoding import Decoding
+from colorcore.scores.color_statistics import ColorStatistics
 from colorcore.scores.metrics import Evaluation, constant_baseline, grey_baseline
-from colorcore.scores.signs import ColorStatistics
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from colorcore.color.palette import Palette
-    from colorcore.models.prediction import Prediction
+from colorcore.inference.predict import OWN, predict_with_logits
 
 BASELINES = ("grey", "constant")
-OWN = Decoding()
-"""The model's own answer."""
 
 
 def evaluation_for(palette: Palette) -> Evaluation:
@@ -36,24 +34,6 @@ def evaluation_for(palette: Palette) -> Evaluation:
 def statistics_for(palette: Palette, mean_ab: tuple[float, float]) -> ColorStatistics:
     """Empty statistics whose balance is the palette's."""
     return ColorStatistics(mean_ab, torch.from_numpy(palette.balance()))
-
-
-@torch.inference_mode()
-def predict_lab(model: nn.Module, lab: Tensor, decoding: Decoding = OWN) -> Tensor:
-    """The photos with predicted colours. lab (B, 3, H, W) CIELAB; only its L is looked at.
-
-    Raises:
-        ValueError: a temperature for a model that answers in no bins.
-    """
-    return _predict(model, lab, decoding)[0]
-
-
-@torch.inference_mode()
-def _predict(model: nn.Module, lab: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor | None]:
-    """As :func:`predict_lab`, and the answer of an RGB head, whose L is its own."""
-    prediction: Prediction = model(normalize_L(lab[:, :1]))
-    ab = decode(model, prediction, decoding)
-    return torch.cat([lab[:, :1], ab], dim=1), prediction.get("rgb")
 
 
 def evaluate(
@@ -77,7 +57,7 @@ def evaluate(
     shown: list[Tensor] = []
     for lab_u8 in batches:
         lab = decode_lab(lab_u8.to(device, non_blocking=True))
-        predicted, rgb = _predict(model, lab, OWN)
+        predicted, rgb = predict_with_logits(model, lab, OWN)
         evaluation.update(predicted, lab)
         if statistics is not None:
             statistics.update(predicted, lab, rgb)
@@ -113,7 +93,7 @@ def score_with_baselines(
     evaluations = {name: evaluation_for(palette) for name in (*answers, "model")}
     for lab_u8 in batches:
         lab = decode_lab(lab_u8.to(device, non_blocking=True))
-        predicted, rgb = _predict(model, lab, decoding)
+        predicted, rgb = predict_with_logits(model, lab, decoding)
         if statistics is not None:
             statistics.update(predicted, lab, rgb)
         for name, answer in answers.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -37,18 +37,7 @@ from colorcore.options import options_of, require_known, takes
 
 if TYPE_CHECKING:
     from colorcore.color.palette import Palette
-
-Option: TypeAlias = float | str | bool
-"""A value of a term's option in a recipe."""
-
-Term: TypeAlias = Callable[[Prediction, Tensor], Tensor]
-"""Prediction and the true lab (B, 3, H, W) CIELAB float -> a scalar, smaller is better.
-
-A builder checks its options and is cheap. What is heavy (pretrained weights, tables on a device)
-a term loads in a method ``prepare(device)``, which :meth:`Loss.prepare` calls before training.
-A builder that wants the palette has a parameter ``palette: Palette | None``; it is None when a
-recipe is only checked.
-"""
+from colorcore.losses.term import Option, Term
 
 TERMS: dict[str, Callable[..., Term]] = {
     "weighted_mse": weighted_mse.build,
@@ -72,10 +61,6 @@ TERMS: dict[str, Callable[..., Term]] = {
 
 ADVERSARIAL = ("adversarial", "feature_matching")
 """The terms that need a discriminator, which training has only for them."""
-
-
-class LossError(Exception):
-    """A term lacks what it needs: the message says what, and where to get it."""
 
 
 class Loss:

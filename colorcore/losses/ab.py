@@ -14,7 +14,7 @@ from colorcore.losses.inputs import tensor
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from colorcore.losses import Term
+    from colorcore.losses.term import Term
     from colorcore.models.prediction import Prediction
 
 

@@ -16,7 +16,7 @@ from colorcore.color.lab import normalize_ab
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from colorcore.losses import Term
+    from colorcore.losses.term import Term
     from colorcore.models.prediction import Prediction
 
 

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.autograd.function import once_differentiable
 
-from colorcore.color.palette import SoftEncoder
+from colorcore.color.bins import SoftEncoder
 from colorcore.losses.inputs import size_of, stored_ab, tensor
 
 if TYPE_CHECKING:

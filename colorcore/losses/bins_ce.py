@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from colorcore.color.palette import Palette
-    from colorcore.losses import Term
+    from colorcore.losses.term import Term
 
 
 def build(*, rebalance: float = 1.0, palette: Palette | None = None) -> Term:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from colorcore.color.palette import Palette
-    from colorcore.losses import Term
+    from colorcore.losses.term import Term
 
 _CERTAIN = 1e-6
 """1 − p is not taken to be smaller: with γ below 1 its power has an infinite slope at 0."""

@@ -174,7 +174,7 @@ def load_extractor(net: str, weights: str = "") -> Extractor:
     Raises:
         LossError: the weights are not there or are not those of this network.
     """
-    from colorcore.losses import LossError
+    from colorcore.losses.term import LossError
 
     extractor = Extractor(net)
     path = Path(weights).expanduser() if weights else official_weights(net)
@@ -201,7 +201,7 @@ def official_weights(net: str) -> Path:
     Raises:
         LossError: it could not be had, or is another file; the message says what to do.
     """
-    from colorcore.losses import LossError
+    from colorcore.losses.term import LossError
 
     plan = NETWORKS[net]
     path = Path(torch.hub.get_dir()) / "checkpoints" / plan.file
@@ -276,7 +276,7 @@ def _read(path: Path, net: str) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from colorcore.losses import LossError
+    from colorcore.losses.term import LossError
 
     try:
         if path.suffix == ".safetensors":

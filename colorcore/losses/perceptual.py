@@ -17,7 +17,7 @@ from colorcore.losses.inputs import predicted_rgb, true_rgb
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from colorcore.losses import Term
+    from colorcore.losses.term import Term
     from colorcore.models.prediction import Prediction
 
 _TINY = 1e-8

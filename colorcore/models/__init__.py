@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, create_model
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from colorcore.color.palette import TEMPERATURE, Palette
+from colorcore.color.bins import TEMPERATURE
+from colorcore.color.palette import Palette
 from colorcore.models.patchgan import MultiScaleDiscriminator, PatchDiscriminator
 from colorcore.models.resnet_unet import ResNetUNet
 from colorcore.models.unet import UNet

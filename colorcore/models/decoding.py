@@ -13,8 +13,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from colorcore.color.bins import TEMPERATURE
 from colorcore.color.lab import AB_NORM
-from colorcore.color.palette import TEMPERATURE
 from colorcore.models import AnswersInBins
 
 if TYPE_CHECKING:

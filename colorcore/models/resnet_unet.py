@@ -25,8 +25,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from colorcore.color.bins import CELLS, TEMPERATURE, decode_ab
 from colorcore.color.lab import AB_NORM
-from colorcore.color.palette import CELLS, TEMPERATURE, decode_ab
 from colorcore.models.attention import AttentionGate, SelfAttention
 from colorcore.models.layers import MAX_CHANNELS, group_norm, grow, quiet_head
 from colorcore.models.prediction import Prediction

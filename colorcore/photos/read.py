@@ -11,18 +11,17 @@ Two ways lead through it. Nearly every photo is a plain JPEG: a walk over its ma
 microseconds) yields size, orientation and profile, and OpenCV decodes it. Everything else is
 Pillow's. The content decides which, never the suffix.
 
-``plain JPEG``   :func:`_jpeg_header` -> limits -> OpenCV -> :mod:`colorcore.photos.icc` ->
+``plain JPEG``   :func:`jpeg_header` -> limits -> OpenCV -> :mod:`colorcore.photos.icc` ->
 orientation
 ``other files``  Pillow's header -> limits -> Pillow's pixels -> :func:`_flatten` -> orientation
 """
 
 from __future__ import annotations
 
-import struct
 import warnings
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -39,10 +38,10 @@ from colorcore.photos.icc import convert, convert_image
 from colorcore.photos.refusal import PhotoLimits, PhotoRefused, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
     from PIL.ImageFile import ImageFile
+from colorcore.photos.exif import ends_early, webp_size
+from colorcore.photos.jpeg import decode_jpeg, jpeg_header, reduction_for
 
 PHOTO_SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"]
@@ -99,7 +98,7 @@ def read_photo(
         said = " ".join(f"{type(error).__name__} {error}".split())[:200]
         if isinstance(error, _OUT_OF_MEMORY) or getattr(error, "code", 0) == cv2.Error.StsNoMem:
             reason, expected = Reason.BOMB, "pixels that fit into memory"
-        elif "truncated" in said or _ends_early(data):
+        elif "truncated" in said or ends_early(data):
             reason, expected = Reason.TRUNCATED, f"a whole {plugin.format} file"
         else:
             reason, expected = Reason.UNREADABLE, f"a sound {plugin.format} file"
@@ -107,34 +106,6 @@ def read_photo(
 
 
 _OUT_OF_MEMORY = (MemoryError, Image.DecompressionBombError)
-
-
-def square(rgb: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """The largest centred square, antialiased. rgb (H, W, 3) uint8 -> (size, size, 3) uint8."""
-    height, width = rgb.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    crop = rgb[top : top + side, left : left + side]
-    if side == size:
-        return np.ascontiguousarray(crop)
-    if side > size:
-        return _area_mean(crop, size)
-    return np.asarray(cv2.resize(crop, (size, size), interpolation=cv2.INTER_CUBIC), np.uint8)
-
-
-def _area_mean(rgb: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """The mean colour of each cell of a grid. rgb (S, S, 3) uint8, S > size -> (size, size, 3).
-
-    On x86 OpenCV has a kernel of Intel's IPP for this, twice as fast. It has to be asked for, as
-    its sums are not OpenCV's bit for bit: of the stored bytes of 1,000 photos 0.06% are another
-    one, by one level, and either is as near to the exact mean. Its AVX2 and AVX-512 give the
-    same bytes; SSE4.2, and other processors, round a few otherwise.
-    """
-    cv2.ipp.setUseIPP_NotExact(True)  # this thread's alone
-    try:
-        return np.asarray(cv2.resize(rgb, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
-    finally:
-        cv2.ipp.setUseIPP_NotExact(False)
 
 
 def _sniff(data: bytes) -> type[ImageFile] | None:
@@ -187,66 +158,8 @@ def _upright(rgb: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     return rgb if flip is None else np.asarray(cv2.flip(rgb, flip), np.uint8)
 
 
-# ------------------------------------------------------------------------------------- JPEG
-
-
-class _JpegHeader(NamedTuple):
-    """What stands before a JPEG's first scan."""
-
-    width: int
-    height: int
-    components: int
-    common: bool  # 8 bits, baseline or progressive, Huffman: what every decoder knows
-    orientation: int
-    icc: bytes | None
-    scan: int  # offset of the SOS marker
-
-
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..15 less DHT, JPG, DAC
-_NO_LENGTH = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})  # stuffing, TEM, RST0..7, SOI
-_EOI, _SOS, _APP1, _APP2 = 0xD9, 0xDA, 0xE1, 0xE2
-
-
-def _jpeg_header(data: bytes) -> _JpegHeader:
-    """Walk the markers up to the main picture's scan (ITU-T T.81, annex B).
-
-    Thumbnails hide inside APP segments, which are stepped over by their length. As libjpeg does,
-    bytes that belong to no segment are skipped.
-    """
-    frame: tuple[int, int, int, bool] | None = None
-    orientation, icc = 1, {}
-    position = 2
-    try:
-        while (position := data.find(b"\xff", position)) >= 0:
-            position += 1
-            marker = data[position]
-            if marker == 0xFF or marker in _NO_LENGTH:
-                continue
-            if marker in (_SOS, _EOI):
-                break
-            length = data[position + 1] << 8 | data[position + 2]
-            body = position + 3
-            if marker in _FRAMES:
-                bits, height, width, components = struct.unpack_from(">BHHB", data, body)
-                frame = width, height, components, bits == 8 and marker <= 0xC2
-            elif marker == _APP1 and data.startswith(b"Exif\0\0", body):
-                orientation = _exif_orientation(data[body + 6 : position + 1 + length])
-            elif marker == _APP2 and data.startswith(b"ICC_PROFILE\0", body):
-                icc[data[body + 12]] = data[body + 14 : position + 1 + length]
-            position += 1 + length
-    except (IndexError, struct.error):
-        position = -1
-    if position < 0:
-        detail = f"expected a JPEG's scan, got the end of the file after {len(data)} bytes"
-        raise PhotoRefused(Reason.TRUNCATED, detail)
-    if frame is None or marker == _EOI:
-        raise PhotoRefused(Reason.UNREADABLE, "expected a JPEG's frame and scan, got none")
-    profile = b"".join(icc[part] for part in sorted(icc)) or None
-    return _JpegHeader(*frame, orientation, profile, position - 1)
-
-
 def _read_jpeg(data: bytes, limits: PhotoLimits, min_size: int | None) -> Photo:
-    header = _jpeg_header(data)
+    header = jpeg_header(data)
     _check_limits(header.width, header.height, limits)
     # Decoders fill up what is missing with grey and keep silent about it. Within a scan FF is
     # always escaped, so that the end marker cannot occur by chance. Cameras append things to it.
@@ -257,8 +170,8 @@ def _read_jpeg(data: bytes, limits: PhotoLimits, min_size: int | None) -> Photo:
     if not header.common or not (header.components == 3 or (grey and header.icc is None)):
         return _read_with_pillow(JpegImageFile, data, limits)
 
-    factor = _reduction(min(header.width, header.height), min_size)
-    rgb = _decode_jpeg(data, factor)
+    factor = reduction_for(min(header.width, header.height), min_size)
+    rgb = decode_jpeg(data, factor)
     expected = (-(-header.height // factor), -(-header.width // factor), 3)
     if rgb is None or rgb.shape != expected:
         got = "no picture" if rgb is None else str(rgb.shape)
@@ -269,127 +182,11 @@ def _read_jpeg(data: bytes, limits: PhotoLimits, min_size: int | None) -> Photo:
     return Photo(rgb, width, height)
 
 
-_IMREAD = {
-    1: cv2.IMREAD_COLOR_RGB,
-    2: cv2.IMREAD_REDUCED_COLOR_2,  # BGR, there is no reduced RGB
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_REDUCED_COLOR_8,
-}
-
-
-def _decode_jpeg(data: bytes, factor: int) -> NDArray[np.uint8] | None:
-    """RGB as stored, at 1/factor (rounded up); None when OpenCV cannot."""
-    picture = cv2.imdecode(
-        np.frombuffer(data, np.uint8), _IMREAD[factor] | cv2.IMREAD_IGNORE_ORIENTATION
-    )
-    if picture is not None and factor > 1:
-        picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
-    return None if picture is None else np.asarray(picture, np.uint8)
-
-
-def _reduction(side: int, min_size: int | None) -> int:
-    """The largest of 1, 2, 4, 8 by which ``side`` may shrink and keep 2 · min_size pixels."""
-    if min_size is None:
-        return 1
-    return next((n for n in (8, 4, 2) if -(-side // n) >= 2 * min_size), 1)
-
-
-# -------------------------------------------------------------------- EXIF and TIFF directories
-
-
-class _Entry(NamedTuple):
-    """One entry of a TIFF directory: its values are ``size`` bytes at ``start``."""
-
-    tag: int
-    format: str  # of struct, for all its values; empty when they are not unsigned integers
-    size: int
-    start: int
-
-
-_TIFF_TYPES = {1: ("B", 1), 2: ("", 1), 3: ("H", 2), 4: ("I", 4), 5: ("", 8), 7: ("", 1)}
-"""Of the types in TIFF 6.0, §2: struct's letter for unsigned integers, and bytes a value."""
-
-
-def _tiff_entries(tiff: bytes) -> Iterator[_Entry]:
-    """The first directory of a TIFF stream, which is also what an EXIF block is.
-
-    Raises:
-        struct.error: the directory reaches past the end.
-    """
-    order = "<" if tiff[:2] == b"II" else ">"
-    (directory,) = struct.unpack_from(order + "I", tiff, 4)
-    (entries,) = struct.unpack_from(order + "H", tiff, directory)
-    for at in range(directory + 2, directory + 2 + 12 * entries, 12):
-        tag, kind, count, offset = struct.unpack_from(order + "HHII", tiff, at)
-        letter, width = _TIFF_TYPES.get(kind, ("", 0))
-        size = count * width
-        start = at + 8 if size <= 4 else offset
-        yield _Entry(tag, f"{order}{count}{letter}" if letter else "", size, start)
-
-
-def _exif_orientation(exif: bytes) -> int:
-    """Orientation 1..8 of an EXIF block; 1 (upright) where it is absent or damaged."""
-    try:
-        for entry in _tiff_entries(exif):
-            if entry.tag == 0x0112 and entry.format:
-                orientation = struct.unpack_from(entry.format, exif, entry.start)[0]
-                return orientation if 1 <= orientation <= 8 else 1
-    except (IndexError, struct.error):
-        pass
-    return 1
-
-
-def _ends_early(data: bytes) -> bool:
-    """Whether a file announces more bytes than it has, by the lengths and marks of its format."""
-    early = False
-    try:
-        if data.startswith(b"\x89PNG"):
-            early = b"IEND" not in data
-        elif data.startswith(b"GIF"):
-            early = not data.rstrip(b"\0").endswith(b";")
-        elif data.startswith(b"BM"):
-            early = struct.unpack_from("<I", data, 2)[0] > len(data)
-        elif data.startswith(b"RIFF"):
-            early = struct.unpack_from("<I", data, 4)[0] + 8 > len(data)
-        elif data[4:8] == b"ftyp":
-            early = _boxes_end_early(data)
-        elif data.startswith((b"II*\0", b"MM\0*")):
-            early = _tiff_ends_early(data)
-    except struct.error:
-        early = True
-    return early
-
-
-def _boxes_end_early(data: bytes) -> bool:
-    """AVIF is a row of boxes, each of which begins with its length (ISO/IEC 14496-12)."""
-    position = 0
-    while position < len(data):
-        (length,) = struct.unpack_from(">I", data, position)
-        if length < 8:  # 0 to the end, 1 a 64-bit length, else damage: cannot be told
-            return False
-        position += length
-    return position > len(data)
-
-
-def _tiff_ends_early(data: bytes) -> bool:
-    """Whether something a TIFF needs lies beyond its end: baseline tags, profile, strips, tiles."""
-    where: dict[int, tuple[int, ...]] = {}
-    for entry in _tiff_entries(data):
-        needed = entry.tag < 0x8000 or entry.tag == 34675
-        if needed and entry.start + entry.size > len(data):
-            return True
-        if entry.tag in {273, 279, 324, 325} and entry.format:  # offsets and lengths
-            where[entry.tag] = struct.unpack_from(entry.format, data, entry.start)
-    offsets = where.get(273) or where.get(324) or ()
-    lengths = where.get(279) or where.get(325) or ()
-    return any(at + n > len(data) for at, n in zip(offsets, lengths, strict=False))
-
-
 # ------------------------------------------------------------------------------ other formats
 
 
 def _read_with_pillow(plugin: type[ImageFile], data: bytes, limits: PhotoLimits) -> Photo:
-    if plugin is WebPImageFile and (size := _webp_size(data)):
+    if plugin is WebPImageFile and (size := webp_size(data)):
         _check_limits(*size, limits)  # Pillow allocates the canvas as it opens the file
     with warnings.catch_warnings():
         # Warnings of odd metadata, and of bombs by a limit of Pillow's own. Filters belong to the
@@ -404,23 +201,9 @@ def _read_with_pillow(plugin: type[ImageFile], data: bytes, limits: PhotoLimits)
     return Photo(rgb, rgb.shape[1], rgb.shape[0])
 
 
-def _webp_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height of a WebP from its first chunk (RFC 9649, §2.5 to 2.7)."""
-    chunk, body = data[12:16], data[20:30]
-    if len(body) < 10:
-        return None
-    if chunk == b"VP8X":
-        return int.from_bytes(body[4:7], "little") + 1, int.from_bytes(body[7:10], "little") + 1
-    if chunk == b"VP8L":
-        bits = int.from_bytes(body[1:5], "little")
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    width, height = struct.unpack_from("<HH", body, 6)
-    return width & 0x3FFF, height & 0x3FFF
-
-
 def _check_layout(image: ImageFile, data: bytes, limits: PhotoLimits) -> None:
     """Refuse what Pillow would decode without a word, but incomplete, wrongly or at any cost."""
-    if isinstance(image, PngImageFile | TiffImageFile) and _ends_early(data):
+    if isinstance(image, PngImageFile | TiffImageFile) and ends_early(data):
         detail = f"expected a whole {image.format} file, got its end after {len(data)} bytes"
         raise PhotoRefused(Reason.TRUNCATED, detail)
     if isinstance(image, TiffImageFile):

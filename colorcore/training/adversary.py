@@ -17,8 +17,8 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from colorcore.losses import LossError
 from colorcore.losses.adversarial import discriminator_loss
+from colorcore.losses.term import LossError
 from colorcore.models import MultiScaleDiscriminator
 
 if TYPE_CHECKING:

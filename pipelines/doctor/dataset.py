@@ -11,7 +11,7 @@ from colorcore.color.colorfulness import GREY_CHROMA, colorfulness_u8
 from colorcore.color.lab import decode_lab, encode_lab, lab_to_rgb
 from colorcore.color.palette import load_palette
 from colorcore.dataset.layout import SPLITS, index_name, read_info, read_table
-from colorcore.dataset.loader import Samples
+from colorcore.dataset.samples import Samples
 from colorcore.recipes.recipe import load_recipe
 from colorcore.storage.store import Store
 from pipelines.doctor.finding import Check, Finding, fail, ok, warn

@@ -18,16 +18,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from colorcore.dataset.layout import SPLITS, DatasetError, DatasetInfo, ShardSettings, write_info
-from colorcore.drawing.palette_plot import save_picture
-from colorcore.storage.store import StorageError, Store, absolute_store, open_store
+from colorcore.photos.write import save_picture
+from colorcore.storage.location import absolute_store, open_store
+from colorcore.storage.store import StorageError, Store
 from pipelines.device import best_device
 from pipelines.doctor.dataset import dataset_checks
 from pipelines.doctor.finding import Finding, Verdict, fail, from_error, ok
 from pipelines.doctor.machine import machine_checks
 from pipelines.doctor.precursor import Proof, ProofError, proofs
 from pipelines.errors import JobError
-from pipelines.sharding.job import finish, shard_unit
+from pipelines.sharding.merge_tasks import finish
 from pipelines.sharding.plan import plan_units
+from pipelines.sharding.task import shard_unit
 from pipelines.sources.source import open_sources
 
 if TYPE_CHECKING:

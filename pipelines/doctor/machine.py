@@ -31,9 +31,9 @@ from colorcore.dataset.shard_cache import default_bytes, default_folder
 from pipelines.cluster import ray_session
 from pipelines.doctor.finding import Check, Finding, fail, ok, warn
 from pipelines.errors import JobError
-from pipelines.run_log.runs import client_for, sqlite_file
 from pipelines.tracking.mlflow_env import environment
 from pipelines.tracking.redact import without_secrets
+from pipelines.tracking.store import client_for, sqlite_file
 
 PROJECT = "colorcore"
 TESTED = Path(__file__).parents[2] / "constraints.txt"

@@ -34,9 +34,10 @@ from colorcore.checkpoints.checkpoint import (
 )
 from colorcore.color.lab import L_MAX, decode_lab, normalize_L
 from colorcore.color.palette import Palette
-from colorcore.dataset.loader import Batch, Samples, TrainLoader
+from colorcore.dataset.loader import Batch, TrainLoader
+from colorcore.dataset.samples import Samples
 from colorcore.recipes.recipe import load_recipe
-from colorcore.training.fit import autocast
+from colorcore.training.state import autocast
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -178,7 +179,7 @@ def open_samples(dataset: str | Path | Store) -> Samples:
     """The photos that the precursor learns from.
 
     Raises:
-        DatasetError, StorageError: as :class:`~colorcore.dataset.loader.Samples`.
+        DatasetError, StorageError: as :class:`~colorcore.dataset.samples.Samples`.
     """
     return Samples(dataset, "train").first(PHOTOS)
 

@@ -8,17 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from colorcore.checkpoints.checkpoint import load_checkpoint
-from colorcore.dataset.layout import PlannedPhoto
-from colorcore.drawing.palette_plot import save_picture
 from colorcore.inference.colorize import colorize
 from colorcore.models.decoding import Decoding
 from colorcore.photos.read import read_photo
 from colorcore.photos.refusal import PhotoLimits, PhotoRefused
-from colorcore.storage.store import open_store
+from colorcore.photos.write import save_picture
+from colorcore.storage.location import open_store
 from pipelines.device import best_device
 from pipelines.errors import JobError
 from pipelines.inference.knobs import asked_decoding
-from pipelines.sources.source import Source, is_tar, list_photos, open_sources, read_photos
+from pipelines.sources.listing import is_tar, list_photos
+from pipelines.sources.reading import read_photos
+from pipelines.sources.source import PlannedPhoto, Source, open_sources
 from pipelines.tracking.model import local_model
 
 LIMITS = PhotoLimits(min_side=1, max_aspect=float("inf"))

@@ -13,29 +13,33 @@ import torch
 from colorcore.checkpoints.checkpoint import load_checkpoint
 from colorcore.color.lab import decode_lab
 from colorcore.dataset.layout import read_info
-from colorcore.dataset.loader import Samples, val_batches
+from colorcore.dataset.loader import val_batches
 from colorcore.dataset.sample import lab_of
+from colorcore.dataset.samples import Samples
 from colorcore.drawing.front_plot import draw_front
-from colorcore.drawing.palette_plot import save_picture, triptychs
+from colorcore.drawing.triptychs import triptychs
 from colorcore.inference.decoding_search import COLOR, FIDELITY, grid, scoring, sweep, undominated
 from colorcore.inference.evaluate import (
     BASELINES,
     baselines,
     evaluation_for,
-    predict_lab,
     score_with_baselines,
     statistics_for,
 )
+from colorcore.inference.predict import predict_lab
 from colorcore.models.decoding import Decoding, completed, own_decoding
 from colorcore.photos.refusal import PhotoLimits, PhotoRefused
+from colorcore.photos.write import save_picture
 from colorcore.recipes.advice import Advised, advised
-from colorcore.scores.signs import ColorStatistics, LossHistory, find_signs
+from colorcore.scores.color_statistics import ColorStatistics
+from colorcore.scores.loss_history import LossHistory
+from colorcore.scores.signs import find_signs
 from colorcore.storage.atomic import replace_bytes
-from colorcore.storage.store import open_store
+from colorcore.storage.location import open_store
 from pipelines.device import best_device
 from pipelines.errors import JobError, WrongCallError
 from pipelines.inference.knobs import asked_decoding
-from pipelines.sources.source import photos_of
+from pipelines.sources.reading import photos_of
 from pipelines.tracking.model import local_model
 
 if TYPE_CHECKING:

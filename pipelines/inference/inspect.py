@@ -12,11 +12,13 @@ from colorcore.checkpoints.checkpoint import load_checkpoint
 from colorcore.checkpoints.foreign_unet import Reading, load_old_checkpoint
 from colorcore.color.palette import load_palette
 from colorcore.dataset.layout import CF_STEP, read_info
-from colorcore.drawing.palette_plot import draw_weights, save_picture
 from colorcore.drawing.weight_stats import BINS, NEAR_ZERO, WeightStats, model_stats, stats_csv
+from colorcore.drawing.weights_plot import draw_weights
 from colorcore.models.decoding import completed
+from colorcore.photos.write import save_picture
 from colorcore.storage.atomic import replace_bytes
-from colorcore.storage.store import Store, open_store
+from colorcore.storage.location import open_store
+from colorcore.storage.store import Store
 from pipelines.errors import WrongCallError
 from pipelines.sharding.preview import look_at_dataset
 from pipelines.tracking.model import local_model

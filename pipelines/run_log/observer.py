@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colorcore.drawing.palette_plot import triptychs
+from colorcore.drawing.triptychs import triptychs
 from colorcore.recipes.advice import Advised, advised
 from colorcore.scores.signs import NOT_FINITE
-from colorcore.storage.store import StorageError, Store, open_store
-from colorcore.training.fit import DecodingEvent, Observer, StepEvent, ValidationEvent
+from colorcore.storage.location import open_store
+from colorcore.storage.store import StorageError, Store
+from colorcore.training.events import DecodingEvent, Observer, StepEvent, ValidationEvent
 from pipelines.run_log.log import HANDOVER_S, RunLog
-from pipelines.run_log.runs import BEST_PICTURE_KEY, BEST_STEP, PICTURE_KEY, SIGN, TrackedRun
+from pipelines.run_log.runs import TrackedRun
 from pipelines.run_log.spool import spool_folder, upload
 from pipelines.run_log.system_metrics import SystemMetrics
+from pipelines.tracking.names import BEST_PICTURE_KEY, BEST_STEP, PICTURE_KEY, SIGN
 
 if TYPE_CHECKING:
     from colorcore.recipes.recipe import Recipe

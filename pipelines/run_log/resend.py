@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from colorcore.storage.store import open_store
+from colorcore.storage.location import open_store
 from pipelines.errors import JobError
-from pipelines.run_log.log import deliver
-from pipelines.run_log.runs import client_for
+from pipelines.run_log.delivery import deliver
 from pipelines.run_log.spool import Spool, download, find_spools, forget
 from pipelines.tracking.redact import without_secrets
+from pipelines.tracking.store import client_for
 
 PATIENCE_S = 10.0
 """Seconds that a server which is away is waited for."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shlex
 import time
 from collections.abc import Mapping
@@ -16,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colorcore.storage.store import StorageError, Store, open_store
+from colorcore.storage.location import open_store
+from colorcore.storage.store import StorageError, Store
 from pipelines.errors import JobError, WrongCallError
-from pipelines.run_log.log import HANDOVER_S, PATIENCE_S, Delivery, NotTakenError, deliver
+from pipelines.run_log.delivery import PATIENCE_S, Delivery, NotTakenError, deliver
+from pipelines.run_log.log import HANDOVER_S
 from pipelines.run_log.spool import (
     Spool,
     fetch_spools,
@@ -29,35 +30,19 @@ from pipelines.run_log.spool import (
     spool_folder,
     upload,
 )
-from pipelines.tracking.mlflow_env import QUIET, environment
 from pipelines.tracking.provenance import provenance
 from pipelines.tracking.redact import without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+from pipelines.tracking.names import EXPERIMENT, KIND_TAG, PARENT_TAG
+from pipelines.tracking.store import client_for, sqlite_file
 
-EXPERIMENT = "colorcore"
-_SQLITE = "sqlite:///"
-PICTURE_KEY = "val/grey - predicted - truth"
-"""Names the pictures of each validation; their step is the epoch."""
-BEST_PICTURE_KEY = "best/grey - predicted - truth"
-"""Names those of the best validation so far, whose step is ``BEST_STEP`` in every run."""
-BEST_STEP = 0
-KIND_TAG = "colorcore.kind"
-"""The tag that says what a run is: ``train``, ``study`` or ``trial``."""
-STUDY_TAG = "colorcore.study"
-PARENT_TAG = "mlflow.parentRunId"
-CHAMPION = "champion"
-"""The alias of the best model of a name in the registry."""
-SIGN = "sign."
-"""What tags of a run begin with that say what was seen of a sign, and what to do about it."""
 PARAMS_A_BATCH = 100
 """As many as MLflow takes at once."""
 KILLED_PATIENCE_S = 10.0
 """Seconds that the end of an interrupted job waits for the server at most."""
 PATIENCE = "COLORCORE_TRACKING_WAIT_S"
-_TRIES = "3"
-"""How often a call is repeated whose server does not answer: for about 15 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,72 +56,6 @@ class TrackedRun:
     """Seconds that the end of the run waits for a server that is away."""
     started_ms: int = 0
     """When it started, in milliseconds since 1970."""
-
-
-def tracking_uri(asked: str | None, folder: Path) -> str:
-    """The tracking URI: asked for, from the environment, or SQLite in ``folder``.
-
-    A file's path is made whole, from ``folder`` on: workers have another current folder.
-    """
-    uri = asked or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(folder)
-    file, _, options = uri.removeprefix(_SQLITE).partition("?")
-    if not uri.startswith(_SQLITE) or file.startswith(("/", ":", "file:")):
-        return uri
-    return f"{_SQLITE}{folder.absolute() / file}{'?' * bool(options)}{options}"
-
-
-def sqlite_uri(folder: Path) -> str:
-    """The URI of the SQLite store in a folder."""
-    return f"{_SQLITE}{folder.absolute() / 'mlflow.db'}"
-
-
-def client_for(uri: str) -> MlflowClient:
-    """A client of the tracking store.
-
-    Raises:
-        JobError: the store does not answer.
-    """
-    os.environ.update(QUIET)
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _TRIES)
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    try:
-        _make_store(uri)
-        client = MlflowClient(tracking_uri=uri)
-        client.search_experiments(max_results=1)
-    except (MlflowException, OSError, ValueError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise JobError(
-            f"cannot reach the tracking store {without_secrets(uri)}: {first}"
-        ) from error
-    return client
-
-
-def _make_store(uri: str) -> None:
-    """Make an SQLite file that is not there yet, whole or not at all.
-
-    MLflow makes its tables one by one, and two processes that do so in the same file break each
-    other. So they are made beside it, and whoever comes second takes what the first one made.
-    """
-    if (file := sqlite_file(uri)) is None or file.exists():
-        return
-    from mlflow import MlflowClient
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    made = file.with_name(f".{file.name}-{secrets.token_hex(8)}")
-    try:
-        MlflowClient(tracking_uri=f"{_SQLITE}{made}").search_experiments(max_results=1)
-        with contextlib.suppress(OSError):  # another one was faster, or the disk knows no links
-            os.link(made, file)
-    finally:
-        made.unlink(missing_ok=True)
-
-
-def sqlite_file(uri: str) -> Path | None:
-    """Where a store in a file has that."""
-    path = uri.removeprefix(_SQLITE).partition("?")[0]
-    return Path(path) if uri.startswith(_SQLITE) and path.startswith("/") else None
 
 
 def start_run(
@@ -155,8 +74,8 @@ def start_run(
     ``parent`` is the id of the run that a new one is a child of: a trial's study.
     """
     client = client_for(uri)
-    experiment_id = _experiment(client, uri)
-    if run_id is not None and _exists(client, run_id):
+    experiment_id = experiment_of(client, uri)
+    if run_id is not None and run_exists(client, run_id):
         client.update_run(run_id, status="RUNNING")
         started = client.get_run(run_id).info.start_time
         return TrackedRun(uri, experiment_id, run_id, _patience(), started)
@@ -227,7 +146,7 @@ def end_run(
     end = {"kind": "end", "status": status, "at": now}
     try:
         last.acquire(HANDOVER_S)
-        new = [] if last.records.exists() else [_header(run)]
+        new = [] if last.records.exists() else [header_of(run)]
         adopted = [
             {"kind": "artifact", "name": name, "path": last.adopt(path, name)}
             for name, path in artifacts.items()
@@ -271,51 +190,13 @@ def end_run(
     return Unsent(left, place, why or "it was interrupted") if left else None
 
 
-def register_champion(run: TrackedRun, name: str) -> int:
-    """Register the run's model under ``name`` and give it the alias ``champion``.
-
-    Returns the number of the version that is the champion now; the same run registered again is
-    the version that it was. The name must be one that a registry takes: no ``/``, ``:`` or ``.``
-    at its start.
-
-    Raises:
-        JobError: the store does not answer, or the run has no model.
-    """
-    from mlflow.exceptions import MlflowException
-
-    client = client_for(run.uri)
-    with contextlib.suppress(MlflowException):  # it is there already
-        client.create_registered_model(name)
-    try:
-        found = [
-            version
-            for version in client.search_model_versions(f"name = '{name}'")
-            if version.run_id == run.run_id
-        ]
-        version = found[0] if found else _register(client, run, name)
-        client.set_registered_model_alias(name, CHAMPION, version.version)
-    except MlflowException as error:
-        raise JobError(
-            f"cannot register the model of run {run.run_id} as {name}: {error}"
-        ) from error
-    return int(version.version)
-
-
-def _register(client: MlflowClient, run: TrackedRun, name: str) -> Any:
-    outputs = client.get_run(run.run_id).outputs
-    if outputs is None or not outputs.model_outputs:
-        raise JobError(f"the run {run.run_id} holds no model to register as {name}")
-    model = outputs.model_outputs[-1].model_id
-    # A store that is no server looks the model up in whatever store the environment names.
-    with environment({"MLFLOW_TRACKING_URI": run.uri, "MLFLOW_REGISTRY_URI": run.uri}):
-        return client.create_model_version(name, f"models:/{model}", run.run_id, model_id=model)
-
-
-def _header(run: TrackedRun) -> dict[str, Any]:
+def header_of(run: TrackedRun) -> dict[str, Any]:
+    """The record that opens the spool of a run."""
     return header(run.run_id, run.experiment_id, without_secrets(run.uri))
 
 
-def _experiment(client: MlflowClient, uri: str) -> str:
+def experiment_of(client: MlflowClient, uri: str) -> str:
+    """The id of the experiment, which is made where there is none."""
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is not None:
         return str(found.experiment_id)
@@ -332,7 +213,7 @@ def _experiment(client: MlflowClient, uri: str) -> str:
         return str(found.experiment_id)  # another one was faster
 
 
-def _exists(client: MlflowClient, run_id: str) -> bool:
+def run_exists(client: MlflowClient, run_id: str) -> bool:
     """Whether the store has the run.
 
     Raises:

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from colorcore.storage.atomic import replace_bytes
-from colorcore.storage.store import Store, open_store
+from colorcore.storage.location import open_store
+from colorcore.storage.store import Store
 from pipelines.errors import JobError
 
 FOLDER = "run-log"

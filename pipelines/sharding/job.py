@@ -16,54 +16,41 @@ import fcntl
 import os
 import queue
 import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colorcore.dataset.layout import (
     SPLITS,
     DatasetInfo,
-    PlanFile,
     ShardSettings,
     UnitResult,
     done_units,
     read_info,
-    unit_name,
     write_info,
 )
-from colorcore.dataset.merge import MERGED, Summary, find_copies, summarise, write_finished
-from colorcore.dataset.unit import publish_unit, write_unit
+from colorcore.dataset.merge import MERGED
 from colorcore.photos.refusal import DAMAGED
-from colorcore.storage.store import StorageError, Store, absolute_store, open_store
+from colorcore.storage.location import absolute_store, open_store
+from colorcore.storage.store import StorageError, Store
 from pipelines.cluster import ray_session
 from pipelines.errors import JobError, WrongCallError
 from pipelines.sharding.plan import Listing, PlannedUnit, planning
-from pipelines.sources.source import Source, open_sources, read_photos
+from pipelines.sources.source import Source, open_sources
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    import numpy as np
-    from numpy.typing import NDArray
+from pipelines.sharding.merge_tasks import finish, units_in_flight
+from pipelines.sharding.task import TASK_RETRIES, shard_unit
 
-UNITS_IN_FLIGHT_PER_CPU = 2
-TASK_RETRIES = 4
-"""Times a unit's task is started again after its worker or node died, or its storage failed."""
 FAILURES_IN_A_ROW = 20
 """After so many failed units and no good one, the cause is not in the photos."""
-GROUP_UNITS = 1000
-"""Units that are summed up by one task at the end."""
-PIECE_SAMPLES = 5_000_000
-"""Samples whose hashes one task compares at the end (28 bytes each)."""
-SCRATCH_AGE_S = 60.0
-"""A scratch folder that nobody holds and that is older was left by a worker that was killed."""
 _POLL_S = 0.2
 _COUNT_CPUS_EVERY_S = 5.0
 
@@ -310,7 +297,7 @@ class _Job:
         """How many units may be in flight; a cluster may grow meanwhile."""
         now = time.monotonic()
         if now >= self._count_cpus_at:
-            self._window = _units_in_flight()
+            self._window = units_in_flight()
             self._count_cpus_at = now + _COUNT_CPUS_EVERY_S
         return self._window
 
@@ -372,160 +359,6 @@ class _Job:
         if self.failed or unchanged:
             return self._info
         return finish(self.dataset, self._info, connect=connect)
-
-
-def _units_in_flight() -> int:
-    """Tasks that a connected Ray is given at a time."""
-    import ray
-
-    return UNITS_IN_FLIGHT_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
-
-
-def shard_unit(
-    job: tuple[Store, Sequence[Source], ShardSettings], unit: int, plan: int
-) -> tuple[UnitResult, float]:
-    """Do one unit, start to end: the Ray task, and a plain function. Returns CPU seconds too."""
-    import cv2
-
-    dataset, sources, settings = job
-    cv2.setNumThreads(1)
-    photos = PlanFile(dataset, plan).slice(unit)
-    started = time.process_time()  # from here on, nothing is imported any more
-    with _scratch(dataset, unit) as scratch:
-        result = write_unit(
-            scratch, unit, read_photos(sources, photos, settings.max_bytes), settings
-        )
-        publish_unit(scratch, dataset, unit)
-    return result, time.process_time() - started
-
-
-@contextmanager
-def _scratch(dataset: Store, unit: int) -> Iterator[Path]:
-    """A folder to write a unit in: inside a local dataset, so that its files can be renamed.
-
-    Its name is new each time: a worker that was given up may still be writing in its own.
-    """
-    if dataset.local is None:
-        _sweep_temporary()
-    prefix = f".unit-{unit_name(unit)}-"
-    with (
-        tempfile.TemporaryDirectory(
-            prefix=prefix, dir=dataset.local, ignore_cleanup_errors=True
-        ) as folder,
-        _locked(Path(folder)),
-    ):
-        yield Path(folder)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Hold a folder locked, if nobody else does; the kernel drops the lock with the process."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    held = True
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            held = False
-        yield held
-    finally:
-        os.close(descriptor)
-
-
-def _sweep_temporary() -> None:
-    """Remove what killed workers left of units of remote datasets on this machine."""
-    for folder in Path(tempfile.gettempdir()).glob(".unit-*"):
-        with suppress(OSError):
-            if time.time() - folder.stat().st_mtime < SCRATCH_AGE_S:
-                continue  # perhaps just made, and about to be locked
-            with _locked(folder) as abandoned:
-                if abandoned:
-                    shutil.rmtree(folder)
-
-
-# -- after -------------------------------------------------------------------------------------
-
-
-def finish(
-    dataset: Store, info: DatasetInfo, *, connect: Callable[[], object] | None = None
-) -> DatasetInfo:
-    """Add up the units' files, find copies across units and complete ``dataset.json``.
-
-    ``connect`` reaches Ray; without it, or for few units, all is done in this process.
-    """
-    units = done_units(dataset)
-    groups = [units[start : start + GROUP_UNITS] for start in range(0, len(units), GROUP_UNITS)]
-    total = Summary()
-    if connect is None or len(groups) <= 1:
-        hashes = []
-        for group in groups:
-            summary, pieces = summarise(dataset, group)
-            total.add(summary)
-            hashes += pieces
-        copies = find_copies(hashes)
-    else:
-        connect()
-        samples = len(units) * info.settings.photos_per_unit
-        copies = _finish_in_tasks(dataset, groups, 1 + samples // PIECE_SAMPLES, total)
-    return write_finished(dataset, info, total, copies)
-
-
-def _finish_in_tasks(
-    dataset: Store, groups: Sequence[Sequence[int]], pieces: int, total: Summary
-) -> NDArray[np.void]:
-    """Sum up groups of units in tasks, then find copies piece by piece; adds to ``total``."""
-    import numpy as np
-    import ray
-
-    reduced = ray.remote(num_cpus=1, max_retries=TASK_RETRIES)(_copies_of_piece)
-    parts: list[list[Any]] = [[] for _ in range(pieces)]
-    for summary, hashes in _in_order(_summary_tasks(dataset, groups, pieces)):
-        total.add(summary)
-        for part, reference in zip(parts, hashes, strict=True):
-            part.append(reference)
-    found = [reduced.remote(*part) for part in parts]
-    parts.clear()
-    return np.concatenate([_result(reference) for reference in found])
-
-
-def _summary_tasks(
-    dataset: Store, groups: Sequence[Sequence[int]], pieces: int
-) -> Iterator[tuple[Any, list[Any]]]:
-    import ray
-
-    options: Any = {"num_cpus": 1, "num_returns": 1 + pieces, "max_retries": TASK_RETRIES}
-    task: Any = ray.remote(**options)(_summary_and_pieces)
-    for group in groups:
-        summary, *hashes = task.remote(dataset, group, pieces)
-        yield summary, hashes
-
-
-def _in_order(tasks: Iterator[tuple[Any, list[Any]]]) -> Iterator[tuple[Summary, list[Any]]]:
-    """The summaries in order of units, a constant number of tasks in flight."""
-    running = list(islice(tasks, _units_in_flight()))
-    while running:
-        summary, hashes = running.pop(0)
-        yield _result(summary), hashes
-        running += islice(tasks, 1)
-
-
-def _result(reference: Any) -> Any:
-    """A task's result, or its own error, without the traceback that Ray makes part of it."""
-    import ray
-
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
-
-
-def _summary_and_pieces(dataset: Store, units: Sequence[int], pieces: int) -> tuple[Any, ...]:
-    summary, hashes = summarise(dataset, units, pieces)
-    return summary, *hashes
-
-
-def _copies_of_piece(*hashes: NDArray[np.void]) -> NDArray[np.void]:
-    return find_copies(hashes)
 
 
 def _sweep(dataset: Store) -> None:

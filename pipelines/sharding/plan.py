@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from colorcore.dataset.layout import PLAN_UNITS, PlanFile, PlannedPhoto, plans, write_plan
 from colorcore.storage.store import Store
 from pipelines.errors import WrongCallError
-from pipelines.sources.source import Source, is_tar, list_photos
+from pipelines.sharding.plan_file import PLAN_UNITS, PlanFile, plans, write_plan
+from pipelines.sources.listing import is_tar, list_photos
+from pipelines.sources.source import PlannedPhoto, Source
 
 LISTED_AHEAD = 4 * PLAN_UNITS
 """Units that the listing may be ahead of the work, in memory."""

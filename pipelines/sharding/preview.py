@@ -19,7 +19,6 @@ from colorcore.dataset.layout import (
     CF_CLASSES,
     CF_STEP,
     DatasetInfo,
-    PlannedPhoto,
     ShardSettings,
     done_units,
     index_name,
@@ -30,9 +29,12 @@ from colorcore.dataset.unit import Sampler, SourcePhoto
 from colorcore.drawing.contact_sheet import Section, Tile, draw_contact_sheet
 from colorcore.photos.refusal import PhotoRefused
 from colorcore.photos.thumbnail import VISIBLE, thumbnail, thumbnail_of_refused
-from colorcore.storage.store import Store, open_store
+from colorcore.storage.location import open_store
+from colorcore.storage.store import Store
 from pipelines.errors import JobError
-from pipelines.sources.source import Source, is_tar, list_photos, open_sources, read_photos
+from pipelines.sources.listing import is_tar, list_photos
+from pipelines.sources.reading import read_photos
+from pipelines.sources.source import PlannedPhoto, Source, open_sources
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -111,7 +113,7 @@ def look_at_dataset(dataset: Store, info: DatasetInfo, *, seed: int = 0) -> Look
 
 def _kept_tiles(dataset: Store, rng: np.random.Generator) -> Iterator[Tile]:
     from colorcore.color.lab import decode_lab, lab_to_rgb
-    from colorcore.dataset.loader import Samples
+    from colorcore.dataset.samples import Samples
 
     split = "train" if (np.asarray(_splits(dataset)) == "train").any() else "val"
     samples = Samples(dataset, split)

@@ -94,8 +94,8 @@ def local_model(model: str | Path, tracking_uri: str | None = None) -> str | Pat
     name = str(model)
     if not name.startswith(_SCHEMES):
         return model
-    from pipelines.run_log.runs import client_for
-    from pipelines.run_log.runs import tracking_uri as choose
+    from pipelines.tracking.store import client_for
+    from pipelines.tracking.store import tracking_uri as choose
 
     uri = tracking_uri or choose(None, Path.cwd())
     client_for(uri)

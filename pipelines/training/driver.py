@@ -10,85 +10,32 @@ together after the step that they are in.
 
 from __future__ import annotations
 
-import logging
-import os
-import secrets
 import tempfile
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from colorcore.checkpoints.checkpoint import (
     Checkpoint,
-    CheckpointError,
     has_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
 from colorcore.color.palette import load_palette
-from colorcore.dataset.layout import DatasetError
-from colorcore.dataset.loader import Samples
-from colorcore.losses import LossError
+from colorcore.dataset.samples import Samples
 from colorcore.models.decoding import Decoding
-from colorcore.recipes.advice import Advised, advised
+from colorcore.recipes.advice import Advised
 from colorcore.recipes.recipe import Recipe
-from colorcore.scores.signs import Sign
-from colorcore.storage.store import StorageError, Store
-from colorcore.training.fit import (
-    Observer,
-    StepEvent,
-    TrainingDivergedError,
-    TrainingStoppedError,
-    ValidationEvent,
-)
+from colorcore.storage.store import Store
 from pipelines.cluster import ray_session
-from pipelines.errors import JobError, StoppedError, WrongCallError
+from pipelines.errors import StoppedError, WrongCallError
 from pipelines.run_log.runs import end_run, start_run
 from pipelines.tracking.model import local_model
 from pipelines.tracking.redact import without_secrets
-from pipelines.training.board import Board
-from pipelines.training.interrupts import Interrupts, catch_interrupts
-from pipelines.training.job import Job, Workers, prepare_job, train_rank
+from pipelines.training.interrupts import catch_interrupts
+from pipelines.training.job import Job, Workers, prepare_job
 from pipelines.training.start_weights import choose_initial
-
-WORKER_RESTARTS = 3
-"""Times in a row that lost workers are replaced without the training getting any further."""
-POLL_S = 0.25
-PIN_S = 0.2
-MARK = ".training-"
-OWN_ERRORS = (
-    TrainingDivergedError,
-    CheckpointError,
-    DatasetError,
-    LossError,
-    StorageError,
-    JobError,
-)
-"""Errors whose message is made for the user."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainProgress:
-    """Where a training stands, for a display; scores and signs are those of ``scored_step``.
-
-    workers are those that train now; stopping says that it was asked to stop and soon will.
-    """
-
-    step: int = 0
-    total_steps: int = 0
-    first_step: int = 0
-    epoch: int = 0
-    epochs: int = 0
-    loss: float | None = None
-    photos_per_s: float | None = None
-    scores: dict[str, float] = field(default_factory=dict)
-    signs: tuple[Advised, ...] = ()
-    scored_step: int = 0
-    workers: int = 0
-    stopping: bool = False
+from pipelines.training.trainer import TrainProgress, run_workers, with_advice
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +120,7 @@ def train(
     try:
         with catch_interrupts() as interrupts, ray_session(address):
             interrupts.install()
-            _run(job, run.run_id, workers, on_progress, interrupts)
+            run_workers(job, run.run_id, workers, on_progress, interrupts)
         status = "FINISHED"
     except (KeyboardInterrupt, StoppedError):
         status = "KILLED"
@@ -217,12 +164,7 @@ def _here(place: Store, folder: Path) -> Path:
 
 
 def _signs(checkpoint: Checkpoint) -> tuple[Advised, ...]:
-    return _advised(checkpoint.signs, checkpoint.recipe)
-
-
-def _advised(signs: Iterable[Mapping[str, Any]], recipe: Recipe) -> tuple[Advised, ...]:
-    """Signs as checkpoints and boards have them, with what to do about them."""
-    return advised([Sign(**values) for values in signs], recipe)
+    return with_advice(checkpoint.signs, checkpoint.recipe)
 
 
 _CHANGES_NOTHING = ("train.save_every",)
@@ -259,251 +201,3 @@ def _previous(job: Job, *, resume: bool) -> Checkpoint | None:
             "repeat it or choose another --out"
         )
     return previous
-
-
-# -- in the driver, while workers train --------------------------------------------------------
-
-
-def _run(
-    job: Job,
-    name: str,
-    workers: Workers,
-    on_progress: Callable[[TrainProgress], None],
-    interrupts: Interrupts,
-) -> None:
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    # It would tell workers what a cloud announces, and none listens; lost nodes are noticed anyway.
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    import ray
-    from ray.train import ScalingConfig
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    for logger in ("ray.train", "ray.tune", "ray.data"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
-    resources = ray.cluster_resources()
-    least = workers if isinstance(workers, int) else workers[0]
-    gpus = resources.get("GPU", 0.0) >= least
-    cpus = int(resources.get("CPU", 1))
-    if not gpus and least > cpus:
-        raise WrongCallError(
-            f"expected at most {cpus} workers, one a CPU of this cluster, got {least}"
-        )
-    if (asked := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(asked):
-        job = replace(job, threads=int(asked))
-    # Beside Ray Train's controller, whose node's loss ends the training anyway.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    kind: Any = ray.remote(Board)
-    board = kind.options(num_cpus=0, scheduling_strategy=here).remote()
-    with _marked(job) as marked, _watch(board, job.recipe, on_progress, interrupts):
-        config = {"job": marked, "board": board}
-        scaling = ScalingConfig(num_workers=workers, use_gpu=gpus)  # type: ignore[arg-type]
-        _fit_until_it_ends(name, config, scaling)
-    if reason := ray.get(board.reason.remote()):
-        raise JobError(f"the training stopped: {reason}")
-    if where := ray.get(board.ended.remote()):
-        raise StoppedError(f"interrupted: {where}; the same command with --resume does so")
-
-
-def _fit_until_it_ends(name: str, config: dict[str, Any], scaling: Any) -> None:
-    """Train, replacing lost workers for as long as the training gets further each time."""
-    import ray
-    from ray.train import FailureConfig, RunConfig
-    from ray.train.torch import TorchTrainer
-
-    from pipelines.training.rendezvous import MeetingConfig
-
-    class Trainer(TorchTrainer):
-        controller: Any = None
-
-        def _register_sigint_handler(self, controller: Any) -> None:
-            """Ray's own would abort the workers at once; see pipelines.training.interrupts."""
-            self.controller = controller
-
-    board, reached = config["board"], -1
-    while True:
-        with tempfile.TemporaryDirectory(prefix="colorcore-train-") as storage:
-            trainer = Trainer(
-                _worker,
-                train_loop_config=config,
-                torch_config=MeetingConfig(use_gpu=scaling.use_gpu),
-                scaling_config=scaling,
-                run_config=RunConfig(
-                    name=name,
-                    storage_path=storage,
-                    failure_config=FailureConfig(max_failures=WORKER_RESTARTS),
-                ),
-            )
-            try:
-                trainer.fit()
-                return
-            except KeyboardInterrupt:
-                with suppress(Exception):  # workers go with it, also where Ray itself stays
-                    ray.kill(trainer.controller)
-                raise
-            except SystemExit as stop:  # what Ray's own handler would make of Ctrl-C
-                raise KeyboardInterrupt from stop
-            except ray.train.TrainingFailedError as error:
-                step = ray.get(board.read.remote()).get("step", 0)
-                if step <= reached or ray.get(board.reason.remote()) is not None:
-                    raise JobError(_why(error)) from error
-                reached = step
-
-
-@contextmanager
-def _marked(job: Job) -> Iterator[Job]:
-    """The job with a file beside its checkpoints, until the block ends: see ``Job.mark``."""
-    if job.store.local is None:
-        yield job
-        return
-    for name in job.store.names(""):
-        if name.startswith(MARK):  # of a driver that was killed
-            job.store.remove(name)
-    mark = f"{MARK}{secrets.token_hex(8)}"
-    job.store.write(mark, b"")
-    try:
-        yield replace(job, mark=mark)
-    finally:
-        job.store.remove(mark)
-
-
-@contextmanager
-def _watch(
-    board: Any,
-    recipe: Recipe,
-    on_progress: Callable[[TrainProgress], None],
-    interrupts: Interrupts,
-) -> Iterator[None]:
-    """Hand the board's progress on, four times a second, until the block ends."""
-    import ray
-    from ray.exceptions import RayError
-
-    stop = threading.Event()
-
-    def look() -> None:
-        pinned = ray.get(board.read.remote(stop=interrupts.asked.is_set()))
-        signs = _advised(pinned.pop("signs", ()), recipe)
-        progress = TrainProgress(epochs=recipe.train.epochs, signs=signs, **pinned)
-        interrupts.can_stop = progress.total_steps > 0  # before that there is nothing to save
-        on_progress(progress)
-
-    def poll() -> None:
-        with suppress(RayError):  # the head is gone, as the training itself will notice
-            while not stop.wait(POLL_S):
-                look()
-
-    thread = threading.Thread(target=poll, name="progress", daemon=True)
-    thread.start()
-    try:
-        yield
-        look()
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _why(error: Exception) -> str:
-    """The one line of a failed training that its user needs."""
-    failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
-    for failure in failures.values():
-        cause = getattr(failure, "cause", None) or failure
-        if text := str(cause).strip():
-            return f"the training failed: {text.splitlines()[-1].strip()}"
-    return f"the training failed: {str(error).strip().splitlines()[-1]}"
-
-
-# -- in a worker -------------------------------------------------------------------------------
-
-
-class _BoardObserver(Observer):
-    """Pins the first worker's progress up from a thread of its own, and hears what is wanted.
-
-    No step waits for the board.
-    """
-
-    def __init__(self, board: Any, epochs: int, workers: int) -> None:
-        self._board, self._epochs = board, epochs
-        self._progress: dict[str, Any] = {"workers": workers}
-        self._smooth: float | None = None
-        self._stop, self._closing = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._pin, name="board", daemon=True)
-        self._thread.start()
-
-    def on_start(self, total_steps: int, first_step: int) -> None:
-        epoch = first_step * self._epochs // total_steps
-        self._set(total_steps=total_steps, first_step=first_step, step=first_step, epoch=epoch)
-
-    def on_step(self, event: StepEvent) -> None:
-        speed = event.photos_per_s
-        self._smooth = speed if self._smooth is None else 0.95 * self._smooth + 0.05 * speed
-        self._set(step=event.step, epoch=event.epoch, loss=event.loss, photos_per_s=self._smooth)
-
-    def on_validation(self, event: ValidationEvent) -> None:
-        signs = tuple(asdict(sign) for sign in event.signs)
-        self._set(scores=event.scores, signs=signs, scored_step=event.step)
-
-    def is_told_to_stop(self) -> bool:
-        """Whether the driver wants the training to stop."""
-        return self._stop.is_set()
-
-    def close(self) -> None:
-        """Pin the last progress up."""
-        self._closing.set()
-        self._thread.join()
-
-    def _set(self, **changes: Any) -> None:
-        self._progress = {**self._progress, **changes}
-
-    def _pin(self) -> None:
-        import ray
-        from ray.exceptions import RayError
-
-        with suppress(RayError):  # the driver is gone, and so will be this worker
-            while True:
-                last = self._closing.wait(PIN_S)
-                if ray.get(self._board.pin.remote(self._progress)):
-                    self._stop.set()
-                if last:
-                    return
-
-
-class _ReportObserver(Observer):
-    """Reports every validation to Ray Train, on every rank as it demands."""
-
-    def on_saved(self, event: ValidationEvent) -> None:
-        from ray import train as ray_train
-
-        ray_train.report({"step": event.step, "epoch": event.epoch, **event.scores})
-
-
-def _worker(config: dict[str, Any]) -> None:
-    """One rank, as Ray Train starts it: train, and say when trying again makes no sense."""
-    import ray
-    from ray import train as ray_train
-
-    board: Any = config["board"]
-    if ray.get(board.reason.remote()) is not None:
-        return
-    world = ray_train.get_context().get_world_size()
-    alone, first = world == 1, ray_train.get_context().get_world_rank() == 0
-    job: Job = config["job"]
-    pins = _BoardObserver(board, job.recipe.train.epochs, world) if first else None
-    try:
-        if pins is None:
-            train_rank(job, [_ReportObserver()])
-        else:
-            train_rank(job, [_ReportObserver(), pins], stop=pins.is_told_to_stop)
-    except TrainingStoppedError as stop:
-        if first:
-            ray.get(board.stopped.remote(str(stop)))
-    except Exception as error:
-        # A killed worker breaks the others' collectives (RuntimeError): that is worth another
-        # try. Whatever else the code raises, it would raise again.
-        if alone or not isinstance(error, RuntimeError) or isinstance(error, TrainingDivergedError):
-            own = isinstance(error, OWN_ERRORS)
-            kind = "" if own else f"{type(error).__name__}: "
-            ray.get(board.give_up.remote(f"{kind}{error}"))
-        if not alone:
-            raise  # the other ranks wait in a collective: only a failure frees them
-    finally:
-        if pins is not None:
-            pins.close()

@@ -16,10 +16,14 @@ from typing import Any
 from colorcore.checkpoints.checkpoint import has_checkpoint, load_checkpoint
 from colorcore.color.palette import Palette, load_palette, mean_ab
 from colorcore.dataset.layout import DatasetInfo, read_histogram, read_info
-from colorcore.dataset.loader import Samples, TrainLoader
+from colorcore.dataset.loader import TrainLoader
+from colorcore.dataset.samples import Samples
 from colorcore.recipes.recipe import Recipe, parse_recipe
-from colorcore.storage.store import Store, absolute_store
-from colorcore.training.fit import FitData, Observer, TrainingDivergedError, fit
+from colorcore.storage.location import absolute_store
+from colorcore.storage.store import Store
+from colorcore.training.events import Observer, TrainingDivergedError
+from colorcore.training.fit import fit
+from colorcore.training.state import FitData
 from pipelines.errors import JobError, WrongCallError
 from pipelines.run_log.observer import observer_of_rank
 from pipelines.run_log.runs import TrackedRun

@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from colorcore.checkpoints.checkpoint import load_checkpoint
 from colorcore.checkpoints.foreign_unet import READINGS, OldCheckpoint, load_old_checkpoint
 from colorcore.color.lab import decode_lab, normalize_L
-from colorcore.dataset.loader import Samples
+from colorcore.dataset.samples import Samples
 from colorcore.models import AnswersInBins, build_model
-from colorcore.storage.store import open_store
+from colorcore.storage.location import open_store
 from pipelines.errors import WrongCallError
 
 if TYPE_CHECKING:

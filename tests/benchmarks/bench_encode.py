@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from colorcore.color.palette import NEIGHBORS, SIGMA, SoftEncoder, fit_palette
+from colorcore.color.bins import NEIGHBORS, SIGMA, SoftEncoder
+from colorcore.color.fit_palette import fit_palette
 from colorcore.losses.bins import log_probability
 from colorcore.losses.bins_ce import cross_entropy
 from tests.benchmarks.paired import compare, cpu_ms

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 import webdataset
 
-from colorcore.dataset.loader import Samples, TrainLoader
+from colorcore.dataset.loader import TrainLoader
+from colorcore.dataset.samples import Samples
 from tests.benchmarks.others import HERE, Peer, python_of
 from tests.benchmarks.paired import compare, cpu_ms
 

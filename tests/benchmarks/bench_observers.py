@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from colorcore.recipes.recipe import load_recipe
-from colorcore.training.fit import Observer, StepEvent, ValidationEvent
+from colorcore.training.events import Observer, StepEvent, ValidationEvent
 from pipelines.cluster import ray_session
 
 STEP_S = 0.1
@@ -70,7 +70,7 @@ def _board() -> Observer:
     import ray
 
     from pipelines.training.board import Board
-    from pipelines.training.driver import _BoardObserver
+    from pipelines.training.worker import _BoardObserver
 
     board = ray.remote(num_cpus=0)(Board).remote()
     return _BoardObserver(board, load_recipe("simple").train.epochs, 1)

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances_argmin_min
 
-from colorcore.color.palette import fit_palette
+from colorcore.color.fit_palette import fit_palette
 from colorcore.dataset.layout import read_histogram
 from tests.benchmarks.paired import cpu_ms, measure, row
 

@@ -22,7 +22,7 @@ import torch
 
 from colorcore.models import build_model
 from colorcore.recipes.recipe import load_recipe
-from colorcore.training.fit import Observer, StepEvent, ValidationEvent
+from colorcore.training.events import Observer, StepEvent, ValidationEvent
 from pipelines.run_log.observer import RunObserver
 from pipelines.run_log.runs import end_run, start_run
 from tests.benchmarks.paired import Side, measure, row

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import distributed
 
-from colorcore.color.palette import fit_palette
+from colorcore.color.fit_palette import fit_palette
 from colorcore.recipes.recipe import load_recipe
-from colorcore.training.fit import FitData, Training
+from colorcore.training.state import FitData, Training
 from tests.benchmarks.paired import Side, measure, row
 from tests.servers.child import Child, Parent
 

@@ -6,9 +6,11 @@ from collections import Counter
 from pathlib import Path
 
 from colorcore.dataset.layout import DatasetInfo, ShardSettings, write_info
-from colorcore.storage.store import Store, open_store
-from pipelines.sharding.job import finish, shard_unit
+from colorcore.storage.location import open_store
+from colorcore.storage.store import Store
+from pipelines.sharding.merge_tasks import finish
 from pipelines.sharding.plan import PlannedUnit, plan_units
+from pipelines.sharding.task import shard_unit
 from pipelines.sources.source import open_sources
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from cli.main import main
 from colorcore.checkpoints.checkpoint import Checkpoint, save_checkpoint
-from colorcore.color.palette import fit_palette
+from colorcore.color.fit_palette import fit_palette
 from colorcore.dataset.layout import read_histogram, read_info
 from colorcore.inference.decoding_search import CHROMAS, TEMPERATURES
 from colorcore.models import build_model

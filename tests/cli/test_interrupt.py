@@ -22,9 +22,9 @@ import torch
 from mlflow import MlflowClient
 
 from colorcore.checkpoints.checkpoint import load_checkpoint
-from colorcore.dataset.loader import Samples
+from colorcore.dataset.samples import Samples
 from colorcore.recipes.recipe import load_recipe
-from colorcore.training.fit import Observer, StepEvent
+from colorcore.training.events import Observer, StepEvent
 from pipelines.priors import make_palette
 from tests.mlflow_store import new_store
 from tests.processes import remaining

@@ -11,7 +11,7 @@ from colorcore.recipes.advice import Advised, advised
 from colorcore.recipes.recipe import load_recipe
 from colorcore.scores.signs import Sign
 from colorcore.training.fit import fit
-from pipelines.training.driver import TrainProgress
+from pipelines.training.trainer import TrainProgress
 from tests.colorcore.training.test_fit import Photos, data_of
 
 

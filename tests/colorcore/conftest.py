@@ -6,13 +6,13 @@ import re
 
 import pytest
 
-from colorcore.storage import store as storage
+from colorcore.storage import remote as remote_store
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tries again without the pauses that a real server is given."""
-    monkeypatch.setattr(storage, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(remote_store, "FIRST_PAUSE_S", 0.01)
 
 
 @pytest.fixture

@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from colorcore.color.bins import SoftEncoder, decode_ab
+from colorcore.color.fit_palette import fit_palette
 from colorcore.color.lab import AB_OFFSET, decode_lab, lab_to_rgb
-from colorcore.color.palette import SoftEncoder, decode_ab, fit_palette
 from colorcore.dataset.layout import read_histogram
-from colorcore.dataset.loader import Samples
+from colorcore.dataset.samples import Samples
 from colorcore.losses.inputs import area_mean, stored_ab
 from colorcore.models.resnet_unet import SHRINK
 from colorcore.recipes.recipe import Recipe, load_recipe
 from colorcore.scores.metrics import psnr
-from colorcore.training.fit import Observer, ValidationEvent, fit
+from colorcore.training.events import Observer, ValidationEvent
+from colorcore.training.fit import fit
 from tests.experiments.guides_run import Photos
 
 PHOTOS = 8

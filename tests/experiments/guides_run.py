@@ -15,15 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from colorcore.checkpoints.checkpoint import load_checkpoint
+from colorcore.color.fit_palette import fit_palette
 from colorcore.color.lab import decode_lab, normalize_L
-from colorcore.color.palette import Palette, fit_palette, mean_ab
+from colorcore.color.palette import Palette, mean_ab
 from colorcore.dataset.layout import ShardSettings, read_histogram, read_info
-from colorcore.dataset.loader import Samples, val_batches
-from colorcore.inference.evaluate import evaluate, predict_lab, score_with_baselines
+from colorcore.dataset.loader import val_batches
+from colorcore.dataset.samples import Samples
+from colorcore.inference.evaluate import evaluate, score_with_baselines
+from colorcore.inference.predict import predict_lab
 from colorcore.losses.inputs import area_mean, true_ab
 from colorcore.models import AnswersInBins
 from colorcore.recipes.recipe import Recipe, load_recipe
-from colorcore.training.fit import FitData, Observer, StepEvent, ValidationEvent, fit
+from colorcore.training.events import Observer, StepEvent, ValidationEvent
+from colorcore.training.fit import fit
+from colorcore.training.state import FitData
 
 VAL_PERCENT = 15
 EPOCHS = 8
@@ -102,7 +107,7 @@ def prepare(photos: Path, test: Path | None, size: int, out: Path) -> Photos:
     from colorcore.dataset.sample import lab_of
     from colorcore.photos.refusal import PhotoLimits, PhotoRefused
     from pipelines.sharding.job import shard
-    from pipelines.sources.source import photos_of
+    from pipelines.sources.reading import photos_of
 
     dataset, stored = out / f"dataset-{size}", out / f"test-{size}.npy"
     settings = ShardSettings(size=size, val_percent=VAL_PERCENT)

@@ -33,7 +33,8 @@ from colorcore.inference.evaluate import score_with_baselines
 from colorcore.models.decoding import Decoding
 from colorcore.recipes.recipe import Recipe, load_recipe
 from colorcore.scores.metrics import HIGHER_IS_BETTER
-from colorcore.training.fit import FitData, fit
+from colorcore.training.fit import fit
+from colorcore.training.state import FitData
 from tests.experiments.guides_run import prepare
 
 SIZE = 64

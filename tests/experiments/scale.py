@@ -141,17 +141,18 @@ def scheduling(count: int) -> float:
     from colorcore.dataset import layout
     from pipelines.cluster import ray_session
     from pipelines.sharding import job
+    from pipelines.sharding.merge_tasks import UNITS_IN_FLIGHT_PER_CPU
     from pipelines.sharding.plan import Listing, PlannedUnit
 
     job.shard_unit = _nothing  # type: ignore[assignment]
-    job._units_in_flight = lambda: job.UNITS_IN_FLIGHT_PER_CPU * NODES * CPUS_PER_NODE
+    job.units_in_flight = lambda: UNITS_IN_FLIGHT_PER_CPU * NODES * CPUS_PER_NODE
     settings = layout.ShardSettings(photos_per_unit=PHOTOS_PER_UNIT)
     info = layout.DatasetInfo(settings=settings, sources=("made-up",))
     with ray_session(cpus=2):
         started = 0.0
         for size in (100, count):  # the first units start the workers
             with tempfile.TemporaryDirectory() as folder:
-                from colorcore.storage.store import open_store
+                from colorcore.storage.location import open_store
 
                 running = job._Job(
                     open_store(folder), [], settings, info, lambda _: None, lambda *_: None
@@ -172,7 +173,7 @@ def _nothing(_: object, unit: int, __: int) -> tuple[object, float]:
 def summing_up(count: int) -> float:
     """Read the files of units and cut their hashes by prefix: one task of the merge."""
     from colorcore.dataset.merge import summarise
-    from colorcore.storage.store import open_store
+    from colorcore.storage.location import open_store
 
     with tempfile.TemporaryDirectory() as folder:
         made = [_make_unit(Path(folder), unit) for unit in range(10)]
@@ -193,7 +194,8 @@ def _make_unit(folder: Path, unit: int) -> int:
         rejected_name,
         write_table,
     )
-    from colorcore.storage.atomic import npy_bytes, replace_bytes
+    from colorcore.storage.atomic import replace_bytes
+    from colorcore.storage.npy import npy_bytes
 
     stored = 197_632
     rows = [
@@ -253,12 +255,12 @@ def completing(count: int) -> float:
 def opening(count: int) -> float:
     """Open the training samples of a dataset: the loader's table of shards."""
     from colorcore.dataset.layout import DatasetInfo, ShardSettings
-    from colorcore.dataset.loader import Samples
     from colorcore.dataset.merge import COPIES, write_finished
+    from colorcore.dataset.samples import Samples
 
     info = DatasetInfo(settings=ShardSettings(), sources=("made-up",))
     with tempfile.TemporaryDirectory() as folder:
-        from colorcore.storage.store import open_store
+        from colorcore.storage.location import open_store
 
         write_finished(open_store(folder), info, _summary(count), np.zeros(0, COPIES))
         started = time.perf_counter()

@@ -29,7 +29,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from colorcore.recipes.recipe import Recipe, load_recipe
-from colorcore.training.fit import Observer, StepEvent, TrainingDivergedError, ValidationEvent, fit
+from colorcore.training.events import Observer, StepEvent, TrainingDivergedError, ValidationEvent
+from colorcore.training.fit import fit
 from tune.desk import Verdict
 from tune.objective import Objective
 from tune.search import Search, SearchSettings, TrialRecord, default_grace
@@ -314,7 +315,7 @@ def table(results: dict[int, tuple[list[Point], list[Point]]]) -> Iterator[str]:
 
 def draw(results: dict[int, tuple[list[Point], list[Point]]]) -> bytes:
     """The best so far by compute, a line a search: the bytes of a PNG."""
-    from colorcore.drawing.palette_plot import plot_png
+    from colorcore.drawing.style import plot_png
 
     def on(figure: Any) -> None:
         axes = figure.add_axes((0.1, 0.13, 0.87, 0.77))

@@ -18,15 +18,15 @@ from skimage.color import rgb2lab
 
 from colorcore.checkpoints.checkpoint import CheckpointError
 from colorcore.color.palette import load_palette
-from colorcore.dataset.layout import PlannedPhoto
-from colorcore.storage.store import LocalStore
+from colorcore.storage.local import LocalStore
 from pipelines import demo
 from pipelines.errors import JobError, WrongCallError
 from pipelines.inference.colorize import _Names, _relative, colorize_photos
 from pipelines.inference.evaluate import evaluate_model
 from pipelines.inference.inspect import inspect_dataset, inspect_model
 from pipelines.priors import make_palette
-from pipelines.sources.source import Source, is_tar
+from pipelines.sources.listing import is_tar
+from pipelines.sources.source import PlannedPhoto, Source
 from pipelines.training.driver import TrainReport
 from tests.processes import listening
 

@@ -15,8 +15,8 @@ from urllib.parse import unquote
 import pytest
 
 from pipelines.priors import make_palette
-from pipelines.run_log.runs import BEST_PICTURE_KEY, BEST_STEP, PARENT_TAG, PICTURE_KEY
 from pipelines.tracking.model import local_model
+from pipelines.tracking.names import BEST_PICTURE_KEY, BEST_STEP, PARENT_TAG, PICTURE_KEY
 from tests.clusters import Network, namespaced_nodes
 from tests.servers.mlflow import MlflowServer, serve_mlflow
 from tests.servers.postgres import Postgres, serve_postgres, why_no_postgres

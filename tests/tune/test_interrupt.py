@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 from colorcore.checkpoints.checkpoint import load_checkpoint
-from colorcore.training.fit import Observer, ValidationEvent
+from colorcore.training.events import Observer, ValidationEvent
 from pipelines.priors import make_palette
 from tests.mlflow_store import new_store
 from tests.processes import remaining

@@ -15,14 +15,15 @@ import pytest
 from mlflow import MlflowClient
 
 from colorcore.checkpoints.checkpoint import load_checkpoint
-from colorcore.dataset.loader import Samples
+from colorcore.dataset.samples import Samples
 from colorcore.recipes.recipe import Recipe, load_recipe
 from pipelines.errors import JobError, WrongCallError
 from pipelines.tracking.model import local_model
 from tests.trainings import SPACE, TINY, rows_of, settings_for
 from tune.search import Search, TrialRecord
+from tune.settings import StudySettings
 from tune.space import with_values
-from tune.study import StudyReport, StudySettings, tune
+from tune.study import StudyReport, tune
 
 
 @pytest.fixture(scope="module")

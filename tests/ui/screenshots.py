@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from pipelines.demo import installed_photos
-from pipelines.run_log.runs import PICTURE_KEY
+from pipelines.tracking.names import PICTURE_KEY
 from tests.ui.browser import chromium, close_assistant
 
 if TYPE_CHECKING:

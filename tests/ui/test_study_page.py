@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from mlflow import MlflowClient
 
-from pipelines.run_log.runs import BEST_PICTURE_KEY, BEST_STEP, PICTURE_KEY
+from pipelines.tracking.names import BEST_PICTURE_KEY, BEST_STEP, PICTURE_KEY
 from tests.trainings import SPACE, rows_of
 from tests.ui.browser import hosts
 

@@ -19,7 +19,8 @@ from colorcore.checkpoints.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from colorcore.color.palette import Palette, fit_palette
+from colorcore.color.fit_palette import fit_palette
+from colorcore.color.palette import Palette
 from colorcore.models import build_model
 from colorcore.models.decoding import Decoding
 from colorcore.recipes.recipe import Recipe, load_recipe

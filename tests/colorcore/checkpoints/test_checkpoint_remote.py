@@ -20,7 +20,8 @@ from colorcore.checkpoints.checkpoint import (
     save_checkpoint,
 )
 from colorcore.storage import store as storage
-from colorcore.storage.store import RemoteStore, open_store
+from colorcore.storage.location import open_store
+from colorcore.storage.remote import RemoteStore
 from colorcore.training.fit import fit
 from tests.colorcore.training.test_fit import Diary, Killed, Killer, Photos, data_of, recipe_of
 

@@ -25,8 +25,8 @@ from colorcore.color.colorfulness import (
 from colorcore.color.lab import encode_lab
 from colorcore.dataset.layout import SampleSettings
 from colorcore.dataset.sample import make_sample
-from colorcore.photos.read import square
 from colorcore.photos.refusal import PhotoRefused, Reason
+from colorcore.photos.square import square
 
 # Hasler and Süsstrunk's formula
 

@@ -14,23 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from colorcore.color.bins import NEIGHBORS, SoftEncoder, decode_ab, nearest_bins, soft_table
+from colorcore.color.fit_palette import fit_palette, gamut_lightness, hue_order
 from colorcore.color.palette import (
-    NEIGHBORS,
     UNIFORM_SHARE,
     Palette,
-    SoftEncoder,
     bin_priors,
     bin_weights,
     check_centroids,
-    decode_ab,
-    fit_palette,
-    gamut_lightness,
-    hue_order,
     load_palette,
     mean_ab,
-    nearest_bins,
     save_palette,
-    soft_table,
 )
 
 ZHANG_LIKE = [(-50.0, 0.0), (0.0, 0.0), (50.0, 0.0), (0.0, 50.0), (0.0, -50.0), (40.0, 40.0)]

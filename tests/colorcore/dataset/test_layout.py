@@ -16,26 +16,22 @@ import webdataset
 from colorcore.dataset.layout import (
     INDEX_SCHEMA,
     DatasetError,
-    PlanFile,
-    PlannedPhoto,
     done_units,
     histogram_name,
     index_name,
     iterate_index,
-    npy_header,
-    plan_name,
-    plans,
     read_histogram,
     read_info,
-    read_plan,
     rejected_name,
     unit_name,
     write_info,
-    write_plan,
 )
 from colorcore.dataset.sample import make_sample, split_of
 from colorcore.photos.refusal import Reason
-from colorcore.storage.store import open_store
+from colorcore.storage.location import open_store
+from colorcore.storage.npy import npy_header
+from pipelines.sharding.plan_file import PlanFile, plan_name, plans, read_plan, write_plan
+from pipelines.sources.source import PlannedPhoto
 from tests.colorcore.dataset.units import files_of, members_of, rows_of, tars_of
 
 # What is in a dataset
@@ -171,7 +167,7 @@ def test_elsewhere_and_later_the_bytes_are_the_same(dataset, photo_folder, build
 
 
 def test_a_unit_done_again_is_the_same(dataset, photo_folder, tmp_path):
-    from pipelines.sharding.job import shard_unit
+    from pipelines.sharding.task import shard_unit
     from pipelines.sources.source import open_sources
 
     copy = shutil.copytree(dataset, tmp_path / "copy")

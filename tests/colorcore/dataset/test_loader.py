@@ -17,11 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colorcore.dataset import loader, order
-from colorcore.dataset.layout import DatasetError, done_units, index_name, npy_header, write_table
-from colorcore.dataset.loader import PREFETCH, Samples, TrainLoader, val_batches
+from colorcore.dataset import samples as samples_module
+from colorcore.dataset.layout import DatasetError, done_units, index_name, write_table
+from colorcore.dataset.loader import TrainLoader, val_batches
 from colorcore.dataset.order import EpochOrder
+from colorcore.dataset.read_ahead import PREFETCH
+from colorcore.dataset.samples import Samples
 from colorcore.dataset.shard_cache import ShardCache
-from colorcore.storage.store import LocalStore
+from colorcore.storage.local import LocalStore
+from colorcore.storage.npy import npy_header
 
 SPLITS = ["train", "val"]
 
@@ -543,7 +547,7 @@ def test_a_damaged_table(copy, damaged: str):
 
 def test_the_advice_for_a_damaged_shard_works(copy, photo_folder, dataset):
     from colorcore.dataset.layout import read_info
-    from pipelines.sharding.job import shard_unit
+    from pipelines.sharding.task import shard_unit
     from pipelines.sources.source import open_sources
 
     shard = last_shard(copy)
@@ -562,7 +566,7 @@ def test_maps_and_rows_are_bounded(photo_folder, build_dataset, tmp_path, monkey
     """However many shards there are; and what was let go is read again."""
     monkeypatch.setattr("colorcore.dataset.unit.SHARD_SAMPLES", 1)
     build_dataset([photo_folder.path], tmp_path / "d", size=16, photos_per_unit=2)
-    monkeypatch.setattr(loader, "OPEN_SHARDS", 3)
+    monkeypatch.setattr(samples_module, "OPEN_SHARDS", 3)
     samples = Samples(tmp_path / "d", "train")
     everything = np.arange(len(samples))
     assert len(samples.shards) == len(samples) > 12

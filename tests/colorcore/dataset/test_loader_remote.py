@@ -21,9 +21,10 @@ import torch
 
 from cli.main import main
 from colorcore.dataset.layout import DatasetError, read_info
-from colorcore.dataset.loader import Samples, TrainLoader, val_batches
+from colorcore.dataset.loader import TrainLoader, val_batches
+from colorcore.dataset.samples import Samples
 from colorcore.dataset.shard_cache import ShardCache
-from colorcore.storage.store import open_store
+from colorcore.storage.location import open_store
 from tests.conftest import build_dataset, jpeg, scene
 from tests.servers.child import ROOT
 from tests.servers.flaky_proxy import FlakyS3

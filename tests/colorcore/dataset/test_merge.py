@@ -26,7 +26,6 @@ from colorcore.dataset.layout import (
     read_info,
     rejected_name,
 )
-from colorcore.dataset.loader import Samples
 from colorcore.dataset.merge import (
     COPIES,
     HASHES,
@@ -37,7 +36,8 @@ from colorcore.dataset.merge import (
     summarise,
     write_finished,
 )
-from colorcore.storage.store import LocalStore
+from colorcore.dataset.samples import Samples
+from colorcore.storage.local import LocalStore
 from tests.colorcore.dataset.units import SETTINGS, files_of, rows_of, unit_of
 
 SPLITS = ("train", "val")
@@ -190,7 +190,7 @@ def test_copies_across_units_are_found(dataset, photo_folder):
 
 
 def test_a_lost_table_of_copies_is_made_again(dataset, copy):
-    from pipelines.sharding.job import finish
+    from pipelines.sharding.merge_tasks import finish
 
     expected = files_of(copy)
     (copy / "duplicates.parquet").unlink()

@@ -11,8 +11,9 @@ from colorcore.color.colorfulness import colorfulness
 from colorcore.color.lab import encode_lab
 from colorcore.dataset.layout import SampleSettings
 from colorcore.dataset.sample import lab_of, make_sample, split_of
-from colorcore.photos.read import read_photo, square
+from colorcore.photos.read import read_photo
 from colorcore.photos.refusal import PhotoRefused, Reason
+from colorcore.photos.square import square
 
 SIZE = 64
 SETTINGS = SampleSettings(size=SIZE)

@@ -16,7 +16,7 @@ import pytest
 
 from colorcore.dataset.layout import DatasetError
 from colorcore.dataset.shard_cache import DEFAULT_BYTES, ShardCache, default_bytes, default_folder
-from colorcore.storage.store import LocalStore
+from colorcore.storage.local import LocalStore
 
 SIZE = 1000
 SPAWN = multiprocessing.get_context("spawn")

@@ -19,7 +19,7 @@ from colorcore.dataset.sample import make_sample
 from colorcore.dataset.unit import SourcePhoto, publish_unit, write_unit
 from colorcore.photos.refusal import DAMAGED, PhotoLimits, PhotoRefused, Reason
 from colorcore.photos.thumbnail import PER_REASON, SIDE, VISIBLE, thumbnail
-from colorcore.storage.store import LocalStore
+from colorcore.storage.local import LocalStore
 from tests.colorcore.dataset.units import SETTINGS, files_of, members_of, unit_of
 
 ZSTD = SETTINGS.model_copy(update={"compress": "zstd"})

@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 from skimage.color import lab2rgb, rgb2lab
 
-from colorcore.color.palette import fit_palette
-from colorcore.drawing.palette_plot import GAP, display_rgb, draw_palette, save_picture, triptychs
+from colorcore.color.fit_palette import fit_palette
+from colorcore.drawing.palette_plot import display_rgb, draw_palette
+from colorcore.drawing.triptychs import GAP, triptychs
+from colorcore.photos.write import save_picture
 
 
 def photos(count=2, height=24, width=32, seed=0):

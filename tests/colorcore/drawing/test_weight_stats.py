@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from colorcore.drawing.palette_plot import draw_weights
 from colorcore.drawing.weight_stats import (
     BINS,
     NEAR_ZERO,
@@ -19,6 +18,7 @@ from colorcore.drawing.weight_stats import (
     stats_csv,
     stats_facts,
 )
+from colorcore.drawing.weights_plot import draw_weights
 from colorcore.models import build_model
 
 

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from colorcore.color.fit_palette import fit_palette
 from colorcore.color.lab import decode_lab, encode_lab
-from colorcore.color.palette import Palette, fit_palette
+from colorcore.color.palette import Palette
 from colorcore.drawing.front_plot import draw_front
 from colorcore.inference import decoding_search as module
 from colorcore.inference.decoding_search import (
@@ -26,7 +27,8 @@ from colorcore.inference.decoding_search import (
     sweep,
     undominated,
 )
-from colorcore.inference.evaluate import baselines, evaluate, evaluation_for, predict_lab
+from colorcore.inference.evaluate import baselines, evaluate, evaluation_for
+from colorcore.inference.predict import predict_lab
 from colorcore.models import build_model
 from colorcore.models.decoding import Decoding, own_decoding
 

@@ -5,15 +5,11 @@ from skimage.color import lab2rgb
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
 
+from colorcore.color.fit_palette import fit_palette
 from colorcore.color.lab import decode_lab, encode_lab
-from colorcore.color.palette import Palette, fit_palette
-from colorcore.inference.evaluate import (
-    BASELINES,
-    evaluate,
-    evaluation_for,
-    predict_lab,
-    score_with_baselines,
-)
+from colorcore.color.palette import Palette
+from colorcore.inference.evaluate import BASELINES, evaluate, evaluation_for, score_with_baselines
+from colorcore.inference.predict import predict_lab
 from colorcore.models import build_model
 from colorcore.scores import metrics
 

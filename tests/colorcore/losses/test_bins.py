@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from colorcore.color.palette import Palette, SoftEncoder, bin_weights
+from colorcore.color.bins import SoftEncoder
+from colorcore.color.palette import Palette, bin_weights
 from colorcore.losses import bins_ce, bins_focal
 from colorcore.losses.bins import log_probability
 from colorcore.losses.inputs import stored_ab

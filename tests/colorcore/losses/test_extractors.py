@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from colorcore.losses import LossError, extractors
+from colorcore.losses import extractors
 from colorcore.losses.extractors import NETWORKS, Extractor, fetch, load_extractor
+from colorcore.losses.term import LossError
 from tests.colorcore.losses.conftest import made_up_weights
 
 

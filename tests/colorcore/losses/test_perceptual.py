@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from colorcore.losses import LossError
 from colorcore.losses.extractors import load_extractor
 from colorcore.losses.perceptual import build
+from colorcore.losses.term import LossError
 from tests.colorcore.losses.conftest import made_up_weights, photos
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from colorcore.color.lab import normalize_L
 from colorcore.color.palette import Palette
 from colorcore.inference.colorize import colorize
-from colorcore.inference.evaluate import predict_lab
+from colorcore.inference.predict import predict_lab
 from colorcore.models import build_model
 from colorcore.models.decoding import Decoding, completed, decode, own_decoding, scaled
 

@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 from PIL import Image, features
 
 from colorcore.photos import read as photo
-from colorcore.photos.read import Photo, read_photo, square
+from colorcore.photos.jpeg import reduction_for
+from colorcore.photos.read import Photo, read_photo
 from colorcore.photos.refusal import DAMAGED, PhotoLimits, PhotoRefused, Reason
+from colorcore.photos.square import square
 from tests.colorcore.photos.photo_files import (
     ALPHA,
     GREY,
@@ -304,7 +306,7 @@ def test_orientation_stored_as_a_long():
     ],
 )
 def test_the_largest_factor_that_leaves_twice_the_size(side, min_size, factor):
-    assert photo._reduction(side, min_size) == factor
+    assert reduction_for(side, min_size) == factor
 
 
 @pytest.mark.parametrize("min_size", [160, 80, 40])

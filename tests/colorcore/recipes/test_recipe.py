@@ -16,10 +16,10 @@ from colorcore.recipes.recipe import (
     RecipeError,
     about_recipes,
     load_recipe,
-    lr_factor,
     parse_recipe,
     recipe_names,
 )
+from colorcore.recipes.schedule import lr_factor
 
 
 def written(folder: Path, text: str) -> str:

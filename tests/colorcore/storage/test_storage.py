@@ -10,15 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colorcore.storage.store import (
-    Entry,
-    LocalStore,
-    NotAFileError,
-    RemoteStore,
-    StorageError,
-    absolute_store,
-    open_store,
-)
+from colorcore.storage.local import LocalStore
+from colorcore.storage.location import absolute_store, open_store
+from colorcore.storage.remote import RemoteStore
+from colorcore.storage.store import Entry, NotAFileError, StorageError
 
 HERE = "endpoint_override=localhost:1&scheme=http"
 """Options with which an s3:// URI is opened without asking anyone."""

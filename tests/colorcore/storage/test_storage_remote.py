@@ -12,8 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from colorcore.storage import remote as remote_store
 from colorcore.storage import store as storage
-from colorcore.storage.store import Entry, LocationError, StorageError, open_store
+from colorcore.storage.location import open_store
+from colorcore.storage.store import Entry, LocationError, StorageError
 from tests.servers.flaky_proxy import FlakyS3
 
 PART = 10 * 1024 * 1024
@@ -213,7 +215,7 @@ def test_a_read_goes_on_where_it_was_when_the_store_is_back(
     quick, monkeypatch, flaky_s3: FlakyS3, bucket
 ) -> None:
     """Longer than the library itself would try; a file that is open needs no second opening."""
-    monkeypatch.setattr(storage, "TRIES", 20)
+    monkeypatch.setattr(remote_store, "TRIES", 20)
     store = open_store(flaky_s3.uri(bucket))
     store.write("file", BIG[:100_000])
     with store.stream("file") as file:
@@ -233,7 +235,7 @@ def test_a_read_goes_on_where_it_was_when_the_store_is_back(
 def test_what_always_fails_is_one_line_with_name_and_cause(
     rule: str, quick, monkeypatch, flaky_s3: FlakyS3, bucket, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(storage, "TRIES", 2)
+    monkeypatch.setattr(remote_store, "TRIES", 2)
     store = open_store(flaky_s3.uri(bucket, "top"))
     store.write("folder/file", b"data")
     (tmp_path / "mine").write_bytes(b"mine")
@@ -254,15 +256,17 @@ def test_what_always_fails_is_one_line_with_name_and_cause(
         with ThreadPoolExecutor(len(calls)) as pool:  # their pauses at the same time
             messages = dict(zip(calls, pool.map(failure, calls.values()), strict=True))
         for name, message in messages.items():
-            assert message.startswith(f"{store.show(name)} failed {storage.TRIES} times: ")
+            assert message.startswith(f"{store.show(name)} failed {remote_store.TRIES} times: ")
             assert len(message.partition("times: ")[2]) > 20  # a cause
         # Within the tries that are promised, each of at most two requests of the library's, and
         # one more where a connection that was open broke.
-        tries = storage.TRIES * len(calls)
+        tries = remote_store.TRIES * len(calls)
         assert tries <= flaky_s3.counts()["requests"] <= 3 * tries
         for file in (opened, stream):
             message = failure(lambda file=file: file.read(4))
-            assert message.startswith(f"{store.show('folder/file')} failed {storage.TRIES} times")
+            assert message.startswith(
+                f"{store.show('folder/file')} failed {remote_store.TRIES} times"
+            )
         flaky_s3.set("none")
         assert opened.read(4) == stream.read(4) == b"data"
     assert (tmp_path / "mine").read_bytes() == b"mine"  # not lost
@@ -279,22 +283,24 @@ def failure(call) -> str:
 
 def test_the_pauses_grow(monkeypatch, flaky_s3: FlakyS3, bucket) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(storage, "time", type("Clock", (), {"sleep": staticmethod(pauses.append)}))
+    monkeypatch.setattr(
+        remote_store, "time", type("Clock", (), {"sleep": staticmethod(pauses.append)})
+    )
     flaky_s3.set("all")
     message = failure(lambda: open_store(flaky_s3.uri(bucket)).read("x"))
-    assert f" failed {storage.TRIES} times: " in message
-    assert len(pauses) == storage.TRIES - 1
+    assert f" failed {remote_store.TRIES} times: " in message
+    assert len(pauses) == remote_store.TRIES - 1
     for number, pause in enumerate(pauses):
-        whole = storage.FIRST_PAUSE_S * 2**number
+        whole = remote_store.FIRST_PAUSE_S * 2**number
         assert whole / 2 <= pause <= whole * 3 / 2
 
 
 def test_no_answer_ends_after_the_time_for_a_request(
     monkeypatch, quick, flaky_s3: FlakyS3, bucket
 ) -> None:
-    monkeypatch.setattr(storage, "REQUEST_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(storage, "TRIES", 1)
-    storage._filesystem.cache_clear()
+    monkeypatch.setattr(remote_store, "REQUEST_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(remote_store, "TRIES", 1)
+    remote_store.filesystem_of.cache_clear()
     try:
         store = open_store(flaky_s3.uri(bucket))
         flaky_s3.set("hang:1:30")
@@ -302,11 +308,11 @@ def test_no_answer_ends_after_the_time_for_a_request(
         failure(lambda: store.read("x"))
         assert time.monotonic() - started < 20
     finally:
-        storage._filesystem.cache_clear()
+        remote_store.filesystem_of.cache_clear()
 
 
 def test_nobody_listens(quick, monkeypatch) -> None:
-    monkeypatch.setattr(storage, "TRIES", 2)
+    monkeypatch.setattr(remote_store, "TRIES", 2)
     store = open_store("s3://bucket/x?endpoint_override=127.0.0.1:1&scheme=http&region=us-east-1")
     message = failure(lambda: store.read("y"))
     assert "s3://bucket/x/y" in message

@@ -19,36 +19,37 @@ from colorcore.checkpoints.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from colorcore.color.fit_palette import fit_palette
 from colorcore.color.lab import decode_lab, encode_lab
-from colorcore.color.palette import fit_palette
-from colorcore.dataset.loader import Samples, TrainLoader
+from colorcore.dataset.loader import TrainLoader
+from colorcore.dataset.samples import Samples
 from colorcore.inference.decoding_search import choose_decoding
 from colorcore.inference.evaluate import evaluate, score_with_baselines
-from colorcore.losses import LossError
+from colorcore.losses.term import LossError
 from colorcore.models import MultiScaleDiscriminator, build_model
 from colorcore.models.decoding import Decoding
-from colorcore.recipes.recipe import Recipe, load_recipe, lr_factor, parse_recipe, recipe_names
-from colorcore.storage.store import LocalStore
+from colorcore.recipes.recipe import Recipe, load_recipe, parse_recipe, recipe_names
+from colorcore.recipes.schedule import lr_factor
+from colorcore.storage.local import LocalStore
 from colorcore.training import fit as module
-from colorcore.training.fit import (
-    PICTURES,
+from colorcore.training import state as state_module
+from colorcore.training.events import (
     DecodingEvent,
-    FitData,
     Observer,
     StepEvent,
-    Training,
     TrainingDivergedError,
     TrainingStoppedError,
     ValidationEvent,
-    fit,
 )
+from colorcore.training.fit import fit
+from colorcore.training.state import PICTURES, FitData, Training
 from tests.colorcore.losses.conftest import made_up_weights
 
 CPU = torch.device("cpu")
 
 
 class Photos:
-    """What training asks of ``colorcore.dataset.loader.Samples``, in memory: smooth, colourful
+    """What training asks of ``colorcore.dataset.samples.Samples``, in memory: smooth, colourful
     photos.
     """
 
@@ -774,7 +775,7 @@ def test_a_model_does_not_listen_to_a_discriminator_that_warms_up(data: FitData)
 def test_a_step_that_overflows_is_left_out_and_the_next_one_is_scaled_less(
     data: FitData, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "build_terms", diverging(2, lambda ab: (ab * 0).sqrt().sum()))
+    monkeypatch.setattr(state_module, "build_terms", diverging(2, lambda ab: (ab * 0).sqrt().sum()))
     training = Training(recipe_of("train.precision=fp16"), data, CPU, None)
     training.scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
     seen = [(step.grad_norm, training.scaler.get_scale()) for step in module._epoch(training)]
@@ -788,7 +789,7 @@ def test_a_step_that_overflows_is_left_out_and_the_next_one_is_scaled_less(
 def test_gradients_that_no_scale_makes_finite_stop_the_run(
     data: FitData, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "build_terms", diverging(1, lambda ab: (ab * 0).sqrt().sum()))
+    monkeypatch.setattr(state_module, "build_terms", diverging(1, lambda ab: (ab * 0).sqrt().sum()))
     training = Training(recipe_of("train.precision=fp16"), data, CPU, None)
     training.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
     with pytest.raises(TrainingDivergedError, match=r"gradient nan at step 1; lower optim\.lr"):
@@ -838,7 +839,7 @@ def test_a_loss_that_is_no_number_stops_the_run(
     message: str,
 ):
     """At the third step of the second epoch; what was saved before is left as it was."""
-    monkeypatch.setattr(module, "build_terms", diverging(8, spoil))
+    monkeypatch.setattr(state_module, "build_terms", diverging(8, spoil))
     diary = Diary()
     with pytest.raises(TrainingDivergedError, match=message) as stop:
         fit(recipe_of(), data, tmp_path, observers=[diary])
@@ -901,7 +902,7 @@ def test_the_best_is_chosen_by_the_metric_in_its_direction(
     """Also over a resume after the second epoch, and a draw is no improvement."""
     verdicts = iter(scores)
     monkeypatch.setattr(
-        module, "evaluate", lambda *_, **__: (Judged(metric, next(verdicts)), torch.empty(0))
+        state_module, "evaluate", lambda *_, **__: (Judged(metric, next(verdicts)), torch.empty(0))
     )
     recipe = recipe_of("train.epochs=4", f"train.metric={metric}")
     diary = Diary()

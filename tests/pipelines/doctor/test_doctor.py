@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from colorcore.dataset.layout import read_info, write_info
-from colorcore.storage.store import open_store
+from colorcore.storage.location import open_store
 from pipelines.doctor import job as doctor
 from pipelines.doctor import machine, precursor
 from pipelines.doctor.dataset import (

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from colorcore.dataset.loader import Samples
-from colorcore.storage.store import open_store
+from colorcore.dataset.samples import Samples
+from colorcore.storage.location import open_store
 from pipelines.doctor import precursor as module
 from pipelines.doctor.precursor import (
     STEPS_TOGETHER,

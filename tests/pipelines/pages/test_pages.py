@@ -18,8 +18,11 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from pipelines.errors import JobError, WrongCallError
+from pipelines.pages import server, view
 from pipelines.pages import study as ui
-from pipelines.run_log.runs import BEST_PICTURE_KEY, EXPERIMENT, PICTURE_KEY, client_for, start_run
+from pipelines.run_log.runs import start_run
+from pipelines.tracking.names import BEST_PICTURE_KEY, EXPERIMENT, PICTURE_KEY
+from pipelines.tracking.store import client_for
 from tests.processes import listening
 
 AT = "http://127.0.0.1:5000"
@@ -75,7 +78,7 @@ def test_a_study_is_read_from_its_runs(tracking: str, experiment: tuple[MlflowCl
     assert found.objectives == ("val/delta_e2000", "val/psnr")
     assert found.searched == ("lr", "batch")  # most values first; what is the same is not there
     assert found.step == 6  # of those that have pictures all have it, and none later
-    facets = state(ui.view(found))
+    facets = state(view.view(found))
     assert facets["orderByKey"] == "metrics.`val/delta_e2000`"
     assert facets["orderByAsc"] is True  # lower is better
 
@@ -94,7 +97,7 @@ def test_trials_are_ordered_by_their_best_score_where_they_have_one(
     write(tracking, "scored", [({"lr": 1}, scores), ({"lr": 2}, scores)], {"psnr": 24.0})
     found = ui.read_study(*experiment, "scored")
     assert found.objectives == ("best/psnr",)
-    shown = state(ui.view(found))
+    shown = state(view.view(found))
     assert (shown["orderByKey"], shown["orderByAsc"]) == ("metrics.`best/psnr`", False)
     charts = {chart["type"]: chart for chart in reversed(shown["compareRunCharts"])}
     assert charts["PARALLEL"]["selectedMetrics"] == ["best/psnr"]
@@ -110,7 +113,7 @@ def test_without_a_best_score_the_recipes_metric_counts(
     assert ui.read_study(client, experiment_id, "running").objectives == ("val/psnr",)
     empty = ui.read_study(client, experiment_id, "nothing yet")
     assert (empty.trials, empty.objectives, empty.searched, empty.step) == (0, (), (), 0)
-    assert state(ui.view(empty))["compareRunCharts"][0]["selectedParams"] == []
+    assert state(view.view(empty))["compareRunCharts"][0]["selectedParams"] == []
 
 
 def test_of_two_studies_of_a_name_the_latest_is_shown(
@@ -128,7 +131,7 @@ def test_an_unknown_study_is_one_line_with_the_nearest_names(
     if "sweep-1" not in ui.study_names(*experiment):
         write(tracking, "sweep-1", [], {})
     with pytest.raises(WrongCallError) as error:
-        ui.study_link(tracking, AT, name)
+        view.study_link(tracking, AT, name)
     assert repr(name) in str(error.value)
     assert "\n" not in str(error.value)
     if name == "swep":
@@ -140,7 +143,7 @@ def test_the_link_leads_to_the_saved_view(
 ) -> None:
     ids = write(tracking, "linked", [({"lr": 1}, {"val/psnr": 2.0})], {"psnr": 2.0})
     client, experiment_id = experiment
-    link = ui.study_link(tracking, AT, "linked")
+    link = view.study_link(tracking, AT, "linked")
     page, _, query = link.partition("?")
     assert page == f"{AT}/#/experiments/{experiment_id}/runs"
     assert "workflowType=machine_learning&compareRunsMode=CHART" in query
@@ -155,7 +158,7 @@ def test_the_link_leads_to_the_saved_view(
         raise MlflowException("PERMISSION_DENIED")
 
     monkeypatch.setattr(MlflowClient, "set_experiment_tag", refuse)
-    plain = ui.study_link(tracking, AT, "linked")
+    plain = view.study_link(tracking, AT, "linked")
     assert "searchFilter=tags.%60colorcore.study%60%20%3D%20%27linked%27" in plain
     assert "orderByKey=metrics.%60val%2Fpsnr%60&orderByAsc=false" in plain
 
@@ -165,9 +168,9 @@ def test_a_view_fits_into_a_tag() -> None:
     names = tuple(f"loss.{'x' * 400}{base64.b64encode(bytes([n] * 90))}" for n in range(12))
     few = ui.Study("s", "r" * 32, 0, 3, ("val/psnr",), ("lr", "batch"), 5)
     many = replace(few, searched=names, objectives=tuple(f"val/{name}" for name in names[:1]))
-    assert state(ui.view(few))["compareRunCharts"][0]["selectedParams"] == ["lr", "batch"]
-    assert len(ui.view(many)) <= 5000
-    images = [c for c in state(ui.view(few))["compareRunCharts"] if c["type"] == "IMAGE"]
+    assert state(view.view(few))["compareRunCharts"][0]["selectedParams"] == ["lr", "batch"]
+    assert len(view.view(many)) <= 5000
+    images = [c for c in state(view.view(few))["compareRunCharts"] if c["type"] == "IMAGE"]
     assert [(image["imageKeys"], image["step"]) for image in images] == [
         ([BEST_PICTURE_KEY], 0),
         ([PICTURE_KEY], 5),
@@ -176,37 +179,37 @@ def test_a_view_fits_into_a_tag() -> None:
 
 def test_a_server_is_not_served_again() -> None:
     """Its own address is shown, without the password in it."""
-    assert ui.is_server("https://team:5000")
-    assert ui.place("https://me:pw@team:5000/", "127.0.0.1", 0) == "https://team:5000"
-    assert ui.place("sqlite:///x.db", "::1", 5001) == "http://[::1]:5001"
+    assert server.is_server("https://team:5000")
+    assert server.place("https://me:pw@team:5000/", "127.0.0.1", 0) == "https://team:5000"
+    assert server.place("sqlite:///x.db", "::1", 5001) == "http://[::1]:5001"
 
 
 def test_ports() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(JobError, match=f"cannot serve on 127.0.0.1:{port}: .*--port"):
-            ui.free_port("127.0.0.1", port)
-        assert ui.free_port("127.0.0.1", None) != port
-    assert ui.free_port("127.0.0.1", port) == port
+            server.free_port("127.0.0.1", port)
+        assert server.free_port("127.0.0.1", None) != port
+    assert server.free_port("127.0.0.1", port) == port
     with pytest.raises(JobError, match="cannot serve on"):
-        ui.free_port("no.such.host.invalid", None)
+        server.free_port("no.such.host.invalid", None)
 
 
 def test_a_browser_is_opened_where_it_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     for name in ("SSH_CONNECTION", "DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    assert not ui.has_display()
+    assert not server.has_display()
     monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
-    assert ui.has_display()
+    assert server.has_display()
     monkeypatch.setenv("SSH_CONNECTION", "10.0.0.1 22")
-    assert not ui.has_display()
+    assert not server.has_display()
 
 
 def test_a_server_that_does_not_start_says_why() -> None:
-    port = ui.free_port("127.0.0.1", None)
+    port = server.free_port("127.0.0.1", None)
     wrong = "postgresql+nonsense://me:pw@127.0.0.1/x"
-    serve = ui.served(wrong, "127.0.0.1", port)
+    serve = server.served(wrong, "127.0.0.1", port)
     with pytest.raises(JobError, match="MLflow's server ended with code") as error, serve:
         pass
     assert "pw" not in str(error.value)
@@ -217,7 +220,7 @@ def test_the_pages_are_on_loopback_and_end_with_the_command(
 ) -> None:
     run = write(tracking, "served", [], {})[0]
     command = [sys.executable, "-m", "cli.main", "ui", "--tracking-uri", tracking, "--no-open"]
-    port = ui.free_port("127.0.0.1", None)
+    port = server.free_port("127.0.0.1", None)
     with subprocess.Popen(
         [*command, "--port", str(port)], stdout=subprocess.PIPE, text=True
     ) as process:

@@ -18,9 +18,10 @@ import torch
 from PIL import Image
 
 from colorcore.recipes.recipe import load_recipe
-from colorcore.training.fit import ValidationEvent
+from colorcore.training.events import ValidationEvent
 from pipelines.errors import JobError
-from pipelines.run_log.log import Delivery, RunLog, deliver
+from pipelines.run_log.delivery import Delivery, deliver
+from pipelines.run_log.log import RunLog
 from pipelines.run_log.observer import RunObserver
 from pipelines.run_log.resend import import_runs
 from pipelines.run_log.runs import TrackedRun, end_run, start_run

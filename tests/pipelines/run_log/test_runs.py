@@ -14,11 +14,13 @@ from colorcore import __version__
 from colorcore.recipes.advice import advice
 from colorcore.recipes.recipe import Recipe, load_recipe
 from colorcore.scores.signs import Sign
-from colorcore.training.fit import ValidationEvent
+from colorcore.training.events import ValidationEvent
 from pipelines.errors import JobError
 from pipelines.run_log.observer import NodeObserver, RunObserver
-from pipelines.run_log.runs import EXPERIMENT, client_for, start_run, tracking_uri
+from pipelines.run_log.runs import start_run
+from pipelines.tracking.names import EXPERIMENT
 from pipelines.tracking.provenance import provenance
+from pipelines.tracking.store import client_for, tracking_uri
 from pipelines.training.driver import TrainReport
 
 

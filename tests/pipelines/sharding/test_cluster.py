@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from colorcore.dataset.layout import DatasetError, read_info
-from pipelines.sharding import job as shard
+from pipelines.sharding import task as unit_task
 from tests.clusters import Cluster, namespaced_nodes, several_nodes
 from tests.conftest import build_dataset
 from tests.pipelines.sharding.folders import (
@@ -161,6 +161,6 @@ def test_from_bucket_to_bucket_on_nodes_with_networks_of_their_own(
     assert there == expected
 
     # What the dead node's worker left on its disk goes when the next unit is done there.
-    monkeypatch.setattr(shard, "SCRATCH_AGE_S", 0.0)
-    shard._sweep_temporary()
+    monkeypatch.setattr(unit_task, "SCRATCH_AGE_S", 0.0)
+    unit_task._sweep_temporary()
     assert set(scratch.glob(".unit-*")) <= before

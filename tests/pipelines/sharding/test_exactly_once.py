@@ -213,9 +213,11 @@ def test_a_kill_while_it_finishes_in_tasks(
     ray: Cluster, source: Path, whole: Path, unfinished: Path
 ) -> None:
     """Many units are summed up by tasks: to the same bytes, and after a kill as well."""
-    in_tasks = "import pipelines.sharding.job\npipelines.sharding.job.GROUP_UNITS = 3\n"
-    in_tasks += "pipelines.sharding.job.PIECE_SAMPLES = 10\n"
-    hooks = in_tasks + killed_after("pipelines.sharding.job._result", 2)
+    in_tasks = (
+        "import pipelines.sharding.merge_tasks\npipelines.sharding.merge_tasks.GROUP_UNITS = 3\n"
+    )
+    in_tasks += "pipelines.sharding.merge_tasks.PIECE_SAMPLES = 10\n"
+    hooks = in_tasks + killed_after("pipelines.sharding.merge_tasks.task_result", 2)
     on(ray, source, unfinished, hooks=hooks, code=-signal.SIGKILL)
     assert not (unfinished / "shards.parquet").exists()
     on(ray, source, unfinished, hooks=in_tasks)

@@ -13,19 +13,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from colorcore.dataset.layout import (
-    DatasetError,
-    DatasetInfo,
-    ShardSettings,
-    index_name,
-    plan_name,
-    read_info,
-)
-from colorcore.dataset.loader import Samples
-from colorcore.storage.store import LocalStore
+from colorcore.dataset.layout import DatasetError, DatasetInfo, ShardSettings, index_name, read_info
+from colorcore.dataset.samples import Samples
+from colorcore.storage.local import LocalStore
 from pipelines.errors import JobError, WrongCallError
-from pipelines.sharding import job as module
-from pipelines.sharding.job import ShardProgress, finish, shard
+from pipelines.sharding import merge_tasks
+from pipelines.sharding.job import ShardProgress, shard
+from pipelines.sharding.merge_tasks import finish
+from pipelines.sharding.plan_file import plan_name
 
 SETTINGS = ShardSettings(size=64, photos_per_unit=10, val_percent=30)
 
@@ -161,8 +156,8 @@ def test_finishing_in_tasks_writes_the_same_bytes(
     piece_samples: int,
 ) -> None:
     expected = contents(many_units)
-    monkeypatch.setattr(module, "GROUP_UNITS", group_units)
-    monkeypatch.setattr(module, "PIECE_SAMPLES", piece_samples)
+    monkeypatch.setattr(merge_tasks, "GROUP_UNITS", group_units)
+    monkeypatch.setattr(merge_tasks, "PIECE_SAMPLES", piece_samples)
     for name in ("histogram.npy", "shards.parquet", "duplicates.parquet"):
         (many_units / name).unlink()
     info = read_info(many_units)
@@ -193,7 +188,7 @@ def test_what_a_task_finds_damaged_is_said_as_it_is_without_tasks(
     shard_file.unlink()
     with pytest.raises(DatasetError) as alone:
         finish(LocalStore(many_units), read_info(many_units))
-    monkeypatch.setattr(module, "GROUP_UNITS", 2)
+    monkeypatch.setattr(merge_tasks, "GROUP_UNITS", 2)
     with pytest.raises(DatasetError) as in_tasks:
         finish(LocalStore(many_units), read_info(many_units), connect=lambda: None)
     assert str(in_tasks.value) == str(alone.value)

@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colorcore.dataset.layout import PlanFile, PlannedPhoto, plans
-from colorcore.storage.store import LocalStore
+from colorcore.storage.local import LocalStore
 from pipelines.errors import WrongCallError
 from pipelines.sharding import plan as module
 from pipelines.sharding.plan import Listing, PlannedUnit, plan_units, planning
-from pipelines.sources.source import list_photos, open_sources
+from pipelines.sharding.plan_file import PlanFile, plans
+from pipelines.sources.listing import list_photos
+from pipelines.sources.source import PlannedPhoto, open_sources
 
 
 def make(top: Path, *names: str) -> Path:

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from colorcore.dataset.layout import CF_STEP, PlannedPhoto, ShardSettings, read_info
+from colorcore.dataset.layout import CF_STEP, ShardSettings, read_info
 from colorcore.drawing.contact_sheet import COLUMNS, TILE, Section, Tile, draw_contact_sheet
-from colorcore.storage.store import LocalStore
+from colorcore.storage.local import LocalStore
 from pipelines.errors import JobError
 from pipelines.sharding import preview as look
 from pipelines.sharding.preview import dry_run, look_at_dataset
+from pipelines.sources.source import PlannedPhoto
 
 SETTINGS = ShardSettings(size=64)
 

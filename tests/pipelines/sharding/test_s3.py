@@ -18,12 +18,16 @@ from typing import Any
 import pytest
 
 from cli.main import main
-from colorcore.dataset.layout import PlannedPhoto, ShardSettings
+from colorcore.dataset.layout import ShardSettings
 from colorcore.photos.refusal import PhotoRefused, Reason
-from colorcore.storage import store as storage
+from colorcore.storage import location as location_module
+from colorcore.storage import remote as remote_store
 from colorcore.storage.store import StorageError
 from pipelines.sharding import job
+from pipelines.sharding import task as unit_task
+from pipelines.sources import listing, reading
 from pipelines.sources import source as sources
+from pipelines.sources.source import PlannedPhoto
 from tests.conftest import build_dataset, jpeg, scene
 from tests.pipelines.sharding.folders import OPTIONS, contents
 from tests.servers.flaky_proxy import FlakyS3
@@ -150,15 +154,15 @@ shard_unit = job.shard_unit
 
 def _impatient(fixed: Any, unit: int, plan: int) -> Any:
     """A unit's task that gives up soon; before unit 3 the store goes away."""
-    pause, tries = storage.FIRST_PAUSE_S, storage.TRIES
-    storage.FIRST_PAUSE_S, storage.TRIES = 0.01, 2
+    pause, tries = remote_store.FIRST_PAUSE_S, remote_store.TRIES
+    remote_store.FIRST_PAUSE_S, remote_store.TRIES = 0.01, 2
     try:
         if unit == 3:
             endpoint = fixed[0].query.partition("endpoint_override=")[2].partition("&")[0]
             FlakyS3(endpoint).set("all")
         return shard_unit(fixed, unit, plan)
     finally:
-        storage.FIRST_PAUSE_S, storage.TRIES = pause, tries
+        remote_store.FIRST_PAUSE_S, remote_store.TRIES = pause, tries
 
 
 def test_a_store_that_goes_away_and_comes_back(
@@ -184,8 +188,8 @@ def test_a_store_that_goes_away_and_comes_back(
 
     # Now the command does not even begin: the store is still away.
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "FIRST_PAUSE_S", 0.01)
-        patch.setattr(storage, "TRIES", 2)
+        patch.setattr(remote_store, "FIRST_PAUSE_S", 0.01)
+        patch.setattr(remote_store, "TRIES", 2)
         assert main(command) == 1
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(said) == 1
@@ -228,8 +232,8 @@ def _photo(number: int, size: int) -> bytes:
 
 @pytest.fixture
 def bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "AHEAD_BYTES", BOUND)
-    monkeypatch.setattr(storage, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(reading, "AHEAD_BYTES", BOUND)
+    monkeypatch.setattr(remote_store, "FIRST_PAUSE_S", 0.01)
 
 
 def planned(count: int) -> list[PlannedPhoto]:
@@ -246,7 +250,7 @@ def test_photos_are_read_ahead_in_order_within_the_bound(
 ) -> None:
     opened = sources.open_sources([s3_server.uri("shard-ahead")])
     held = []
-    with sources._ReadAhead(opened, planned(len(sizes)), 10**6) as ahead:
+    with reading._ReadAhead(opened, planned(len(sizes)), 10**6) as ahead:
         for number, content in enumerate(ahead):
             assert content == _photo(number, sizes[number])
             time.sleep(pause)
@@ -262,7 +266,7 @@ def test_what_cannot_be_read_is_refused_among_the_others(
 ) -> None:
     opened = sources.open_sources([flaky_s3.uri("shard-ahead")])
     photos = [*planned(3), PlannedPhoto(0, b"gone.jpg"), *planned(41)[38:]]
-    read = list(sources.read_photos(opened, photos, 2 * BOUND))
+    read = list(reading.read_photos(opened, photos, 2 * BOUND))
     assert [photo.source for photo in read] == [photo.source for photo in photos]
     refused = {p.source: p.content for p in read if isinstance(p.content, PhotoRefused)}
     assert {name: refusal.reason for name, refusal in refused.items()} == {
@@ -271,7 +275,7 @@ def test_what_cannot_be_read_is_refused_among_the_others(
     }
     assert refused["gone.jpg"].detail == "no such file"
     flaky_s3.set("every:1000000@GET")
-    (large,) = sources.read_photos(opened, [PlannedPhoto(0, b"0040.jpg")], 2 * BOUND)
+    (large,) = reading.read_photos(opened, [PlannedPhoto(0, b"0040.jpg")], 2 * BOUND)
     assert large.content.reason is Reason.TOO_LARGE
     assert flaky_s3.counts()["counted"] == 0  # not a byte of it was fetched
 
@@ -279,12 +283,12 @@ def test_what_cannot_be_read_is_refused_among_the_others(
 def test_a_store_that_goes_away_ends_the_reading(
     bound, sizes: list[int], flaky_s3: FlakyS3, monkeypatch
 ) -> None:
-    monkeypatch.setattr(storage, "TRIES", 2)
+    monkeypatch.setattr(remote_store, "TRIES", 2)
     opened = sources.open_sources([flaky_s3.uri("shard-ahead")])
     read = []
 
     def consume() -> None:
-        for number, photo in enumerate(sources.read_photos(opened, planned(90), 10**6)):
+        for number, photo in enumerate(reading.read_photos(opened, planned(90), 10**6)):
             assert photo.content == _photo(number, sizes[number])
             read.append(photo)
             if number == 20:
@@ -298,19 +302,19 @@ def test_a_store_that_goes_away_ends_the_reading(
 
 def test_who_stops_early_leaves_nothing_running(bound, sizes: list[int], flaky_s3: FlakyS3) -> None:
     opened = sources.open_sources([flaky_s3.uri("shard-ahead")])
-    with closing(sources.read_photos(opened, planned(90), 10**6)) as photos:
+    with closing(reading.read_photos(opened, planned(90), 10**6)) as photos:
         assert next(photos).content == _photo(0, sizes[0])
         assert readers()
     assert not readers()
     counted = flaky_s3.counts()["requests"]
-    assert counted < 2 * 3 * sources.REMOTE_READS  # not all 90
+    assert counted < 2 * 3 * reading.REMOTE_READS  # not all 90
     time.sleep(0.2)
     assert flaky_s3.counts()["requests"] == counted
 
 
 def test_a_folder_is_listed_alike_here_and_there(taken: Photos, s3_server) -> None:
     here, there = (
-        list(sources.list_photos(sources.open_sources([place]), Counter()))
+        list(listing.list_photos(sources.open_sources([place]), Counter()))
         for place in (taken.here()[0], taken.there(s3_server)[0])
     )
     assert here == there
@@ -324,14 +328,14 @@ def test_what_a_killed_worker_left_goes_and_what_is_in_use_stays(
 ) -> None:
     """Units of remote datasets are written in the machine's own folder for temporary files."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    dataset = storage.open_store(s3_server.uri("shard-scratch"))
+    dataset = location_module.open_store(s3_server.uri("shard-scratch"))
     left, fresh = tmp_path / ".unit-000001-left", tmp_path / ".unit-000001-fresh"
     for folder in (left, fresh):
         (folder / "train").mkdir(parents=True)
-    os.utime(left, (time.time() - job.SCRATCH_AGE_S - 1,) * 2)
-    with job._scratch(dataset, 2) as mine:
+    os.utime(left, (time.time() - unit_task.SCRATCH_AGE_S - 1,) * 2)
+    with unit_task._scratch(dataset, 2) as mine:
         assert set(tmp_path.iterdir()) == {fresh, mine}
-        monkeypatch.setattr(job, "SCRATCH_AGE_S", 0.0)
-        with job._scratch(dataset, 3) as other:
+        monkeypatch.setattr(unit_task, "SCRATCH_AGE_S", 0.0)
+        with unit_task._scratch(dataset, 3) as other:
             assert set(tmp_path.iterdir()) == {mine, other}
     assert not list(tmp_path.iterdir())

@@ -16,14 +16,10 @@ from hypothesis import strategies as st
 
 from colorcore.photos.refusal import PhotoRefused, Reason
 from pipelines.errors import WrongCallError
-from pipelines.sources.source import (
-    LIST_COLUMNS,
-    Source,
-    _listed,
-    list_photos,
-    open_sources,
-    read_photos,
-)
+from pipelines.sources.listing import list_photos
+from pipelines.sources.lists import LIST_COLUMNS, listed_photos
+from pipelines.sources.reading import read_photos
+from pipelines.sources.source import Source, open_sources
 
 BIG = 10**9
 
@@ -160,7 +156,7 @@ def test_a_long_parquet_list_is_read_a_batch_at_a_time(tmp_path: Path) -> None:
     pq.write_table(pa.table({"path": names}), tmp_path / "l.parquet", row_group_size=3_000)
     assert rows(tmp_path / "l.parquet") == names
     (source,) = open_sources([tmp_path / "l.parquet"])
-    some = _listed(source)
+    some = listed_photos(source)
     assert [next(some), next(some)] == names[:2]
     some.close()
 

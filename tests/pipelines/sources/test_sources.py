@@ -13,21 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from colorcore.dataset.layout import PlannedPhoto, read_plan, write_plan
 from colorcore.photos.read import PHOTO_SUFFIXES
 from colorcore.photos.refusal import PhotoRefused, Reason
-from colorcore.storage import store as storage
-from colorcore.storage.store import LocalStore, StorageError
+from colorcore.storage import local as local_store
+from colorcore.storage.local import LocalStore
+from colorcore.storage.store import StorageError
 from pipelines.errors import JobError, WrongCallError
-from pipelines.sources import source as module
-from pipelines.sources.source import (
-    Source,
-    list_photos,
-    local_path,
-    open_sources,
-    photos_of,
-    read_photos,
-)
+from pipelines.sharding.plan_file import read_plan, write_plan
+from pipelines.sources import reading
+from pipelines.sources.listing import list_photos
+from pipelines.sources.reading import photos_of, read_photos
+from pipelines.sources.source import PlannedPhoto, Source, local_path, open_sources
 
 BIG = 10**9
 
@@ -90,7 +86,7 @@ def test_the_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch):
         def __exit__(self, *_):
             pass
 
-    monkeypatch.setattr(storage.os, "scandir", Backwards)
+    monkeypatch.setattr(local_store.os, "scandir", Backwards)
     assert listed(tmp_path) == expected
     assert len(expected) == 15
 
@@ -208,7 +204,7 @@ def test_a_directory_that_cannot_be_listed_is_a_photo(tmp_path, monkeypatch):
             raise PermissionError(errno.EACCES, "Permission denied")
         return scandir(folder)
 
-    monkeypatch.setattr(storage.os, "scandir", guarded)
+    monkeypatch.setattr(local_store.os, "scandir", guarded)
     assert names(tmp_path) == ["a/1.jpg", "b", "c/3.jpg"]
     assert refusal(tmp_path, b"b") == (Reason.UNREADABLE, "Is a directory")
 
@@ -380,7 +376,7 @@ def far(tmp_path):
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("ahead", [1, 1500, 5_000, 10**9])
 def test_remote_photos_come_in_order_however_little_is_held(far, monkeypatch, ahead: int):
-    monkeypatch.setattr(module, "AHEAD_BYTES", ahead)
+    monkeypatch.setattr(reading, "AHEAD_BYTES", ahead)
     asked = [PlannedPhoto(0, f"{i * 37 % 101:02d}.jpg".encode()) for i in range(101)]
     read = list(read_photos(far, asked, 1090))
     assert [photo.source for photo in read] == [photo.source for photo in asked]
@@ -395,26 +391,26 @@ def test_remote_photos_come_in_order_however_little_is_held(far, monkeypatch, ah
             assert photo.content.reason is Reason.TOO_LARGE
         else:
             assert photo.content == bytes([number]) * (1000 + number)
-    assert 1 <= Far.most <= module.REMOTE_READS
+    assert 1 <= Far.most <= reading.REMOTE_READS
     assert Far.reading == 0
 
 
 @pytest.mark.timeout(120)
 def test_what_is_read_ahead_is_bounded(far, monkeypatch):
     """While the consumer holds the first photo, no more than the bound is read behind it."""
-    monkeypatch.setattr(module, "AHEAD_BYTES", 5_500)
+    monkeypatch.setattr(reading, "AHEAD_BYTES", 5_500)
     asked = [PlannedPhoto(0, f"{i:02d}.jpg".encode()) for i in range(100)]
     held = {}
-    admit = module._ReadAhead._admit
+    admit = reading._ReadAhead._admit
 
     def watched(self, number, size):
         admit(self, number, size)
         held[number] = sum(self._held.values())
 
-    monkeypatch.setattr(module._ReadAhead, "_admit", watched)
+    monkeypatch.setattr(reading._ReadAhead, "_admit", watched)
     for i, photo in enumerate(read_photos(far, asked, BIG)):
         assert photo.content == bytes([i]) * (1000 + i)
-        assert max(held) <= i + 2 * module.REMOTE_READS
+        assert max(held) <= i + 2 * reading.REMOTE_READS
     assert len(held) == 100
     assert max(held.values()) <= 5_500 + 1100  # the next one is let in at any time
 
@@ -422,7 +418,7 @@ def test_what_is_read_ahead_is_bounded(far, monkeypatch):
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("taken", [0, 1, 7])
 def test_reading_ahead_ends_when_the_consumer_stops(far, monkeypatch, taken: int):
-    monkeypatch.setattr(module, "AHEAD_BYTES", 2_000)
+    monkeypatch.setattr(reading, "AHEAD_BYTES", 2_000)
     photos = read_photos(far, [PlannedPhoto(0, f"{i:02d}.jpg".encode()) for i in range(99)], BIG)
     for _ in range(taken):
         next(photos)
@@ -449,7 +445,7 @@ def test_a_store_that_does_not_answer_stops_the_reading(far, monkeypatch):
 
 
 def test_photos_of_lists_and_reads_a_few_paths_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "READ_TOGETHER", 3)
+    monkeypatch.setattr(reading, "READ_TOGETHER", 3)
     top = make(tmp_path / "photos", *(f"{i}.jpg" for i in range(8)))
     found = [photo.source for photo in photos_of([top, top / "3.jpg"], BIG)]
     assert found == [*(f"{i}.jpg" for i in range(8)), "3.jpg"]

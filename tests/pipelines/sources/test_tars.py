@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colorcore.dataset.layout import PlannedPhoto, ShardSettings
+from colorcore.dataset.layout import ShardSettings
 from colorcore.dataset.unit import SourcePhoto, write_unit
 from colorcore.photos.refusal import PhotoRefused, Reason
-from pipelines.sources.source import list_photos, open_sources, read_photos
+from pipelines.sources.listing import list_photos
+from pipelines.sources.reading import read_photos
+from pipelines.sources.source import PlannedPhoto, open_sources
 
 BIG = 10**9
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from colorcore.checkpoints.checkpoint import load_checkpoint
-from colorcore.dataset.loader import Samples
+from colorcore.dataset.samples import Samples
 from colorcore.recipes.recipe import load_recipe
-from colorcore.storage.store import open_store
+from colorcore.storage.location import open_store
 from pipelines.errors import JobError
 from pipelines.inference.evaluate import evaluate_model
 from pipelines.priors import make_palette

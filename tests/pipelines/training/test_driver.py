@@ -16,14 +16,15 @@ from mlflow import MlflowClient
 from colorcore.checkpoints.checkpoint import load_checkpoint
 from colorcore.color.palette import load_palette
 from colorcore.dataset.layout import DatasetError, read_info
-from colorcore.dataset.loader import Samples
+from colorcore.dataset.samples import Samples
 from colorcore.recipes.recipe import Recipe, load_recipe
-from colorcore.training.fit import Observer
+from colorcore.training.events import Observer
 from pipelines.errors import JobError, WrongCallError
 from pipelines.inference.evaluate import evaluate_model
 from pipelines.tracking.model import local_model
-from pipelines.training.driver import TrainProgress, TrainReport, train
+from pipelines.training.driver import TrainReport, train
 from pipelines.training.job import _with_absolute_files, parse_workers
+from pipelines.training.trainer import TrainProgress
 from tests.processes import listening
 from tests.trainings import TINY, fit_here
 

@@ -14,7 +14,7 @@ from colorcore.checkpoints.checkpoint import CheckpointError, load_checkpoint, s
 from colorcore.checkpoints.foreign_unet import READINGS, load_old_checkpoint
 from colorcore.color.lab import decode_lab
 from colorcore.color.palette import Palette, load_palette
-from colorcore.dataset.loader import Samples
+from colorcore.dataset.samples import Samples
 from colorcore.models import build_model
 from colorcore.recipes.recipe import load_recipe
 from pipelines.errors import WrongCallError

@@ -1,0 +1,39 @@
+"""From lightness to a model's colours, at its own or another decoding."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from colorcore.color.lab import normalize_L
+from colorcore.models.decoding import Decoding, decode
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from colorcore.models.prediction import Prediction
+
+
+OWN = Decoding()
+"""The model's own answer."""
+
+
+@torch.inference_mode()
+def predict_lab(model: nn.Module, lab: Tensor, decoding: Decoding = OWN) -> Tensor:
+    """The photos with predicted colours. lab (B, 3, H, W) CIELAB; only its L is looked at.
+
+    Raises:
+        ValueError: a temperature for a model that answers in no bins.
+    """
+    return predict_with_logits(model, lab, decoding)[0]
+
+
+@torch.inference_mode()
+def predict_with_logits(
+    model: nn.Module, lab: Tensor, decoding: Decoding
+) -> tuple[Tensor, Tensor | None]:
+    """As :func:`predict_lab`, and the answer of an RGB head, whose L is its own."""
+    prediction: Prediction = model(normalize_L(lab[:, :1]))
+    ab = decode(model, prediction, decoding)
+    return torch.cat([lab[:, :1], ab], dim=1), prediction.get("rgb")

@@ -1,0 +1,26 @@
+"""What a term of the loss is, and the error of one that lacks what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from torch import Tensor
+
+from colorcore.models.prediction import Prediction
+
+Option: TypeAlias = float | str | bool
+"""A value of a term's option in a recipe."""
+
+Term: TypeAlias = Callable[[Prediction, Tensor], Tensor]
+"""Prediction and the true lab (B, 3, H, W) CIELAB float -> a scalar, smaller is better.
+
+A builder checks its options and is cheap. What is heavy (pretrained weights, tables on a device)
+a term loads in a method ``prepare(device)``, which :meth:`Loss.prepare` calls before training.
+A builder that wants the palette has a parameter ``palette: Palette | None``; it is None when a
+recipe is only checked.
+"""
+
+
+class LossError(Exception):
+    """A term lacks what it needs: the message says what, and where to get it."""

@@ -1,0 +1,114 @@
+"""EXIF and TIFF directories, and files that end before they should."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+# -------------------------------------------------------------------- EXIF and TIFF directories
+
+
+class _Entry(NamedTuple):
+    """One entry of a TIFF directory: its values are ``size`` bytes at ``start``."""
+
+    tag: int
+    format: str  # of struct, for all its values; empty when they are not unsigned integers
+    size: int
+    start: int
+
+
+_TIFF_TYPES = {1: ("B", 1), 2: ("", 1), 3: ("H", 2), 4: ("I", 4), 5: ("", 8), 7: ("", 1)}
+"""Of the types in TIFF 6.0, §2: struct's letter for unsigned integers, and bytes a value."""
+
+
+def tiff_entries(tiff: bytes) -> Iterator[_Entry]:
+    """The first directory of a TIFF stream, which is also what an EXIF block is.
+
+    Raises:
+        struct.error: the directory reaches past the end.
+    """
+    order = "<" if tiff[:2] == b"II" else ">"
+    (directory,) = struct.unpack_from(order + "I", tiff, 4)
+    (entries,) = struct.unpack_from(order + "H", tiff, directory)
+    for at in range(directory + 2, directory + 2 + 12 * entries, 12):
+        tag, kind, count, offset = struct.unpack_from(order + "HHII", tiff, at)
+        letter, width = _TIFF_TYPES.get(kind, ("", 0))
+        size = count * width
+        start = at + 8 if size <= 4 else offset
+        yield _Entry(tag, f"{order}{count}{letter}" if letter else "", size, start)
+
+
+def exif_orientation(exif: bytes) -> int:
+    """Orientation 1..8 of an EXIF block; 1 (upright) where it is absent or damaged."""
+    try:
+        for entry in tiff_entries(exif):
+            if entry.tag == 0x0112 and entry.format:
+                orientation = struct.unpack_from(entry.format, exif, entry.start)[0]
+                return orientation if 1 <= orientation <= 8 else 1
+    except (IndexError, struct.error):
+        pass
+    return 1
+
+
+def ends_early(data: bytes) -> bool:
+    """Whether a file announces more bytes than it has, by the lengths and marks of its format."""
+    early = False
+    try:
+        if data.startswith(b"\x89PNG"):
+            early = b"IEND" not in data
+        elif data.startswith(b"GIF"):
+            early = not data.rstrip(b"\0").endswith(b";")
+        elif data.startswith(b"BM"):
+            early = struct.unpack_from("<I", data, 2)[0] > len(data)
+        elif data.startswith(b"RIFF"):
+            early = struct.unpack_from("<I", data, 4)[0] + 8 > len(data)
+        elif data[4:8] == b"ftyp":
+            early = _boxes_end_early(data)
+        elif data.startswith((b"II*\0", b"MM\0*")):
+            early = _tiff_ends_early(data)
+    except struct.error:
+        early = True
+    return early
+
+
+def _boxes_end_early(data: bytes) -> bool:
+    """AVIF is a row of boxes, each of which begins with its length (ISO/IEC 14496-12)."""
+    position = 0
+    while position < len(data):
+        (length,) = struct.unpack_from(">I", data, position)
+        if length < 8:  # 0 to the end, 1 a 64-bit length, else damage: cannot be told
+            return False
+        position += length
+    return position > len(data)
+
+
+def _tiff_ends_early(data: bytes) -> bool:
+    """Whether something a TIFF needs lies beyond its end: baseline tags, profile, strips, tiles."""
+    where: dict[int, tuple[int, ...]] = {}
+    for entry in tiff_entries(data):
+        needed = entry.tag < 0x8000 or entry.tag == 34675
+        if needed and entry.start + entry.size > len(data):
+            return True
+        if entry.tag in {273, 279, 324, 325} and entry.format:  # offsets and lengths
+            where[entry.tag] = struct.unpack_from(entry.format, data, entry.start)
+    offsets = where.get(273) or where.get(324) or ()
+    lengths = where.get(279) or where.get(325) or ()
+    return any(at + n > len(data) for at, n in zip(offsets, lengths, strict=False))
+
+
+def webp_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a WebP from its first chunk (RFC 9649, §2.5 to 2.7)."""
+    chunk, body = data[12:16], data[20:30]
+    if len(body) < 10:
+        return None
+    if chunk == b"VP8X":
+        return int.from_bytes(body[4:7], "little") + 1, int.from_bytes(body[7:10], "little") + 1
+    if chunk == b"VP8L":
+        bits = int.from_bytes(body[1:5], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    width, height = struct.unpack_from("<HH", body, 6)
+    return width & 0x3FFF, height & 0x3FFF

@@ -1,0 +1,101 @@
+"""A folder of the file system as a store."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from colorcore.storage.atomic import replace_bytes
+
+if TYPE_CHECKING:
+    pass
+from colorcore.storage.store import Admit, Entry, NotAFileError, Store, join_name
+
+# -- local -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LocalStore(Store):
+    """A folder of the file system."""
+
+    path: Path
+
+    @property
+    def location(self) -> str:  # type: ignore[override]
+        """The path as it was given."""
+        return str(self.path)
+
+    @property
+    def local(self) -> Path:  # type: ignore[override]
+        """The path."""
+        return self.path
+
+    def kind(self, name: str = "") -> str:  # noqa: D102
+        path = self.path / name
+        return "folder" if path.is_dir() else "file" if path.exists() else "nothing"
+
+    def entries(self, folder: str = "") -> list[Entry]:  # noqa: D102
+        with os.scandir(self.path / folder) as found:
+            pairs = sorted((os.fsencode(entry.name), _is_dir(entry)) for entry in found)
+        return [Entry(join_name(folder, os.fsdecode(name)), is_dir) for name, is_dir in pairs]
+
+    def read(self, name: str, *, admit: Admit | None = None) -> bytes:  # noqa: D102
+        with self.open(name) as file:
+            if admit is not None:
+                admit(os.fstat(file.fileno()).st_size)
+            return file.read()
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:  # noqa: D102
+        with self.open(name) as file:
+            file.seek(offset)
+            return file.read(length)
+
+    def size(self, name: str) -> int:  # noqa: D102
+        return (self.path / name).stat().st_size
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[IO[bytes]]:  # noqa: D102
+        path = self.path / name if name else self.path
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise NotAFileError("expected a file, got a pipe, socket or device")
+        with path.open("rb") as file:
+            yield file
+
+    def stream(self, name: str) -> AbstractContextManager[IO[bytes]]:  # noqa: D102
+        return self.open(name)
+
+    def write(self, name: str, data: bytes) -> None:  # noqa: D102
+        replace_bytes(self.path / name, data)
+
+    def put(self, path: Path, name: str) -> None:  # noqa: D102
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
+
+    def fetch(self, name: str, target: Path) -> None:  # noqa: D102
+        shutil.copyfile(self.path / name, target)
+
+    def remove(self, name: str) -> None:  # noqa: D102
+        (self.path / name).unlink(missing_ok=True)
+
+    def below(self, folder: str) -> LocalStore:  # noqa: D102
+        return LocalStore(self.path / folder)
+
+    def identity(self, folder: str = "") -> tuple[int, int]:
+        """What tells a folder from all others, however many links lead to it."""
+        status = (self.path / folder).stat()
+        return status.st_dev, status.st_ino
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False

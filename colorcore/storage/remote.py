@@ -1,0 +1,266 @@
+"""A prefix of a bucket as a store, through pyarrow.fs: calls are repeated with growing pauses."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import random
+import re
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+from urllib.parse import parse_qsl
+
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+from colorcore.storage.store import Admit, Entry, LocationError, StorageError, Store, join_name
+
+TRIES = 6
+"""Times a remote call is made before it counts as failed."""
+FIRST_PAUSE_S = 0.2
+"""Pause after the first failure; each next one is twice as long, give or take a half."""
+CONNECT_TIMEOUT_S = 5.0
+REQUEST_TIMEOUT_S = 20.0
+_S3_OPTIONS = frozenset({"endpoint_override", "scheme", "region", "anonymous"})
+_FINAL = re.compile(
+    r"ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT_MATCH|NO_SUCH_BUCKET|INVALID_CREDENTIALS"
+    r"|HTTP status 40[013]",
+)
+_COPY = 1 << 20
+_T = TypeVar("_T")
+
+
+# -- remote ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RemoteStore(Store):
+    """A prefix of a bucket."""
+
+    scheme: str
+    bucket: str
+    prefix: str
+    query: str
+
+    @property
+    def location(self) -> str:  # type: ignore[override]
+        """The URI, its options last."""
+        return self.show()
+
+    def show(self, name: str = "") -> str:  # noqa: D102
+        uri = f"{self.scheme}://{self._path(name)}"
+        return f"{uri}?{self.query}" if self.query else uri
+
+    def filesystem(self) -> FileSystem:
+        """The file system; one a process for each bucket."""
+        return filesystem_of(self.scheme, self.bucket, self.query)
+
+    def kind(self, name: str = "") -> str:  # noqa: D102
+        from pyarrow.fs import FileType
+
+        info = self._try(name, lambda fs, path: fs.get_file_info(path))
+        return {FileType.File: "file", FileType.Directory: "folder"}.get(info.type, "nothing")
+
+    def entries(self, folder: str = "") -> list[Entry]:  # noqa: D102
+        from pyarrow.fs import FileSelector, FileType
+
+        found = self._try(folder, lambda fs, path: fs.get_file_info(FileSelector(path)))
+        pairs = sorted(
+            (info.base_name.encode(), info.type == FileType.Directory)
+            for info in found
+            if info.base_name
+        )
+        return [Entry(join_name(folder, name.decode()), is_dir) for name, is_dir in pairs]
+
+    def read(self, name: str, *, admit: Admit | None = None) -> bytes:  # noqa: D102
+        def action(fs: FileSystem, path: str) -> bytes:
+            with fs.open_input_file(path) as file:
+                size = file.size()
+                if admit is not None:
+                    admit(size)
+                return _whole(file.read(), size)
+
+        return self._try(name, action)
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:  # noqa: D102
+        def action(fs: FileSystem, path: str) -> bytes:
+            with fs.open_input_file(path) as file:
+                there = min(length, file.size() - offset)
+                return _whole(file.read_at(there, offset), there) if there > 0 else b""
+
+        return self._try(name, action)
+
+    def size(self, name: str) -> int:  # noqa: D102
+        def action(fs: FileSystem, path: str) -> int:
+            with fs.open_input_file(path) as file:
+                return int(file.size())
+
+        return self._try(name, action)
+
+    def open(self, name: str) -> AbstractContextManager[IO[bytes]]:  # noqa: D102
+        return io.BufferedReader(_RemoteFile(self, name))
+
+    def stream(self, name: str) -> AbstractContextManager[IO[bytes]]:  # noqa: D102
+        return io.BufferedReader(_RemoteFile(self, name), 8 * _COPY)  # one request a buffer
+
+    def write(self, name: str, data: bytes) -> None:  # noqa: D102
+        def action(fs: FileSystem, path: str) -> None:
+            with fs.open_output_stream(path) as file:
+                file.write(data)
+
+        self._try(name, action)
+
+    def put(self, path: Path, name: str) -> None:  # noqa: D102
+        def action(fs: FileSystem, target: str) -> None:
+            with path.open("rb") as source, fs.open_output_stream(target) as file:
+                shutil.copyfileobj(source, file, 8 * _COPY)
+
+        self._try(name, action)
+        path.unlink()
+
+    def fetch(self, name: str, target: Path) -> None:  # noqa: D102
+        def action(fs: FileSystem, path: str) -> None:
+            with fs.open_input_file(path) as source, target.open("wb") as file:
+                size, done = source.size(), 0
+                while done < size:
+                    part = source.read(min(16 * _COPY, size - done))
+                    file.write(_whole(part, min(16 * _COPY, size - done)))
+                    done += len(part)
+
+        self._try(name, action)
+
+    def remove(self, name: str) -> None:  # noqa: D102
+        with contextlib.suppress(FileNotFoundError):
+            self._try(name, lambda fs, path: fs.delete_file(path))
+
+    def below(self, folder: str) -> RemoteStore:  # noqa: D102
+        return RemoteStore(self.scheme, self.bucket, join_name(self.prefix, folder), self.query)
+
+    def _path(self, name: str) -> str:
+        return join_name(join_name(self.bucket, self.prefix), name)
+
+    def _try(self, name: str, action: Callable[[FileSystem, str], _T]) -> _T:
+        """Run a call, and again with growing pauses while it fails for a passing reason."""
+        path = self._path(name)
+        for attempt in range(1, TRIES + 1):
+            try:
+                return action(self.filesystem(), path)
+            except FileNotFoundError:
+                raise
+            except (OSError, pa.ArrowException) as error:
+                if attempt == TRIES or _FINAL.search(str(error)):
+                    raise self._failed(name, error, attempt) from error
+                pause = FIRST_PAUSE_S * 2 ** (attempt - 1)
+                time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
+        raise AssertionError("unreachable")
+
+    def _failed(self, name: str, error: Exception, tries: int = 1) -> StorageError:
+        cause = " ".join(str(error).split()) or type(error).__name__
+        times = f" {tries} times" if tries > 1 else ""
+        return StorageError(f"{self.show(name)} failed{times}: {cause}")
+
+
+class _RemoteFile(io.RawIOBase):
+    """A remote file; each of its reads is repeated, from where it was, as all remote calls are."""
+
+    def __init__(self, store: RemoteStore, name: str) -> None:
+        def action(fs: FileSystem, path: str) -> tuple[Any, int]:
+            file = fs.open_input_file(path)
+            return file, int(file.size())
+
+        self._store, self._name, self._at = store, name, 0
+        self._file: Any = None
+        self._file, self._size = store._try(name, action)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = start + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        length = max(0, min(len(buffer), self._size - self._at))
+        if not length:
+            return 0
+        data = self._store._try(
+            self._name, lambda _fs, _path: _whole(self._file.read_at(length, self._at), length)
+        )
+        buffer[:length] = data
+        self._at += length
+        return length
+
+    def close(self) -> None:
+        if self._file is not None and not self.closed:
+            self._file.close()
+        super().close()
+
+
+@lru_cache(maxsize=64)
+def filesystem_of(scheme: str, bucket: str, query: str) -> Any:
+    """The pyarrow file system of a bucket, opened once per process."""
+    from pyarrow import fs
+
+    try:
+        if scheme == "s3":
+            return _s3(bucket, dict(parse_qsl(query)))
+        uri = f"{scheme}://{bucket}{f'?{query}' if query else ''}"
+        return fs.FileSystem.from_uri(uri)[0]
+    except (pa.ArrowException, OSError, ValueError) as error:
+        detail = str(error).splitlines()[0]
+        raise LocationError(
+            f"cannot open {scheme}://{bucket}: {detail}; expected a local path or a URI such as "
+            "s3://bucket/folder"
+        ) from error
+
+
+def _s3(bucket: str, options: dict[str, str]) -> Any:
+    from pyarrow import fs
+
+    if unknown := set(options) - _S3_OPTIONS:
+        raise ValueError(
+            f"unknown option {sorted(unknown)[0]!r} in the URI, "
+            f"expected one of {', '.join(sorted(_S3_OPTIONS))}"
+        )
+    endpoint = options.get("endpoint_override") or os.environ.get(
+        "AWS_ENDPOINT_URL_S3", os.environ.get("AWS_ENDPOINT_URL")
+    )
+    region = options.get("region") or os.environ.get(
+        "AWS_REGION", os.environ.get("AWS_DEFAULT_REGION")
+    )
+    scheme = options.get("scheme")
+    if endpoint and "://" in endpoint:
+        scheme, _, endpoint = endpoint.partition("://")
+    if region is None and endpoint is None:
+        region = fs.resolve_s3_region(bucket)
+    return fs.S3FileSystem(
+        endpoint_override=endpoint,
+        scheme=scheme,
+        region=region,
+        anonymous=options.get("anonymous", "").lower() in {"1", "true"},
+        connect_timeout=CONNECT_TIMEOUT_S,
+        request_timeout=REQUEST_TIMEOUT_S,
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=2),
+        allow_delayed_open=True,  # one PUT for what is smaller than a part (10 MB)
+    )
+
+
+def _whole(data: bytes, expected: int) -> bytes:
+    if len(data) < expected:
+        raise OSError(f"the transfer ended after {len(data):,} of {expected:,} bytes")
+    return data

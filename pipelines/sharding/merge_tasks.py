@@ -1,0 +1,117 @@
+"""Adding up what the units made, in tasks when they are many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from colorcore.dataset.layout import (
+    DatasetInfo,
+    done_units,
+)
+from colorcore.dataset.merge import Summary, find_copies, summarise, write_finished
+from colorcore.storage.store import Store
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+from pipelines.sharding.task import TASK_RETRIES
+
+UNITS_IN_FLIGHT_PER_CPU = 2
+GROUP_UNITS = 1000
+"""Units that are summed up by one task at the end."""
+PIECE_SAMPLES = 5_000_000
+"""Samples whose hashes one task compares at the end (28 bytes each)."""
+
+
+def units_in_flight() -> int:
+    """Tasks that a connected Ray is given at a time."""
+    import ray
+
+    return UNITS_IN_FLIGHT_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+# -- after -------------------------------------------------------------------------------------
+
+
+def finish(
+    dataset: Store, info: DatasetInfo, *, connect: Callable[[], object] | None = None
+) -> DatasetInfo:
+    """Add up the units' files, find copies across units and complete ``dataset.json``.
+
+    ``connect`` reaches Ray; without it, or for few units, all is done in this process.
+    """
+    units = done_units(dataset)
+    groups = [units[start : start + GROUP_UNITS] for start in range(0, len(units), GROUP_UNITS)]
+    total = Summary()
+    if connect is None or len(groups) <= 1:
+        hashes = []
+        for group in groups:
+            summary, pieces = summarise(dataset, group)
+            total.add(summary)
+            hashes += pieces
+        copies = find_copies(hashes)
+    else:
+        connect()
+        samples = len(units) * info.settings.photos_per_unit
+        copies = _finish_in_tasks(dataset, groups, 1 + samples // PIECE_SAMPLES, total)
+    return write_finished(dataset, info, total, copies)
+
+
+def _finish_in_tasks(
+    dataset: Store, groups: Sequence[Sequence[int]], pieces: int, total: Summary
+) -> NDArray[np.void]:
+    """Sum up groups of units in tasks, then find copies piece by piece; adds to ``total``."""
+    import numpy as np
+    import ray
+
+    reduced = ray.remote(num_cpus=1, max_retries=TASK_RETRIES)(_copies_of_piece)
+    parts: list[list[Any]] = [[] for _ in range(pieces)]
+    for summary, hashes in _in_order(_summary_tasks(dataset, groups, pieces)):
+        total.add(summary)
+        for part, reference in zip(parts, hashes, strict=True):
+            part.append(reference)
+    found = [reduced.remote(*part) for part in parts]
+    parts.clear()
+    return np.concatenate([task_result(reference) for reference in found])
+
+
+def _summary_tasks(
+    dataset: Store, groups: Sequence[Sequence[int]], pieces: int
+) -> Iterator[tuple[Any, list[Any]]]:
+    import ray
+
+    options: Any = {"num_cpus": 1, "num_returns": 1 + pieces, "max_retries": TASK_RETRIES}
+    task: Any = ray.remote(**options)(_summary_and_pieces)
+    for group in groups:
+        summary, *hashes = task.remote(dataset, group, pieces)
+        yield summary, hashes
+
+
+def _in_order(tasks: Iterator[tuple[Any, list[Any]]]) -> Iterator[tuple[Summary, list[Any]]]:
+    """The summaries in order of units, a constant number of tasks in flight."""
+    running = list(islice(tasks, units_in_flight()))
+    while running:
+        summary, hashes = running.pop(0)
+        yield task_result(summary), hashes
+        running += islice(tasks, 1)
+
+
+def task_result(reference: Any) -> Any:
+    """A task's result, or its own error, without the traceback that Ray makes part of it."""
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+
+
+def _summary_and_pieces(dataset: Store, units: Sequence[int], pieces: int) -> tuple[Any, ...]:
+    summary, hashes = summarise(dataset, units, pieces)
+    return summary, *hashes
+
+
+def _copies_of_piece(*hashes: NDArray[np.void]) -> NDArray[np.void]:
+    return find_copies(hashes)

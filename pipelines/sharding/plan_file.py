@@ -1,0 +1,103 @@
+"""The plan of a dataset on disk: which photos each unit is made of."""
+
+from __future__ import annotations
+
+import io
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from colorcore.storage.location import open_store
+from colorcore.storage.store import Store
+
+if TYPE_CHECKING:
+    pass
+from colorcore.dataset.layout import DatasetError, numbers_in, unit_name
+from pipelines.sources.source import PlannedPhoto
+
+PLAN_UNITS = 1000
+"""Units of a plan file: few files, and each unit still reads its own slice alone."""
+
+PLAN_SCHEMA = pa.schema([("root", pa.int32()), ("path", pa.binary())])
+
+
+def plan_name(first: int) -> str:
+    """The slices of the units from ``first`` on."""
+    return f"units/{unit_name(first)}.parquet"
+
+
+# -- the plan ----------------------------------------------------------------------------------
+
+
+def write_plan(
+    dataset: str | Path | Store, first: int, slices: Sequence[Sequence[PlannedPhoto]]
+) -> None:
+    """Write the slices of the units ``first``, ``first + 1``, …: one row group each."""
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, PLAN_SCHEMA, compression="zstd") as writer:
+        for photos in slices:
+            columns = {
+                "root": [photo.root for photo in photos],
+                "path": [photo.path for photo in photos],
+            }
+            writer.write_table(pa.table(columns, schema=PLAN_SCHEMA))
+    open_store(dataset).write(plan_name(first), buffer.getvalue())
+
+
+def plans(dataset: str | Path | Store) -> list[int]:
+    """The first units of the plan's files, in order."""
+    return numbers_in(open_store(dataset), "units")
+
+
+class PlanFile:
+    """One file of the plan: the slices of the units from ``first`` on."""
+
+    def __init__(self, dataset: str | Path | Store, first: int) -> None:
+        """Read the file's footer.
+
+        Raises:
+            DatasetError: the file is missing or damaged.
+        """
+        self.first = first
+        self._store = open_store(dataset)
+        with self._reader() as parquet:
+            groups = range(parquet.metadata.num_row_groups)
+            self.photos = [parquet.metadata.row_group(group).num_rows for group in groups]
+
+    def slice(self, unit: int) -> list[PlannedPhoto]:
+        """The unit's slice of source photos; reads no other."""
+        with self._reader() as parquet:
+            table = parquet.read_row_group(unit - self.first)
+        roots, paths = table["root"].to_pylist(), table["path"].to_pylist()
+        return [PlannedPhoto(root, path) for root, path in zip(roots, paths, strict=True)]
+
+    @contextmanager
+    def _reader(self) -> Iterator[pq.ParquetFile]:
+        name = plan_name(self.first)
+        try:
+            with self._store.open(name) as file:
+                yield pq.ParquetFile(file)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            detail = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DatasetError(
+                f"{self._store.show(name)}, which says what is in each unit, is damaged: {detail}; "
+                "restore it, or shard into a new folder"
+            ) from error
+
+
+def read_plan(dataset: str | Path | Store, unit: int) -> list[PlannedPhoto]:
+    """The unit's slice of source photos.
+
+    Raises:
+        DatasetError: no plan has that unit.
+    """
+    store = open_store(dataset)
+    firsts = plans(store)
+    if not firsts or unit < firsts[0]:
+        raise DatasetError(f"expected a plan of unit {unit} in {store.show('units')}, found none")
+    return PlanFile(store, firsts[bisect_right(firsts, unit) - 1]).slice(unit)

@@ -1,0 +1,138 @@
+"""Read the photos of sources, remote ones ahead."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+from colorcore.dataset.unit import SourcePhoto
+from colorcore.photos.refusal import PhotoRefused, Reason
+from colorcore.storage.store import StorageError, Store
+from pipelines.sources.listing import is_tar, list_photos
+from pipelines.sources.source import PlannedPhoto, Source, open_sources
+from pipelines.sources.tars import check_size, tar_photos
+
+REMOTE_READS = 16
+"""Remote photos that a task reads at a time, and twice that many ahead."""
+AHEAD_BYTES = 128 << 20
+"""Bytes of remote photos that a task holds read ahead; one photo may be larger."""
+READ_TOGETHER = 256
+
+
+# -- reading -----------------------------------------------------------------------------------
+
+
+def read_photos(
+    sources: Sequence[Source], photos: Sequence[PlannedPhoto], max_bytes: int
+) -> Iterator[SourcePhoto]:
+    """The bytes of photos, in order, and of the photos in tars; remote ones are read ahead.
+
+    A photo that is gone, too large or no file comes as its refusal.
+
+    Raises:
+        StorageError: a store does not answer, or refuses.
+    """
+    files = [photo for photo in photos if not is_tar(photo)]
+    with ExitStack() as stack:
+        if any(sources[photo.root].place(photo)[0].local is None for photo in files):
+            ahead = stack.enter_context(_ReadAhead(sources, files, max_bytes))
+            contents = iter(ahead)
+        else:
+            contents = (_content(sources, photo, partial(check_size, max_bytes)) for photo in files)
+        for photo in photos:
+            if is_tar(photo):
+                yield from tar_photos(sources, photo, max_bytes)
+            else:
+                yield SourcePhoto(photo.root, photo.source, next(contents))
+
+
+def photos_of(
+    locations: Sequence[str | Path], max_bytes: int, *, skip: Store | None = None
+) -> Iterator[SourcePhoto]:
+    """List and read all photos of some sources; holds ``READ_TOGETHER`` paths at a time.
+
+    Raises:
+        WrongCallError, StorageError: as :func:`open_sources` and :func:`list_photos`.
+    """
+    sources = open_sources(locations)
+    listed = list_photos(sources, Counter(), skip=skip)
+    while photos := list(islice(listed, READ_TOGETHER)):
+        yield from read_photos(sources, photos, max_bytes)
+
+
+def _content(
+    sources: Sequence[Source], photo: PlannedPhoto, admit: Callable[[int], None]
+) -> bytes | PhotoRefused:
+    try:
+        store, name = sources[photo.root].place(photo)
+        return store.read(name, admit=admit)
+    except PhotoRefused as refusal:
+        return refusal
+    except OSError as error:
+        detail = error.strerror or str(error) or type(error).__name__
+        if isinstance(error, FileNotFoundError):
+            detail = "no such file"
+        return PhotoRefused(Reason.UNREADABLE, detail)
+    except ValueError as error:  # a name that no file can have
+        return PhotoRefused(Reason.UNREADABLE, str(error))
+
+
+class _ReadAhead:
+    """Reads photos in threads, in order, at most ``AHEAD_BYTES`` ahead of the consumer."""
+
+    def __init__(
+        self, sources: Sequence[Source], photos: Sequence[PlannedPhoto], max_bytes: int
+    ) -> None:
+        self._sources, self._photos, self._max_bytes = sources, photos, max_bytes
+        self._pool = ThreadPoolExecutor(REMOTE_READS, "photos")
+        self._change = threading.Condition()
+        self._held: dict[int, int] = {}
+        self._next = 0
+        self._stopped = False
+
+    def __enter__(self) -> _ReadAhead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._change:
+            self._stopped = True
+            self._change.notify_all()
+        self._pool.shutdown(cancel_futures=True)
+
+    def __iter__(self) -> Iterator[bytes | PhotoRefused]:
+        running: deque[Future[bytes | PhotoRefused]] = deque()
+        submitted = 0
+        for number in range(len(self._photos)):
+            while submitted < len(self._photos) and submitted - number < 2 * REMOTE_READS:
+                running.append(self._pool.submit(self._read, submitted))
+                submitted += 1
+            yield running.popleft().result()
+            with self._change:
+                self._held.pop(number, None)
+                self._next = number + 1
+                self._change.notify_all()
+
+    def _read(self, number: int) -> bytes | PhotoRefused:
+        return _content(self._sources, self._photos[number], partial(self._admit, number))
+
+    def _admit(self, number: int, size: int) -> None:
+        """Wait until the photo fits; the next one to be consumed always does."""
+        check_size(self._max_bytes, size)
+        with self._change:
+            self._change.wait_for(
+                lambda: (
+                    self._stopped
+                    or number <= self._next
+                    or number in self._held
+                    or sum(self._held.values()) + size <= AHEAD_BYTES
+                )
+            )
+            if self._stopped:
+                raise StorageError("nobody waits for this photo any more")
+            self._held[number] = size

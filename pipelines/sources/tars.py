@@ -1,0 +1,83 @@
+"""Photos inside tars."""
+
+from __future__ import annotations
+
+import posixpath
+import tarfile
+from collections.abc import Iterator, Sequence
+
+from colorcore.dataset.unit import SourcePhoto
+from colorcore.photos.read import PHOTO_SUFFIXES
+from colorcore.photos.refusal import PhotoRefused, Reason
+from pipelines.sources.source import PlannedPhoto, Source
+
+_TAR_END = 1024
+_TAR_BUFFER = 1 << 20
+
+
+def tar_photos(
+    sources: Sequence[Source], photo: PlannedPhoto, max_bytes: int
+) -> Iterator[SourcePhoto]:
+    """The photos in a tar, in its order; what does not end as a tar must is refused, by name."""
+    found = 0
+
+    def refused(reason: Reason, detail: str) -> SourcePhoto:
+        return SourcePhoto(photo.root, photo.source, PhotoRefused(reason, detail))
+
+    try:
+        store, name = sources[photo.root].place(photo)
+        size = store.size(name)
+        with (
+            store.stream(name) as file,
+            tarfile.open(fileobj=file, mode="r|", bufsize=_TAR_BUFFER) as tar,
+        ):
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]
+                # tarfile would go on to wherever the header says, step by step
+                if member.size < 0 or tar.offset >= size + tarfile.BLOCKSIZE:
+                    what = f"{_printable(member.name)} has {member.size:,} bytes by its header"
+                    raise tarfile.ReadError(f"{what}, the tar has {size:,}")
+                suffix = posixpath.splitext(member.name)[1].lower()
+                if not member.isreg() or suffix not in PHOTO_SUFFIXES:
+                    continue
+                yield SourcePhoto(
+                    photo.root,
+                    f"{photo.source}#{_printable(member.name)}",
+                    _member(tar, member, max_bytes),
+                )
+                found += 1
+            end = tar.offset
+        ending = store.read_range(name, end, _TAR_BUFFER)
+    except (tarfile.TarError, EOFError) as error:
+        reason = Reason.TRUNCATED if found else Reason.UNREADABLE
+        yield refused(reason, f"the tar is damaged after {found} photos: {error}")
+    except (OSError, ValueError) as error:  # a name that no file can have, too
+        yield refused(Reason.UNREADABLE, getattr(error, "strerror", None) or str(error))
+    else:
+        if ending.strip(b"\0"):
+            what = f"expected its end or a header at byte {end:,}"
+            yield refused(Reason.TRUNCATED, f"the tar is damaged after {found} photos: {what}")
+        elif len(ending) < _TAR_END:
+            yield refused(Reason.TRUNCATED, f"the tar ends early, after {found} photos")
+
+
+def _member(tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> bytes | PhotoRefused:
+    try:
+        check_size(max_bytes, member.size)
+    except PhotoRefused as refusal:
+        return refusal
+    file = tar.extractfile(member)
+    data = file.read() if file is not None else b""
+    if len(data) < member.size:
+        raise tarfile.ReadError(f"{member.name} has {len(data):,} of {member.size:,} bytes")
+    return data
+
+
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def check_size(max_bytes: int, size: int) -> None:
+    """Refuse a photo of more bytes than are allowed."""
+    if size > max_bytes:
+        raise PhotoRefused(Reason.TOO_LARGE, f"{size:,} bytes, expected at most {max_bytes:,}")
