@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# A `cc` command that may be started again and again, as schedulers do:
+# Makes a `cc` command safe to restart any number of times, as schedulers do:
 #
 #   go-on cc train s3://datasets/photos --out s3://models/first
 #
-# runs it with --resume, and without where there is nothing to go on from (`cc` says so by its exit
-# code 2, for a wrong call). SIGTERM and SIGINT become one SIGINT, upon which `cc` writes a
-# checkpoint and stops; this then ends as the command did.
+# The command runs with --resume. If there is nothing to resume, which `cc` reports with exit code 2
+# (wrong usage), it runs again without --resume. SIGTERM and SIGINT are forwarded as SIGINT, on which
+# `cc` writes a checkpoint and stops. The exit code is the command's.
 set -uo pipefail
-set -m # so that the command does not ignore SIGINT, as background commands do
+set -m # job control: without it, background commands ignore SIGINT
 
 [ $# -gt 0 ] || { echo "usage: ${0##*/} COMMAND..." >&2; exit 2; }
 
@@ -27,14 +27,14 @@ attempt() {
     while true; do
         wait "$child"
         code=$?
-        kill -0 "$child" 2>/dev/null || return "$code" # a signal ends wait, not always the command
+        kill -0 "$child" 2>/dev/null || return "$code" # a signal ends wait early
     done
 }
 
 attempt "$@" --resume
 code=$?
 if [ "$code" = 2 ] && [ -z "$stopping" ]; then
-    echo "nothing to go on from: starting anew" >&2
+    echo "nothing to resume: starting from scratch" >&2
     attempt "$@"
     code=$?
 fi

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Random secrets for one's own cluster: files that only their owner can read.
+# Creates random secrets for a cluster of your own, in files that only their owner can read.
 #
-#   make-secrets.sh [DIR]        DIR is infra/compose/secrets if it is not named
+#   make-secrets.sh [DIR]        DIR defaults to infra/compose/secrets
 #
-# Files that exist stay as they are, so that running it again changes nothing. It prints names of
-# files and no secret.
+# Existing files are kept, so running the script again changes nothing. It prints file names, but
+# never a secret.
 #
-#   ray-token          the token of Ray's cluster
-#   postgres-password  of PostgreSQL's user mlflow; pgpass holds it as clients read it
-#   s3.json            the S3 store's users; aws-credentials holds the key as clients read it
-#   mlflow-auth.ini    MLflow's administrator; mlflow-credentials holds it as clients read it
-#   mlflow-secret-key  what MLflow signs its forms with
+#   ray-token          the Ray cluster's token
+#   postgres-password  password of PostgreSQL's user mlflow; clients read it from pgpass
+#   s3.json            the S3 store's users; clients read the key from aws-credentials
+#   mlflow-auth.ini    MLflow's administrator; clients read the login from mlflow-credentials
+#   mlflow-secret-key  the key with which MLflow signs its forms
 set -euo pipefail
 umask 077
 
@@ -19,11 +19,11 @@ dir=${1:-$here/compose/secrets}
 mkdir -p "$dir"
 chmod 700 "$dir"
 
-random() { # bytes, as hexadecimal digits
+random() { # prints this many random bytes as hexadecimal digits
     od -An -N "$1" -tx1 /dev/urandom | tr -d ' \n'
 }
 
-# Write a file at once, or leave the one that is there.
+# Writes stdin to a file atomically, or keeps the existing file.
 keep() {
     local name=$1
     if [ -e "$dir/$name" ]; then
@@ -36,10 +36,10 @@ keep() {
     cat >"$new"
     chmod 600 "$new"
     mv "$new" "$dir/$name"
-    echo "made $dir/$name" >&2
+    echo "created $dir/$name" >&2
 }
 
-value() { # of a key in a file such as aws-credentials
+value() { # prints the value of a key in a file such as aws-credentials
     sed -n "s/^$1 *= *//p" "$2"
 }
 
@@ -84,7 +84,7 @@ authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 FILE
 random 32 | keep mlflow-secret-key
 
-# Containers run as the owner of these files. Root's are given to the image's own user instead.
+# The containers run as the owner of these files. If that is root, the image's user gets them instead.
 uid=$(id -u)
 if [ "$uid" = 0 ]; then
     uid=1000

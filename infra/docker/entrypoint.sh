@@ -1,29 +1,31 @@
 #!/usr/bin/env bash
-# What a container of colorcore's image does.
+# Entry point of the colorcore image.
 #
 #   colorcore-entrypoint [--dry-run] ROLE [ARGUMENT...]
 #
-#   head        Ray's head; more arguments go to `ray start`
-#   worker      a Ray worker of the cluster at $RAY_HEAD (default head:6379)
-#   job         submits the command that follows to the cluster whose dashboard is
-#               $RAY_DASHBOARD (default http://head:8265), and shows its output
-#   mlflow      the MLflow server
-#   buckets     makes the S3 buckets that follow, where they are missing
-#   health      whether this container's role is well: for health checks
-#   anything else is a command, which is run as it is
+#   head        starts Ray's head; further arguments are passed to `ray start`
+#   worker      starts a Ray worker and joins the cluster at $RAY_HEAD (default head:6379)
+#   job         submits the given command to the cluster whose dashboard is $RAY_DASHBOARD
+#               (default http://head:8265), and shows its output
+#   mlflow      starts the MLflow server
+#   buckets     creates the given S3 buckets if they are missing
+#   health      checks this container's role, for health checks
+#   Anything else is run as a command, unchanged.
 #
-# --dry-run prints what would be run, and reads no secret.
+# --dry-run prints the command instead of running it, and reads no secret.
 #
-# head, worker   RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN: the cluster's token, without which no Ray is
-#                started; RAY_NUM_CPUS, RAY_NUM_GPUS, RAY_OBJECT_STORE_BYTES: default, what there
-#                is; RAY_DASHBOARD_HOST: default loopback; RAY_USE_TLS=1 with RAY_TLS_SERVER_CERT,
-#                RAY_TLS_SERVER_KEY and RAY_TLS_CA_CERT
-# mlflow         MLFLOW_BACKEND_STORE_URI (without a password: that is PGPASSFILE's),
-#                MLFLOW_ARTIFACTS_DESTINATION, MLFLOW_HOST (default loopback), MLFLOW_PORT (5000),
-#                MLFLOW_ALLOWED_HOSTS, MLFLOW_WORKERS (2); MLFLOW_AUTH_CONFIG_PATH with
-#                MLFLOW_FLASK_SERVER_SECRET_KEY_FILE: users and passwords; MLFLOW_TLS_CERT with
-#                MLFLOW_TLS_KEY: https
-# buckets        MLFLOW_S3_ENDPOINT_URL or AWS_ENDPOINT_URL; the AWS tools' usual credentials
+# Environment variables by role:
+#
+# head, worker,  RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN: the cluster's token (required);
+# job            RAY_USE_TLS=1 with RAY_TLS_SERVER_CERT, RAY_TLS_SERVER_KEY and RAY_TLS_CA_CERT
+# head, worker   RAY_NUM_CPUS, RAY_NUM_GPUS, RAY_OBJECT_STORE_BYTES (default: what the machine has)
+# head           RAY_DASHBOARD_HOST (default: loopback)
+# mlflow         MLFLOW_BACKEND_STORE_URI (without a password, which belongs in PGPASSFILE),
+#                MLFLOW_ARTIFACTS_DESTINATION, MLFLOW_HOST (default: loopback), MLFLOW_PORT (5000),
+#                MLFLOW_ALLOWED_HOSTS, MLFLOW_WORKERS (2); for user names and passwords:
+#                MLFLOW_AUTH_CONFIG_PATH with MLFLOW_FLASK_SERVER_SECRET_KEY_FILE; for HTTPS:
+#                MLFLOW_TLS_CERT with MLFLOW_TLS_KEY
+# buckets        MLFLOW_S3_ENDPOINT_URL or AWS_ENDPOINT_URL, and the usual AWS credentials
 set -euo pipefail
 
 dry=
@@ -34,7 +36,7 @@ fail() {
     exit 2
 }
 
-# Run the command in this process, or print it.
+# Replaces this process with the command; in a dry run, only prints it.
 run() {
     if [ -n "$dry" ]; then
         printf '%q ' "$@"
@@ -48,17 +50,17 @@ remember() {
     [ -n "$dry" ] || (umask 077 && echo "$*" >"$state")
 }
 
-# A file that is named by a variable must be there, unless nothing is run.
+# Fails unless the variable names a readable, non-empty file; a dry run only checks that it is set.
 need_file() {
     local name=$1
     local path=${!name-}
-    [ -n "$path" ] || fail "expected $name to name a file, found it empty"
-    [ -n "$dry" ] || [ -s "$path" ] || fail "expected a file in $path ($name), found none, or an empty one"
-    [ -n "$dry" ] || [ -r "$path" ] || fail "cannot read $path ($name): it belongs to another user than $(id -u)"
+    [ -n "$path" ] || fail "$name is not set; set it to the path of a file"
+    [ -n "$dry" ] || [ -s "$path" ] || fail "the file $path ($name) is missing or empty; mount it"
+    [ -n "$dry" ] || [ -r "$path" ] || fail "user $(id -u) cannot read $path ($name); change its owner or mode"
 }
 
 check_ray() {
-    [ "${RAY_AUTH_MODE-}" = token ] || fail "expected RAY_AUTH_MODE=token, got '${RAY_AUTH_MODE-}'"
+    [ "${RAY_AUTH_MODE-}" = token ] || fail "RAY_AUTH_MODE is '${RAY_AUTH_MODE-}'; set RAY_AUTH_MODE=token"
     [ -n "${RAY_AUTH_TOKEN-}" ] || need_file RAY_AUTH_TOKEN_PATH
     if [ "${RAY_USE_TLS-0}" = 1 ]; then
         need_file RAY_TLS_SERVER_CERT
@@ -91,7 +93,7 @@ ray_worker() {
 
 job() {
     check_ray
-    [ $# -gt 0 ] || fail "expected a command after job, such as: job cc train s3://datasets/photos --address auto"
+    [ $# -gt 0 ] || fail "job needs a command, such as: job cc train s3://datasets/photos --address auto"
     remember job
     run ray job submit --address "${RAY_DASHBOARD:-http://head:8265}" -- "$@"
 }
@@ -99,15 +101,15 @@ job() {
 mlflow_server() {
     local host=${MLFLOW_HOST:-127.0.0.1} port=${MLFLOW_PORT:-5000} scheme=http
     local options=(--host "$host" --port "$port" --workers "${MLFLOW_WORKERS:-2}")
-    [ -n "${MLFLOW_BACKEND_STORE_URI-}" ] || fail "expected MLFLOW_BACKEND_STORE_URI, found it empty"
+    [ -n "${MLFLOW_BACKEND_STORE_URI-}" ] || fail "MLFLOW_BACKEND_STORE_URI is not set; set it to the database's URI"
     case ${MLFLOW_BACKEND_STORE_URI} in
-    *://*:*@*) fail "MLFLOW_BACKEND_STORE_URI holds a password; name a file with it by PGPASSFILE" ;;
+    *://*:*@*) fail "MLFLOW_BACKEND_STORE_URI contains a password; move it to a file and set PGPASSFILE to its path" ;;
     esac
     options+=(--artifacts-destination "${MLFLOW_ARTIFACTS_DESTINATION:-/data/mlartifacts}")
     [ -z "${MLFLOW_ALLOWED_HOSTS-}" ] || options+=(--allowed-hosts "$MLFLOW_ALLOWED_HOSTS")
     if [ -n "${PGPASSFILE-}" ]; then
         need_file PGPASSFILE
-        if [ -z "$dry" ]; then # libpq ignores one that others may read, as mounted files may be
+        if [ -z "$dry" ]; then # libpq ignores a file that others can read, as mounted files often are
             local copy=${TMPDIR:-/tmp}/colorcore-pgpass
             (umask 077 && rm -f "$copy" && cat "$PGPASSFILE" >"$copy")
             export PGPASSFILE=$copy
@@ -129,12 +131,12 @@ mlflow_server() {
         options+=(--uvicorn-opts "--ssl-certfile $MLFLOW_TLS_CERT --ssl-keyfile $MLFLOW_TLS_KEY")
     fi
     remember mlflow "$scheme://127.0.0.1:$port/health"
-    # The store's address stays in the environment: on the command line any user would see it.
+    # The database's URI stays in the environment: on the command line, any user could see it.
     run mlflow server "${options[@]}"
 }
 
 buckets() {
-    [ $# -gt 0 ] || fail "expected names of buckets after buckets"
+    [ $# -gt 0 ] || fail "buckets needs the names of the buckets to create"
     remember buckets
     run python -c '
 import os, sys
@@ -147,21 +149,21 @@ try:
     for name in sys.argv[1:]:
         if name not in there:
             client.create_bucket(Bucket=name)
-        print("there is" if name in there else "made", name)
+        print("found" if name in there else "created", name)
 except (BotoCoreError, ClientError) as error:
-    sys.exit(f"error: cannot make buckets: {error}")
+    sys.exit(f"error: cannot create buckets: {error}")
 ' "$@"
 }
 
 health() {
     local role argument
-    [ -r "$state" ] || fail "nothing has been started in this container"
+    [ -r "$state" ] || fail "no role has been started in this container"
     read -r role argument <"$state" || true
     case $role in
     head) run ray health-check --address "$(hostname -i | cut -d' ' -f1):6379" ;;
     worker) run ray health-check --address "$argument" ;;
     mlflow)
-        # Whether it answers; its certificate names the address that clients know it by.
+        # Only checks that the server responds: its certificate names the address that clients use.
         run python -c '
 import ssl, sys, urllib.request
 unchecked = ssl.create_default_context()
@@ -185,7 +187,7 @@ head) ray_head "$@" ;;
 worker) ray_worker "$@" ;;
 job) job "$@" ;;
 mlflow)
-    # The role is the word alone; with arguments it is MLflow's own command.
+    # Without arguments, this is the role; with arguments, it is MLflow's own command.
     if [ $# -eq 0 ]; then mlflow_server; else run mlflow "$@"; fi
     ;;
 buckets) buckets "$@" ;;

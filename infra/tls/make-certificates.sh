@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Certificates for Ray's and MLflow's TLS: an authority of your own, and one certificate a node.
+# Creates TLS certificates for Ray and MLflow: your own authority, and one certificate per node.
 #
 #   make-certificates.sh DIR NAME_OR_IP…
 #
-# DIR/ca.crt and DIR/ca.key are made when they are missing; then DIR/node.crt and DIR/node.key,
-# valid for every name and IP address given (localhost and 127.0.0.1 always), as a server's and as
-# a client's. Other nodes: the same command with another NODE=name, DIR being the same.
-# Keep ca.key away from the nodes: whoever has it can make certificates that all of them trust.
+# Creates DIR/ca.crt and DIR/ca.key if they are missing, then DIR/node.crt and DIR/node.key. The
+# certificate is valid for all given names and IP addresses, plus localhost and 127.0.0.1, both as a
+# server and as a client certificate. For other nodes, run it again with the same DIR and NODE=name.
+# Keep ca.key off the nodes: anyone who has it can create certificates that all nodes trust.
 set -euo pipefail
 umask 077
 
@@ -17,7 +17,7 @@ if [ $# -lt 1 ]; then
     echo "usage: [NODE=node] [DAYS=365] ${0##*/} DIR NAME_OR_IP..." >&2
     exit 2
 fi
-command -v openssl >/dev/null || { echo "error: expected openssl on PATH, found none" >&2; exit 1; }
+command -v openssl >/dev/null || { echo "error: openssl is not on PATH; install it" >&2; exit 1; }
 dir=$1
 shift
 mkdir -p "$dir"

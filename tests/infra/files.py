@@ -1,4 +1,4 @@
-"""What the tests of infra/ share: where things are, versions, and tools that check files."""
+"""Helpers for the tests of infra/: paths, versions, and tools that check files."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
 SCHEMAS = Path(__file__).parent / "schemas"
 SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY|PRIVATE|CREDENTIAL", re.IGNORECASE)
-"""Names of variables that could hold a secret."""
+"""Matches variable names that could hold a secret."""
 NAMES_A_FILE = re.compile(r"(_FILE|_PATH|PASSFILE)$")
 
 
 def tool(name: str) -> str:
-    """A program beside this Python or on PATH; the test is skipped where there is none."""
+    """The path of a program next to this Python or on PATH; skips the test if there is none."""
     here = Path(sys.executable).with_name(name)
     found = str(here) if here.exists() else shutil.which(name)
-    if found is None:  # linters and servers of .[dev], or a system's package
+    if found is None:  # from .[dev], or from a system package
         pytest.skip(f"{name} is not installed (make setup, or the system's packages)")
     return found
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
-    """The documents of a YAML file."""
+    """The non-empty documents of a YAML file."""
     return [each for each in yaml.safe_load_all(path.read_text()) if each]
 
 
 @cache
 def constraints() -> dict[str, str]:
-    """Versions of constraints.txt by name in lower case."""
+    """Package versions from constraints.txt, by lower-case name."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pairs = (line.partition("==") for line in lines if "==" in line and not line.startswith("#"))
     return {name.strip().lower(): version.strip() for name, _, version in pairs}
@@ -55,7 +55,7 @@ def pyproject() -> dict[str, Any]:
 
 
 def validator(schema: str, definition: str | None = None) -> jsonschema.protocols.Validator:
-    """Checks by a file of schemas/, or by one definition in it."""
+    """A validator for a file in schemas/, or for one definition in it."""
     registry: Registry[Any] = Registry().with_resources(
         (path.name, Resource.from_contents(json.loads(path.read_text()), DRAFT202012))
         for path in SCHEMAS.glob("*.json")
@@ -65,12 +65,12 @@ def validator(schema: str, definition: str | None = None) -> jsonschema.protocol
 
 
 def faults(check: jsonschema.protocols.Validator, document: Any) -> list[str]:
-    """What is wrong, each as ``place: reason``."""
+    """All validation errors, each as ``place: reason``."""
     return [f"{error.json_path}: {error.message}" for error in check.iter_errors(document)]
 
 
 def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every scalar below a node of YAML, with its path."""
+    """Every scalar below a YAML node, with its path."""
     if isinstance(node, dict):
         for key, value in node.items():
             yield from leaves(value, f"{path}.{key}")
@@ -94,7 +94,7 @@ def run(
 
 
 def program(path: Path, text: str) -> Path:
-    """Write a program that can be run."""
+    """Writes an executable file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     path.chmod(0o755)
@@ -103,12 +103,12 @@ def program(path: Path, text: str) -> Path:
 
 @cache
 def ray_start_options() -> frozenset[str]:
-    """The options of `ray start`, of the Ray that is installed."""
+    """The options that the installed `ray start` accepts."""
     from ray.scripts.scripts import start
 
     return frozenset(option for each in start.params for option in each.opts)
 
 
 def options_of(words: list[str]) -> set[str]:
-    """The long options among the words of a command."""
+    """The long options among a command's words."""
     return {word.partition("=")[0] for word in words if word.startswith("--") and word != "--"}

@@ -1,4 +1,4 @@
-"""A Slurm of three nodes, all of them this machine, of processes that end with the test."""
+"""A three-node Slurm on this machine, whose processes end with the test."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ PartitionName=high Nodes={names} PriorityTier=2 PreemptMode=OFF
 
 
 def why_no_slurm() -> str:
-    """What this machine lacks; empty if it has all."""
+    """Why Slurm cannot run on this machine; empty if it can."""
     missing = [name for name in DAEMONS if shutil.which(name, path=PATH) is None]
     if missing:
-        return f"Slurm: found no {', '.join(missing)}; install slurmctld, slurmd and slurm-client"
-    return "" if os.geteuid() == 0 else "Slurm: its daemons run as root"
+        return f"no {', '.join(missing)} found; install slurmctld, slurmd and slurm-client"
+    return "" if os.geteuid() == 0 else "Slurm's daemons need root"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Slurm:
         return {"SLURM_CONF": str(self.folder / "slurm.conf")}
 
     def call(self, *words: str | Path, **more: str) -> str:
-        """What a command of Slurm's prints."""
+        """Runs a Slurm command and returns its stdout."""
         done = subprocess.run(
             [*map(str, words)], cwd=self.folder, env={**os.environ, **self.env, **more},
             capture_output=True, text=True, check=False,
@@ -73,7 +73,7 @@ class Slurm:
         return done.stdout
 
     def job(self, number: str) -> dict[str, str]:
-        """What Slurm knows of a job."""
+        """A job's fields, as reported by `scontrol show job`."""
         words = self.call("scontrol", "--oneliner", "show", "job", number).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
@@ -86,7 +86,7 @@ class Slurm:
 
 @contextmanager
 def slurm(folder: Path, more: str = "") -> Iterator[Slurm]:
-    """Start it, with more lines in its configuration, in an empty folder."""
+    """Starts Slurm in an empty folder; ``more`` is appended to its configuration."""
     here = Slurm(folder)
     ports = [_free_port() for _ in range(len(NODES) + 1)]
     host = socket.gethostname()
@@ -125,7 +125,7 @@ def slurm(folder: Path, more: str = "") -> Iterator[Slurm]:
         )
         try:
             yield here
-        finally:  # a test that failed has left a job
+        finally:  # a failed test may leave a job behind
             here.call("scancel", "--user", getpass.getuser())
             here.wait_for(lambda: not here.call("squeue", "-h"))
 

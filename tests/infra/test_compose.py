@@ -1,4 +1,4 @@
-"""The compose file: by the specification's schema, and what it promises about ports and secrets."""
+"""The compose files: valid by the specification's schema, with safe ports and secrets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def settings() -> dict[str, str]:
 
 
 def filled_in(node: Any, values: dict[str, str]) -> Any:
-    """The document with ``${NAME:-default}`` as compose would put it."""
+    """The document with ``${NAME:-default}`` substituted as compose does."""
     if isinstance(node, dict):
         return {key: filled_in(value, values) for key, value in node.items()}
     if isinstance(node, list):
@@ -134,7 +134,7 @@ def test_postgresql_is_reached_by_mlflow_alone() -> None:
 
 
 def test_the_s3_stores_own_parts_stay_on_its_loopback() -> None:
-    """Its master, volume and filer servers ask for no password."""
+    """Its master, volume and filer servers require no password."""
     command = SERVICES["s3"]["command"]
     assert {"-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3.ip.bind=0.0.0.0"} <= set(command)
     assert "-s3.config=/run/secrets/s3.json" in command
@@ -152,7 +152,7 @@ def test_our_containers_have_no_rights_to_spare() -> None:
 def test_every_service_has_a_health_check_and_waits_for_healthy_ones() -> None:
     image_has_one = "HEALTHCHECK" in (INFRA / "docker" / "Dockerfile").read_text()
     for name, service in SERVICES.items():
-        ends = name in ("buckets", "job")  # these do one thing and end
+        ends = name in ("buckets", "job")  # these run once and exit
         assert ends == bool(service.get("healthcheck", {}).get("disable"))
         assert ends or service.get("healthcheck") or (image_has_one and name in OURS)
         for other, how in service.get("depends_on", {}).items():
@@ -168,7 +168,7 @@ def test_named_volumes_hold_what_must_stay() -> None:
         for volume in service.get("volumes", ())
     }
     assert set(COMPOSE["volumes"]) == {"postgres", "s3", "models"} == mounted - {"./photos"}
-    # From PostgreSQL 18 on the image keeps its data below this folder.
+    # Since PostgreSQL 18, the image keeps its data below this folder.
     assert SERVICES["postgres"]["volumes"] == ["postgres:/var/lib/postgresql"]
 
 

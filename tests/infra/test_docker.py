@@ -1,4 +1,4 @@
-"""The Dockerfile: what it builds from, whom it runs as, and what gets into its context."""
+"""The Dockerfile: base image, user, installed packages, and build context."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_everything_is_installed_by_the_constraints_and_torch_is_among_them() ->
 
 
 def test_login_shells_find_the_commands_too() -> None:
-    """Debian's /etc/profile sets PATH anew; Ray's launcher and KubeRay start login shells."""
+    """Ray's launcher and KubeRay start login shells, in which Debian's /etc/profile resets PATH."""
     assert "/etc/profile.d/" in LOGICAL
     assert "export PATH=/opt/colorcore/bin:\\$PATH" in LOGICAL
 
@@ -101,7 +101,7 @@ def test_the_context_has_nothing_else_that_is_tracked() -> None:
     tracked = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
-    if not tracked:  # of an unpacked archive nobody can say what is tracked
+    if not tracked:  # in an unpacked archive, nothing tells which files are tracked
         pytest.skip("not a git checkout")
     tops = {Path(each).parts[0] for each in tracked}
     assert {"tests", "docs", ".ci"} & tops

@@ -1,4 +1,4 @@
-"""The image's entry point and go-on.sh: what they would run, what they refuse, what they do."""
+"""The image's entry point and go-on.sh: the commands they build, refuse and run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GO_ON = INFRA / "go-on.sh"
 
 @pytest.fixture
 def env(tmp_path: Path) -> dict[str, str]:
-    """An environment with a token and nothing else of Ray's or MLflow's."""
+    """An environment with Ray's token, and no other variables for Ray or MLflow."""
     token = tmp_path / "token"
     token.write_text("0123456789abcdef" * 4)
     return {
@@ -135,7 +135,7 @@ def test_mlflow_is_on_loopback_unless_told_and_its_options_exist(env: dict[str, 
     known = {option for each in server.params for option in each.opts}
     assert options_of(words[:at] + words[at:][:1]) <= known
     by_variable = {each.envvar for each in server.params if each.envvar}
-    assert set(MLFLOW) <= by_variable  # they reach it by the environment
+    assert set(MLFLOW) <= by_variable  # MLflow reads them from the environment
 
 
 def test_mlflow_gets_no_password_on_its_command_line_or_in_the_address(
@@ -149,7 +149,7 @@ def test_mlflow_gets_no_password_on_its_command_line_or_in_the_address(
 
 
 def test_mlflow_reads_its_secrets_from_files(env: dict[str, str], tmp_path: Path) -> None:
-    """libpq ignores a password file that others may read, as files mounted from Secrets are."""
+    """libpq ignores a password file that others can read, as files mounted from Secrets are."""
     files = {"pgpass": "*:*:*:mlflow:hush\n", "auth.ini": "[mlflow]\n", "key": "signing key"}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
@@ -198,15 +198,15 @@ def test_buckets_are_made_where_they_are_missing(env: dict[str, str], s3_server:
     }
     told["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
     first = run(ENTRY, "buckets", "infra-one", "infra-two", env=told)
-    assert first.stdout.splitlines() == ["made infra-one", "made infra-two"], first.stderr
+    assert first.stdout.splitlines() == ["created infra-one", "created infra-two"], first.stderr
     again = run(ENTRY, "buckets", "infra-two", "infra-three", env=told)
-    assert again.stdout.splitlines() == ["there is infra-two", "made infra-three"]
+    assert again.stdout.splitlines() == ["found infra-two", "created infra-three"]
 
 
 # -- go-on.sh ----------------------------------------------------------------------------------
 
 CC = """#!/usr/bin/env python3
-# Behaves as `cc train` does: --resume needs a checkpoint, SIGINT makes one.
+# Behaves like `cc train`: --resume needs a checkpoint, SIGINT writes one.
 import pathlib, signal, sys, time
 log, checkpoint, mode = pathlib.Path("log"), pathlib.Path("checkpoint"), sys.argv[1]
 log.open("a").write(" ".join(sys.argv[1:]) + "\\n")
@@ -260,5 +260,5 @@ def test_go_on_stops_the_command_with_a_checkpoint(cc: Path, sent: signal.Signal
 def wait_for(path: Path, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not path.exists():
-        assert time.monotonic() < end, f"{path.name} did not come"
+        assert time.monotonic() < end, f"{path.name} did not appear"
         time.sleep(0.02)

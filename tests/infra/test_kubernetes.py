@@ -1,4 +1,4 @@
-"""infra/kubernetes: by schemas, as kubectl puts it together, and what it promises about access."""
+"""infra/kubernetes: valid by its schemas, builds with kubectl, and restricts access."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def one(kind: str, name: str = "") -> dict[str, Any]:
 
 
 def pods(node: Any) -> Iterator[dict[str, Any]]:
-    """Every pod template below a node: what has containers, with its labels."""
+    """Every pod template (anything with containers) below a node, including its labels."""
     if isinstance(node, dict):
         if "containers" in node.get("spec", {}):
             yield node
@@ -99,8 +99,9 @@ def test_all_manifests_of_the_base_are_in_its_kustomization_and_none_else() -> N
 
 @pytest.mark.parametrize("overlay", ["base", "gpu"])
 def test_kubectl_puts_it_together(overlay: str) -> None:
-    if shutil.which("kubectl") is None:  # PyPI has none, Debian 12 an old one (1.20)
-        # which cannot read the gpu overlay's patch, so .ci/run does not install it.
+    if shutil.which("kubectl") is None:
+        # PyPI has no kubectl, and Debian 12's (1.20) cannot read the gpu overlay's patch, so
+        # .ci/run does not install it.
         pytest.skip("kubectl is not installed")
     answer = run("kubectl", "kustomize", FOLDER / overlay)
     assert answer.returncode == 0, answer.stderr
@@ -115,7 +116,7 @@ def test_kubectl_puts_it_together(overlay: str) -> None:
 
 
 def test_the_gpu_overlay_changes_the_groups_it_means() -> None:
-    """The same check where there is no kubectl: its patch's tests hold for the base."""
+    """The same check without kubectl: the `test` steps of the patch hold for the base."""
     (kustomization,) = documents(FOLDER / "gpu" / "kustomization.yaml")
     groups = one("RayCluster")["spec"]["workerGroupSpecs"]
     (patch,) = kustomization["patches"]
@@ -189,7 +190,7 @@ def test_nothing_reaches_the_pods_but_each_other_and_the_operator() -> None:
     assert inside["ingress"] == [{"from": [{"podSelector": {"matchLabels": PART}}]}]
     (rule,) = one("NetworkPolicy", "operator")["spec"]["ingress"]
     assert rule["ports"] == [{"protocol": "TCP", "port": 8265}]
-    for name, pod in PODS:  # else the policy would cut our own pods off
+    for name, pod in PODS:  # otherwise the policy would cut off our own pods
         assert PART.items() <= pod["metadata"]["labels"].items(), name
     services = [document for _, document in MANIFESTS if document["kind"] == "Service"]
     assert {service["spec"]["type"] for service in services} == {"ClusterIP"}
@@ -233,4 +234,4 @@ def test_the_job_goes_on_after_a_failure_and_takes_its_cluster_along() -> None:
     assert shlex.split(spec["entrypoint"])[:3] == ["go-on", "cc", "train"]
     assert spec["backoffLimit"] > 0
     assert spec["shutdownAfterJobFinishes"] is True
-    assert "name" not in one("RayJob")["metadata"]  # each kubectl create makes another
+    assert "name" not in one("RayJob")["metadata"]  # so that each `kubectl create` starts a new job

@@ -1,4 +1,4 @@
-"""shellcheck and hadolint find nothing; every script says what it is and can be run."""
+"""shellcheck and hadolint find nothing; every script is executable and strict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""infra/ray: by Ray's own validator and schema, and what the files promise about access."""
+"""infra/ray: valid by Ray's own validator and schema, and restricted in access."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def config(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def prepared(config: dict[str, Any]) -> dict[str, Any]:
-    """The file as `ray up` completes it with its defaults, checked as `ray up` checks it."""
+    """The file with the defaults that `ray up` adds, validated as `ray up` does."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     full: dict[str, Any] = prepare_config(copy.deepcopy(config))
@@ -50,7 +50,7 @@ def test_rays_validator_does_refuse(config: dict[str, Any]) -> None:
 
 
 def test_defaults_add_no_commands(config: dict[str, Any]) -> None:
-    """Ray's own would install another Ray, and open the dashboard to all."""
+    """Ray's default commands would install another Ray and open the dashboard to everyone."""
     full = prepared(config)
     assert full["setup_commands"] == full["head_setup_commands"] == []
     assert full["worker_setup_commands"] == []
@@ -87,7 +87,7 @@ def test_no_key_is_in_it_and_machines_are_known_by_what_they_are() -> None:
     for provider in PROVIDERS:
         for path, value in leaves(cluster(provider)):
             assert not re.search(r"AKIA[0-9A-Z]{16}|-----BEGIN|[0-9a-f]{32,}", str(value)), path
-            if SECRET.search(path.rpartition(".")[2]):  # a file that is mounted, or a policy
+            if SECRET.search(path.rpartition(".")[2]):  # a mounted file, or the metadata policy
                 assert value in ("~/.ray/auth_token", "required"), path
     for node in cluster("aws")["available_node_types"].values():
         assert node["node_config"]["IamInstanceProfile"] == {"Name": "colorcore"}

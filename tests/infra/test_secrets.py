@@ -1,4 +1,4 @@
-"""make-secrets.sh: random, readable by their owner alone, and in the forms their readers take."""
+"""make-secrets.sh: secrets are random, private, and in the formats that their readers accept."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_servers_and_clients_have_the_same(made: Path) -> None:
 def test_their_readers_take_them(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """boto3, MLflow's client and MLflow's server read the files by themselves."""
+    """boto3, the MLflow client and the MLflow server each read their file."""
     import boto3
 
     aws = ini(made / "aws-credentials")["default"]
@@ -110,7 +110,7 @@ def test_their_readers_take_them(
 
 
 def test_git_leaves_them_out() -> None:
-    if not (ROOT / ".git").exists():  # an unpacked archive: git has nothing to leave out
+    if not (ROOT / ".git").exists():  # in an unpacked archive, git ignores nothing
         pytest.skip("not a git checkout")
     paths = ["infra/compose/secrets/ray-token", "infra/compose/.env"]
     answer = subprocess.run(
@@ -120,7 +120,7 @@ def test_git_leaves_them_out() -> None:
 
 
 def test_compose_gets_the_owner_as_its_user(tmp_path: Path) -> None:
-    """In the folder that compose reads, the script also makes .env, without touching the rest."""
+    """In compose's own folder, the script also creates .env, and leaves other settings alone."""
     import os
 
     infra = tmp_path / "infra"

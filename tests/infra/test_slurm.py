@@ -1,6 +1,6 @@
-"""colorcore.sbatch on programs that stand in for Slurm's and Ray's, and truly run what they get.
+"""colorcore.sbatch, first with stand-ins for Slurm and Ray that really run the commands they get.
 
-Then on a real Slurm, with the same Ray.
+The last tests use a real Slurm, with the same stand-in for Ray.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.infra.test_entrypoint import CC, wait_for
 
 SCRIPT = INFRA / "slurm" / "colorcore.sbatch"
 
-# srun starts the command once for each node of the step, and passes its signals on.
+# Starts the command once per node of the step, and forwards SIGTERM to each.
 SRUN = """#!/usr/bin/env bash
 set -m
 while [[ ${1-} == --* ]]; do
@@ -47,7 +47,7 @@ case "$1 $2" in
 "requeue "*) echo "$2" >>requeued ;;
 esac
 """
-# A node is there while its process is; `ray status` prints what Ray 2.60 prints.
+# A node exists as long as its process; `ray status` prints the format of Ray 2.60.
 RAY = """#!/usr/bin/env bash
 case $1 in
 start)
@@ -85,7 +85,7 @@ class Job:
 
     @property
     def left(self) -> list[str]:
-        """What ought to be gone when the job is: nodes, and the token."""
+        """Nodes and tokens that remain, although the job should have removed them."""
         tokens = self.folder.glob("home/.colorcore/*")
         return [path.name for path in [*self.folder.glob("nodes/*"), *tokens]]
 
@@ -158,8 +158,8 @@ def test_the_token_is_a_file_and_nowhere_else(job: Job) -> None:
 @pytest.mark.parametrize(
     ("sent", "state", "again"),
     [
-        (signal.SIGUSR1, "RUNNING", True),  # the time is nearly up
-        (signal.SIGTERM, "RUNNING", True),  # another job takes the nodes
+        (signal.SIGUSR1, "RUNNING", True),  # the time limit is near
+        (signal.SIGTERM, "RUNNING", True),  # preempted by another job
         (signal.SIGTERM, "COMPLETING", False),  # scancel
     ],
 )
@@ -201,7 +201,7 @@ def test_ray_that_does_not_start_is_an_error_and_not_a_wait(job: Job) -> None:
     process = job.start("cc", "0")
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 2
-    assert "error: a step of Ray ended" in said
+    assert "error: a Ray step ended" in said
     assert time.monotonic() - before < 60
     assert job.left == []
 
@@ -245,7 +245,7 @@ def test_jobs_that_share_a_node_have_ports_of_their_own(job: Job) -> None:
     one, next_one = ports(4711), ports(4712)
     assert len(one) == 6
     assert not one & next_one
-    assert max(ports(1499)) < 32768  # below the ports that the system hands out
+    assert max(ports(1499)) < 32768  # below the system's ephemeral ports
     assert min(ports(1500)) >= 20000
 
 
@@ -265,7 +265,7 @@ def test_slurm_is_told_to_warn_and_to_queue_again() -> None:
 
 # -- on a real Slurm ------------------------------------------------------------------------------
 
-# Fails when Ray is gone, as `cc` does, and comes to its end once it is told to.
+# Fails when Ray is gone, as `cc` does, and ends once the file `finish` exists.
 ENDLESS = (
     CC.replace('mode == "wait"', 'not pathlib.Path("finish").exists()')
     .replace(
@@ -279,7 +279,7 @@ USER_SIGNAL = "SlurmctldParameters=preempt_send_user_signal"
 
 @pytest.fixture
 def real_job(job: Job) -> Job:
-    """With the programs that Slurm itself has."""
+    """The job with Slurm's own srun and scontrol instead of the stand-ins."""
     if reason := why_no_slurm():  # no Slurm, or not root
         pytest.skip(reason)
     for name in ("srun", "scontrol"):
@@ -289,7 +289,7 @@ def real_job(job: Job) -> Job:
 
 
 def submit(here: Slurm, job: Job) -> str:
-    """The number of a job on all nodes, whose command has begun."""
+    """Submits a job on all nodes, waits until its command runs, and returns its number."""
     words = (SCRIPT, "cc", "wait")
     number = here.call(
         "sbatch", "--parsable", *nodes(job), "--output=job.log", *words,
@@ -300,7 +300,7 @@ def submit(here: Slurm, job: Job) -> str:
 
 
 def processes(job: Job) -> list[psutil.Process]:
-    """Those of the job that still run: Slurm may have killed what there was no time to end."""
+    """The job's processes that still run; Slurm kills those that did not end in time."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -317,8 +317,8 @@ def nodes(job: Job) -> tuple[str, ...]:
     ("taken_by", "conf", "in_order"),
     [
         ("another job", USER_SIGNAL, True),
-        ("another job", "", False),  # it ends the steps, and Ray with them
-        ("its time", "", True),  # sent by hand: limits are whole minutes
+        ("another job", "", False),  # kills the steps, and Ray with them
+        ("its time", "", True),  # sent by the test, because limits are whole minutes
     ],
 )
 def test_a_job_whose_nodes_are_taken_queues_again_and_goes_on(
@@ -341,13 +341,13 @@ def test_a_job_whose_nodes_are_taken_queues_again_and_goes_on(
         here.wait_for(lambda: here.job(number)["Restarts"] == "1")
         here.wait_for(lambda: here.job(number)["JobState"] == "PENDING")
         assert (job.folder / "checkpoint").exists() == in_order
-        (job.folder / "checkpoint").touch()  # one that was written before
+        (job.folder / "checkpoint").touch()  # as if written earlier
         (job.folder / "finish").touch()
-        # Slurm itself waits for two minutes, so that what it revoked cannot be taken for the new.
+        # To tell the requeued job from the revoked one, Slurm waits two minutes; shorten that.
         here.call("scontrol", "update", f"JobId={number}", "StartTime=now+3")
         here.wait_for(lambda: here.job(number)["JobState"] == "COMPLETED")
     assert job.lines("log") == [
-        f"wait --address {address} --resume",  # there is nothing yet
+        f"wait --address {address} --resume",  # nothing to resume yet
         f"wait --address {address}",
         f"wait --address {address} --resume",
     ]

@@ -1,4 +1,4 @@
-"""make-certificates.sh: what it makes verifies, and nothing else does."""
+"""make-certificates.sh: its certificates verify, and others are rejected."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def handshake(
     server: Path, node: str, client: Path, name: str, *, shows: str | None = "node"
 ) -> str:
-    """One TLS connection on loopback, both sides showing certificates: what the client read."""
+    """Connects over TLS on loopback, both sides with certificates; returns what the client read."""
     accepting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     accepting.load_cert_chain(server / f"{node}.crt", server / f"{node}.key")
     accepting.load_verify_locations(server / "ca.crt")

@@ -1,4 +1,4 @@
-"""What the Dockerfile does, done here without Docker: build the wheel, install it, run it."""
+"""The Dockerfile's steps without Docker: build the wheel, install it, run it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PACKAGES = pyproject()["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from what is tracked or new here, as .dockerignore lets it into a build."""
-    if importlib.util.find_spec("hatchling") is None:  # it builds, so only .[dev] has it
+    """The wheel, built from the working tree as .dockerignore admits it to a build."""
+    if importlib.util.find_spec("hatchling") is None:  # build backend, only in .[dev]
         pytest.skip("hatchling is not installed (make setup)")
     folder = tmp_path_factory.mktemp("wheel")
     answer = run(
@@ -46,7 +46,7 @@ def test_it_holds_every_module_and_data_file_of_the_packages_and_nothing_else(wh
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel installed by itself, named with an extra as the Dockerfile names it."""
+    """The wheel, installed alone and with an extra, as in the Dockerfile."""
     site = tmp_path_factory.mktemp("site")
     answer = run(
         sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", site,
@@ -71,7 +71,7 @@ def test_its_commands_run(installed: Path, command: str, tmp_path: Path) -> None
 def test_the_entry_point_runs_the_command_that_the_image_runs_by_itself(
     installed: Path, tmp_path: Path
 ) -> None:
-    """CMD ["cc", "--help"] behind ENTRYPOINT, with PATH as the image sets it."""
+    """CMD ["cc", "--help"] behind ENTRYPOINT, with PATH set as in the image."""
     entry = program(
         tmp_path / "colorcore-entrypoint", (ROOT / "infra/docker/entrypoint.sh").read_text()
     )

@@ -1,9 +1,9 @@
-"""Cuts out of Kubernetes' OpenAPI definitions what infra/kubernetes uses, and writes it as JSON.
+"""Extracts the Kubernetes OpenAPI definitions that infra/kubernetes uses, as JSON.
 
     python tests/infra/schemas/trim_kubernetes.py _definitions.json > kubernetes.json
 
-``_definitions.json`` is the strict set of one version, as the package kubernetes-validate ships it
-(``kubernetes-json-schema/v1.35.0-local-strict``). Descriptions are left out.
+``_definitions.json`` is the strict set of one version, as shipped by the package
+kubernetes-validate (``kubernetes-json-schema/v1.35.0-local-strict``). Descriptions are dropped.
 """
 
 import json
@@ -24,7 +24,7 @@ PREFIX = "#/definitions/"
 
 
 def _refer(node: Any, found: set[str]) -> Any:
-    """The node with references into one file and without descriptions; notes what it refers to."""
+    """The node without descriptions, its references made local; adds their targets to ``found``."""
     if isinstance(node, list):
         return [_refer(each, found) for each in node]
     if not isinstance(node, dict):
@@ -45,7 +45,7 @@ def _refer(node: Any, found: set[str]) -> Any:
 
 
 def trim(definitions: dict[str, Any]) -> dict[str, Any]:
-    """The definitions of KINDS and of all that they refer to."""
+    """The definitions of KINDS, and of everything they refer to."""
     kept: dict[str, Any] = {}
     todo = set(KINDS)
     while todo:
