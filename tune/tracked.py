@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import JobError
 from pipelines.run_log.log import RunLog
-from pipelines.run_log.registry import register_champion
 from pipelines.run_log.resend import import_runs
-from pipelines.run_log.runs import TrackedRun, Unsent, end_run, start_run
+from pipelines.run_log.runs import Unsent, end_run, start_run
 from pipelines.run_log.spool import spool_folder
 from pipelines.tracking.model import MODEL
 from pipelines.tracking.names import CHAMPION, KIND_TAG, STUDY_TAG
-from pipelines.tracking.store import client_for
+from pipelines.tracking.registry import register_champion
+from pipelines.tracking.store import TrackedRun, client_for
 from tune.results import ARTIFACTS
 from tune.trials import trial_folder
 

@@ -23,7 +23,6 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +41,7 @@ from colorcore.storage.store import Store
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
 
 FORMAT = 1
 RECORD = "checkpoint.json"
@@ -265,52 +265,6 @@ def has_checkpoint(folder: str | Path | Store) -> bool:
     """
     store = open_store(folder)
     return any(place.exists(RECORD) for place in _versions(store))
-
-
-def optimizer_state(
-    optimizer: torch.optim.Optimizer, name: str = "optimizer"
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state as tensors named ``name.*``, and the rest as plain values by name."""
-    state = optimizer.state_dict()
-    tensors = {
-        f"{name}.{index}.{key}": value
-        for index, values in state["state"].items()
-        for key, value in values.items()
-    }
-    groups = [
-        {key: value for key, value in group.items() if key != "params"}
-        for group in state["param_groups"]
-    ]
-    return tensors, {name: groups}
-
-
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer, checkpoint: Checkpoint, name: str = "optimizer"
-) -> None:
-    """Put an optimiser into the state that :func:`optimizer_state` gave under that name.
-
-    Raises:
-        KeyError, ValueError: the checkpoint holds no such optimiser, or another model's.
-    """
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in checkpoint.training.items():
-        kind, _, rest = key.partition(".")
-        if kind == name:
-            index, _, what = rest.partition(".")
-            state.setdefault(int(index), {})[what] = tensor
-    groups = [
-        {**saved, "params": group["params"]}
-        for saved, group in zip(
-            checkpoint.optimizer[name], optimizer.state_dict()["param_groups"], strict=True
-        )
-    ]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def weights_under(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The tensors named ``name.*``, without that."""
-    prefix = f"{name}."
-    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:

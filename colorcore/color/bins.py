@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from colorcore.color.lab import AB_OFFSET
+
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
     from torch import Tensor
 
-from typing import TYPE_CHECKING
-
-from colorcore.color.lab import AB_OFFSET
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

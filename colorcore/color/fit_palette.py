@@ -6,13 +6,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from colorcore.color.bins import SIGMA, cell_ab, nearest_bins
 from colorcore.color.colorfulness import GREY_CHROMA
 from colorcore.color.lab import lab_to_rgb
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-from colorcore.color.bins import SIGMA, cell_ab, nearest_bins
 from colorcore.color.palette import (
     LAM,
     Palette,
@@ -21,6 +17,10 @@ from colorcore.color.palette import (
     check_centroids,
     histogram_shares,
 )
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
 
 HUE_SECTOR = 15.0
 """Degrees; within a sector a fitted palette runs from pale to vivid."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from colorcore.color.bins import CELLS, SIGMA, cell_ab, nearest_bins
 from colorcore.color.lab import AB_OFFSET
 from colorcore.storage.npy import npy_bytes
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from colorcore.storage.store import Store
-from colorcore.color.bins import CELLS, SIGMA, cell_ab, nearest_bins
 
 LAM = 0.5
 """λ, the uniform part of the distribution that the weights invert (Zhang et al. 2016, eq. 4)."""

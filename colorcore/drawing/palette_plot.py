@@ -10,6 +10,7 @@ import numpy as np
 from colorcore.color.colorfulness import GREY_CHROMA
 from colorcore.color.fit_palette import gamut_lightness, hue_order
 from colorcore.color.lab import AB_OFFSET, fit_gamut, lab_to_rgb
+from colorcore.drawing.style import INK, QUIET, plot_png
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from colorcore.color.palette import Palette
-from colorcore.drawing.style import INK, QUIET, plot_png
 
 LIGHTNESS = 65.0
 """L at which a bin is shown, or the nearest L at which its colour exists in sRGB."""

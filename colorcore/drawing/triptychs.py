@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from colorcore.color.lab import lab_to_rgb
+from colorcore.drawing.style import INK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-from colorcore.drawing.style import INK
 
 GAP = 4
 """Pixels between the photos of a triptych."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+from colorcore.drawing.style import INK, QUIET, STYLE
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.axes import Axes
 
     from colorcore.drawing.weight_stats import WeightStats
-from colorcore.drawing.style import INK, QUIET, STYLE
 
 _WEIGHT_ROWS, _WEIGHT_COLUMNS = 3, 4
 

@@ -9,6 +9,7 @@ import torch
 
 from colorcore.color.bins import nearest_bins
 from colorcore.color.lab import decode_lab
+from colorcore.inference.predict import OWN, predict_with_logits
 from colorcore.models.decoding import Decoding
 from colorcore.scores.color_statistics import ColorStatistics
 from colorcore.scores.metrics import Evaluation, constant_baseline, grey_baseline
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from colorcore.color.palette import Palette
-from colorcore.inference.predict import OWN, predict_with_logits
 
 BASELINES = ("grey", "constant")
 

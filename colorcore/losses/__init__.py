@@ -32,12 +32,12 @@ from colorcore.losses import (
     saturation,
     weighted_mse,
 )
+from colorcore.losses.term import Option, Term
 from colorcore.models.prediction import Prediction
 from colorcore.options import options_of, require_known, takes
 
 if TYPE_CHECKING:
     from colorcore.color.palette import Palette
-from colorcore.losses.term import Option, Term
 
 TERMS: dict[str, Callable[..., Term]] = {
     "weighted_mse": weighted_mse.build,

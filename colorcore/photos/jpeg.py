@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import cv2
 import numpy as np
 
+from colorcore.photos.exif import exif_orientation
 from colorcore.photos.refusal import PhotoRefused, Reason
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-from colorcore.photos.exif import exif_orientation
 
 # ------------------------------------------------------------------------------------- JPEG
 

@@ -34,14 +34,14 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from colorcore.photos.exif import ends_early, webp_size
 from colorcore.photos.icc import convert, convert_image
+from colorcore.photos.jpeg import decode_jpeg, jpeg_header, reduction_for
 from colorcore.photos.refusal import PhotoLimits, PhotoRefused, Reason
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.ImageFile import ImageFile
-from colorcore.photos.exif import ends_early, webp_size
-from colorcore.photos.jpeg import decode_jpeg, jpeg_header, reduction_for
 
 PHOTO_SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"]

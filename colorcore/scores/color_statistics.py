@@ -15,7 +15,6 @@ from colorcore.scores.metrics import auc, constant_baseline, stored_cells
 
 if TYPE_CHECKING:
     from torch import Tensor
-from typing import TYPE_CHECKING
 
 PURPLE = (290.0, 345.0)
 """Hues in degrees that are seen as purple: bluer below, pinker above."""

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from colorcore.storage.atomic import replace_bytes
+from colorcore.storage.store import Admit, Entry, NotAFileError, Store, join_name
 
 if TYPE_CHECKING:
     pass
-from colorcore.storage.store import Admit, Entry, NotAFileError, Store, join_name
 
 # -- local -------------------------------------------------------------------------------------
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote
 
-if TYPE_CHECKING:
-    pass
 from colorcore.storage.local import LocalStore
 from colorcore.storage.remote import RemoteStore, filesystem_of
 from colorcore.storage.store import LocationError, Store
+
+if TYPE_CHECKING:
+    pass
 
 _SECRETS = re.compile(r"key|secret|token|password|credential|sig", re.IGNORECASE)
 

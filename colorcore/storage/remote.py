@@ -19,9 +19,10 @@ from urllib.parse import parse_qsl
 
 import pyarrow as pa
 
+from colorcore.storage.store import Admit, Entry, LocationError, StorageError, Store, join_name
+
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
-from colorcore.storage.store import Admit, Entry, LocationError, StorageError, Store, join_name
 
 TRIES = 6
 """Times a remote call is made before it counts as failed."""

@@ -33,10 +33,6 @@ from colorcore.recipes.recipe import Recipe
 from colorcore.scores.loss_history import steady_loss
 from colorcore.storage.location import open_store
 from colorcore.storage.store import Store
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 from colorcore.training.events import (
     DecodingEvent,
     Observer,
@@ -47,6 +43,9 @@ from colorcore.training.events import (
     notify,
 )
 from colorcore.training.state import FitData, Training
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def fit(

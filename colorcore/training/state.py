@@ -12,13 +12,8 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from colorcore.checkpoints.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    optimizer_state,
-    restore_optimizer,
-    weights_under,
-)
+from colorcore.checkpoints.checkpoint import Checkpoint, CheckpointError
+from colorcore.checkpoints.optimizer_state import optimizer_state, restore_optimizer, weights_under
 from colorcore.color.lab import decode_lab, normalize_L
 from colorcore.dataset.loader import Batch, TrainLoader, val_batches
 from colorcore.dataset.samples import Samples
@@ -33,13 +28,13 @@ from colorcore.scores.metrics import HIGHER_IS_BETTER
 from colorcore.scores.signs import Sign, find_signs
 from colorcore.training.adversary import Adversary, influence
 from colorcore.training.augment import augment
+from colorcore.training.events import ValidationEvent
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from colorcore.color.palette import Palette
     from colorcore.models.prediction import Prediction
-from colorcore.training.events import ValidationEvent
 
 PICTURES = 8
 """Validation photos that are shown each time, always the same."""

@@ -25,13 +25,8 @@ from torch import distributed, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from colorcore.checkpoints.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    optimizer_state,
-    restore_optimizer,
-    save_checkpoint,
-)
+from colorcore.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from colorcore.checkpoints.optimizer_state import optimizer_state, restore_optimizer
 from colorcore.color.lab import L_MAX, decode_lab, normalize_L
 from colorcore.color.palette import Palette
 from colorcore.dataset.loader import Batch, TrainLoader

@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from colorcore.scores.metrics import HIGHER_IS_BETTER
 from pipelines.errors import WrongCallError
 from pipelines.tracking.names import PICTURE_KEY
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-from typing import TYPE_CHECKING
 
-from colorcore.scores.metrics import HIGHER_IS_BETTER
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -7,18 +7,16 @@ import json
 import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-
-from pipelines.tracking.names import BEST_PICTURE_KEY, BEST_STEP, PICTURE_KEY
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 from pipelines.errors import JobError, WrongCallError
 from pipelines.pages.study import KIND, STUDY, Study, higher_is_better, quoted
-from pipelines.tracking.names import EXPERIMENT
+from pipelines.tracking.names import BEST_PICTURE_KEY, BEST_STEP, EXPERIMENT, PICTURE_KEY
 from pipelines.tracking.store import client_for, sqlite_file
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -31,8 +31,6 @@ UPLOAD_S = 600
 """The same for the upload of a file."""
 METRICS_A_BATCH = 500
 TAGS_A_BATCH = 50
-PATIENCE_S = 60.0
-"""Seconds that a job's end waits for a server that is away; ``COLORCORE_TRACKING_WAIT_S``."""
 _SHORT = {
     **QUIET,
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",

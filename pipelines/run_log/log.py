@@ -20,14 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.run_log.delivery import SEND_EVERY_S, Delivery, now_ms, pauses
+from pipelines.run_log.picture_files import Name, save_drawn
 from pipelines.run_log.spool import Record, Spool, header
 from pipelines.tracking.redact import without_secrets
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-from pipelines.run_log.delivery import SEND_EVERY_S, Delivery, now_ms, pauses
-from pipelines.run_log.picture_files import Name, save_drawn
 
 START_S = 5.0
 """Seconds that a log may take to come up, before the first step."""

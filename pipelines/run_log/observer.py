@@ -14,10 +14,10 @@ from colorcore.storage.location import open_store
 from colorcore.storage.store import StorageError, Store
 from colorcore.training.events import DecodingEvent, Observer, StepEvent, ValidationEvent
 from pipelines.run_log.log import HANDOVER_S, RunLog
-from pipelines.run_log.runs import TrackedRun
 from pipelines.run_log.spool import spool_folder, upload
 from pipelines.run_log.system_metrics import SystemMetrics
 from pipelines.tracking.names import BEST_PICTURE_KEY, BEST_STEP, PICTURE_KEY, SIGN
+from pipelines.tracking.store import TrackedRun
 
 if TYPE_CHECKING:
     from colorcore.recipes.recipe import Recipe

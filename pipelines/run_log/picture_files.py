@@ -12,7 +12,6 @@ from pipelines.run_log.spool import PICTURES, Record, Spool
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np

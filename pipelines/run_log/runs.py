@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from colorcore.storage.location import open_store
 from colorcore.storage.store import StorageError, Store
-from pipelines.errors import JobError, WrongCallError
-from pipelines.run_log.delivery import PATIENCE_S, Delivery, NotTakenError, deliver
+from pipelines.errors import WrongCallError
+from pipelines.run_log.delivery import Delivery, NotTakenError, deliver
 from pipelines.run_log.log import HANDOVER_S
 from pipelines.run_log.spool import (
     Spool,
@@ -30,32 +30,26 @@ from pipelines.run_log.spool import (
     spool_folder,
     upload,
 )
+from pipelines.tracking.names import KIND_TAG, PARENT_TAG
 from pipelines.tracking.provenance import provenance
 from pipelines.tracking.redact import without_secrets
+from pipelines.tracking.store import (
+    PATIENCE_S,
+    TrackedRun,
+    client_for,
+    experiment_of,
+    run_exists,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-from pipelines.tracking.names import EXPERIMENT, KIND_TAG, PARENT_TAG
-from pipelines.tracking.store import client_for, sqlite_file
+
 
 PARAMS_A_BATCH = 100
 """As many as MLflow takes at once."""
 KILLED_PATIENCE_S = 10.0
 """Seconds that the end of an interrupted job waits for the server at most."""
 PATIENCE = "COLORCORE_TRACKING_WAIT_S"
-
-
-@dataclass(frozen=True, slots=True)
-class TrackedRun:
-    """A run that exists in the tracking store; small enough to hand to a worker."""
-
-    uri: str
-    experiment_id: str
-    run_id: str
-    patience_s: float = PATIENCE_S
-    """Seconds that the end of the run waits for a server that is away."""
-    started_ms: int = 0
-    """When it started, in milliseconds since 1970."""
 
 
 def start_run(
@@ -193,38 +187,3 @@ def end_run(
 def header_of(run: TrackedRun) -> dict[str, Any]:
     """The record that opens the spool of a run."""
     return header(run.run_id, run.experiment_id, without_secrets(run.uri))
-
-
-def experiment_of(client: MlflowClient, uri: str) -> str:
-    """The id of the experiment, which is made where there is none."""
-    found = client.get_experiment_by_name(EXPERIMENT)
-    if found is not None:
-        return str(found.experiment_id)
-    from mlflow.exceptions import MlflowException
-
-    # Without it, artifacts would land in whatever folder the next command runs in.
-    file = sqlite_file(uri)
-    location = None if file is None else (file.parent / "mlartifacts").as_uri()
-    try:
-        return str(client.create_experiment(EXPERIMENT, artifact_location=location))
-    except MlflowException:
-        if (found := client.get_experiment_by_name(EXPERIMENT)) is None:
-            raise
-        return str(found.experiment_id)  # another one was faster
-
-
-def run_exists(client: MlflowClient, run_id: str) -> bool:
-    """Whether the store has the run.
-
-    Raises:
-        JobError: it cannot say; a busy store is not one without the run.
-    """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return False
-        raise JobError(f"cannot look up the run {run_id}: {error}") from error
-    return True

@@ -40,14 +40,14 @@ from colorcore.storage.location import absolute_store, open_store
 from colorcore.storage.store import StorageError, Store
 from pipelines.cluster import ray_session
 from pipelines.errors import JobError, WrongCallError
+from pipelines.sharding.merge_tasks import finish, units_in_flight
 from pipelines.sharding.plan import Listing, PlannedUnit, planning
+from pipelines.sharding.task import TASK_RETRIES, shard_unit
 from pipelines.sources.source import Source, open_sources
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-from pipelines.sharding.merge_tasks import finish, units_in_flight
-from pipelines.sharding.task import TASK_RETRIES, shard_unit
 
 FAILURES_IN_A_ROW = 20
 """After so many failed units and no good one, the cause is not in the photos."""

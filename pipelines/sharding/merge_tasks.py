@@ -12,11 +12,11 @@ from colorcore.dataset.layout import (
 )
 from colorcore.dataset.merge import Summary, find_copies, summarise, write_finished
 from colorcore.storage.store import Store
+from pipelines.sharding.task import TASK_RETRIES
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-from pipelines.sharding.task import TASK_RETRIES
 
 UNITS_IN_FLIGHT_PER_CPU = 2
 GROUP_UNITS = 1000

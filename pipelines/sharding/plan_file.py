@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from colorcore.dataset.layout import DatasetError, numbers_in, unit_name
 from colorcore.storage.location import open_store
 from colorcore.storage.store import Store
+from pipelines.sources.source import PlannedPhoto
 
 if TYPE_CHECKING:
     pass
-from colorcore.dataset.layout import DatasetError, numbers_in, unit_name
-from pipelines.sources.source import PlannedPhoto
 
 PLAN_UNITS = 1000
 """Units of a plan file: few files, and each unit still reads its own slice alone."""

@@ -16,9 +16,22 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+from pipelines.tracking.names import EXPERIMENT
+
 _SQLITE = "sqlite:///"
 _TRIES = "3"
 """How often a call is repeated whose server does not answer: for about 15 s."""
+PATIENCE_S = 60.0
+"""Seconds that a job's end waits for a server that is away; ``COLORCORE_TRACKING_WAIT_S``."""
 
 
 def tracking_uri(asked: str | None, folder: Path) -> str:
@@ -85,3 +98,51 @@ def sqlite_file(uri: str) -> Path | None:
     """Where a store in a file has that."""
     path = uri.removeprefix(_SQLITE).partition("?")[0]
     return Path(path) if uri.startswith(_SQLITE) and path.startswith("/") else None
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedRun:
+    """A run that exists in the tracking store; small enough to hand to a worker."""
+
+    uri: str
+    experiment_id: str
+    run_id: str
+    patience_s: float = PATIENCE_S
+    """Seconds that the end of the run waits for a server that is away."""
+    started_ms: int = 0
+    """When it started, in milliseconds since 1970."""
+
+
+def experiment_of(client: MlflowClient, uri: str) -> str:
+    """The id of the experiment, which is made where there is none."""
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        return str(found.experiment_id)
+    from mlflow.exceptions import MlflowException
+
+    # Without it, artifacts would land in whatever folder the next command runs in.
+    file = sqlite_file(uri)
+    location = None if file is None else (file.parent / "mlartifacts").as_uri()
+    try:
+        return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+    except MlflowException:
+        if (found := client.get_experiment_by_name(EXPERIMENT)) is None:
+            raise
+        return str(found.experiment_id)  # another one was faster
+
+
+def run_exists(client: MlflowClient, run_id: str) -> bool:
+    """Whether the store has the run.
+
+    Raises:
+        JobError: it cannot say; a busy store is not one without the run.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise JobError(f"cannot look up the run {run_id}: {error}") from error
+    return True

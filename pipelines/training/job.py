@@ -26,7 +26,7 @@ from colorcore.training.fit import fit
 from colorcore.training.state import FitData
 from pipelines.errors import JobError, WrongCallError
 from pipelines.run_log.observer import observer_of_rank
-from pipelines.run_log.runs import TrackedRun
+from pipelines.tracking.store import TrackedRun
 from pipelines.training.start_weights import Initial
 
 Workers = int | tuple[int, int]

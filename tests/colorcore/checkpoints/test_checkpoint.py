@@ -15,10 +15,9 @@ from colorcore.checkpoints.checkpoint import (
     CheckpointError,
     has_checkpoint,
     load_checkpoint,
-    optimizer_state,
-    restore_optimizer,
     save_checkpoint,
 )
+from colorcore.checkpoints.optimizer_state import optimizer_state, restore_optimizer
 from colorcore.color.fit_palette import fit_palette
 from colorcore.color.palette import Palette
 from colorcore.models import build_model

@@ -19,9 +19,8 @@ from hypothesis import strategies as st
 from colorcore.dataset import loader, order
 from colorcore.dataset import samples as samples_module
 from colorcore.dataset.layout import DatasetError, done_units, index_name, write_table
-from colorcore.dataset.loader import TrainLoader, val_batches
+from colorcore.dataset.loader import PREFETCH, TrainLoader, val_batches
 from colorcore.dataset.order import EpochOrder
-from colorcore.dataset.read_ahead import PREFETCH
 from colorcore.dataset.samples import Samples
 from colorcore.dataset.shard_cache import ShardCache
 from colorcore.storage.local import LocalStore

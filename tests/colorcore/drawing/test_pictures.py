@@ -163,7 +163,7 @@ DRAW = """
 import sys
 from pathlib import Path
 import numpy as np
-from colorcore.color.palette import fit_palette
+from colorcore.color.fit_palette import fit_palette
 from colorcore.drawing.palette_plot import draw_palette
 histogram = np.load(sys.argv[1])
 palette = fit_palette(histogram, bins=32)

@@ -24,8 +24,9 @@ from pipelines.run_log.delivery import Delivery, deliver
 from pipelines.run_log.log import RunLog
 from pipelines.run_log.observer import RunObserver
 from pipelines.run_log.resend import import_runs
-from pipelines.run_log.runs import TrackedRun, end_run, start_run
+from pipelines.run_log.runs import end_run, start_run
 from pipelines.run_log.spool import RECORDS, Spool, header, spool_folder
+from pipelines.tracking.store import TrackedRun
 from tests.pipelines.tracking_server import TrackingServer
 from tests.servers.flaky_proxy import FlakyS3, flaky_proxy
 from tests.servers.s3 import S3

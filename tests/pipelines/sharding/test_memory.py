@@ -34,9 +34,9 @@ def megabytes():  # not getrusage: the peak of the process that started this one
 UNIT = """
 from collections import Counter
 from colorcore.dataset.layout import ShardSettings
-from colorcore.storage.store import open_store
+from colorcore.storage.location import open_store
 from pipelines.sharding.plan import plan_units
-from pipelines.sharding.job import shard_unit
+from pipelines.sharding.task import shard_unit
 from pipelines.sources.source import open_sources
 settings = ShardSettings()
 store, sources = open_store(sys.argv[1]), open_sources(sys.argv[2:])
@@ -50,10 +50,10 @@ print(json.dumps({"before": before, "peak": megabytes(), "kept": sum(result.kept
 DRIVER = """
 from collections import Counter
 import ray  # which the job needs anyway
-from pipelines import plan, shard
+from pipelines.sharding import job as sharding, plan
 from concurrent.futures import Future
 from colorcore.dataset.layout import DatasetInfo, ShardSettings, UnitResult
-from tests.benchmarks import scale
+from tests.experiments import scale
 from pipelines.sources.source import Source
 scale._register()
 count = int(sys.argv[1])
@@ -62,7 +62,7 @@ info = DatasetInfo(settings=settings, sources=("made-up",))
 source = Source("made-up", "folder", scale.MadeUpStore(count))
 before, started = megabytes(), time.perf_counter()
 dataset = scale.Memory()
-job = shard._Job(dataset, [source], settings, info, lambda _: None, lambda *_: None)
+job = sharding._Job(dataset, [source], settings, info, lambda _: None, lambda *_: None)
 class Done:  # no Ray: a unit is done as soon as it is begun
     def __init__(self, unit):
         self.result = UnitResult(unit.unit, {"train": unit.photos}, {})
@@ -76,7 +76,7 @@ with plan.planning(dataset, [source], settings.photos_per_unit, Counter()) as li
     job.do_units(listing, lambda: None)
 assert job.progress.photos == job.progress.done == count
 # The same call again: everything is planned and done.
-again = shard._Job(dataset, [source], settings, info, lambda _: None, lambda *_: None)
+again = sharding._Job(dataset, [source], settings, info, lambda _: None, lambda *_: None)
 again._done = set(range(job.progress.units))
 with plan.planning(dataset, [source], settings.photos_per_unit, Counter()) as listing:
     again.do_units(listing, lambda: None)

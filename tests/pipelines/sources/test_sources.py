@@ -212,7 +212,9 @@ def test_a_directory_that_cannot_be_listed_is_a_photo(tmp_path, monkeypatch):
 AS_NOBODY = """
 import os, sys
 from collections import Counter
-from pipelines.sources.source import list_photos, open_sources, read_photos
+from pipelines.sources.listing import list_photos
+from pipelines.sources.reading import read_photos
+from pipelines.sources.source import open_sources
 if os.geteuid() == 0:  # root may list every directory
     os.setuid(65534)
 sources = open_sources([sys.argv[1]])

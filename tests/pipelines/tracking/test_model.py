@@ -26,11 +26,11 @@ from pipelines.errors import JobError
 from pipelines.inference.colorize import colorize_photos
 from pipelines.inference.evaluate import evaluate_model
 from pipelines.inference.inspect import inspect_model
-from pipelines.run_log.registry import register_champion
-from pipelines.run_log.runs import TrackedRun, end_run, start_run
+from pipelines.run_log.runs import end_run, start_run
 from pipelines.tracking.mlflow_env import QUIET
 from pipelines.tracking.model import local_model, log_model
-from pipelines.tracking.store import client_for
+from pipelines.tracking.registry import register_champion
+from pipelines.tracking.store import TrackedRun, client_for
 from pipelines.training.driver import TrainReport
 from pipelines.training.start_weights import choose_initial
 

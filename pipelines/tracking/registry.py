@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import JobError
 from pipelines.tracking.mlflow_env import environment
+from pipelines.tracking.names import CHAMPION
+from pipelines.tracking.store import TrackedRun, client_for
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-from pipelines.run_log.runs import TrackedRun
-from pipelines.tracking.names import CHAMPION
-from pipelines.tracking.store import client_for
 
 
 def register_champion(run: TrackedRun, name: str) -> int:
