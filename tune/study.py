@@ -8,7 +8,6 @@ interrupted ones go on from their last validation.
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,9 +17,11 @@ from typing import Any
 
 from colorcore.recipes.recipe import RecipeError
 from colorcore.storage.location import absolute_store
+from colorcore.storage.locks import try_lock
 from colorcore.storage.store import Store
 from pipelines.cluster import ray_session
 from pipelines.errors import JobError, WrongCallError
+from pipelines.tracking.names import DATASET_TAG
 from pipelines.tracking.redact import without_secrets
 from pipelines.training.job import Job, prepare_job
 from tune.driver import StudyDriver, StudyProgress
@@ -101,7 +102,7 @@ def tune(
             "study.metrics": ", ".join(settings.objective.metrics),
             **{f"study.{key}": value for key, value in asdict(settings.search).items()},
         }
-        tags = {"colorcore.dataset": str(dataset)}
+        tags = {DATASET_TAG: str(dataset)}
         run = StudyRun.start(tracking_uri, name, params, tags, run_id, out)
         _write(
             out / SETTINGS, {"format": FORMAT, "name": name, "run_id": run.run.run_id} | identity
@@ -186,12 +187,9 @@ def _palette(job: Job) -> dict[str, Any]:
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """Hold the study's folder against a second `cc tune`; let go by the system if this one dies."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise WrongCallError(f"another cc tune works in {out}; wait for it to end") from error
+    with try_lock(out / ".lock") as held:
+        if not held:
+            raise WrongCallError(f"another cc tune works in {out}; wait for it to end")
         yield
 
 

@@ -10,16 +10,15 @@ of them mapped keeps its pages until it maps another one.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from colorcore.dataset.layout import DatasetError, index_name
+from colorcore.storage.locks import lock, try_lock
 from colorcore.storage.store import Store
 
 DEFAULT_BYTES = 50 * 10**9
@@ -87,8 +86,7 @@ class ShardCache:
         target = self._mine / shard
         if _touched(target):
             return target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target.with_suffix(".lock")):
+        with lock(target.with_suffix(".lock")):
             if not _touched(target):  # another process may have fetched it meanwhile
                 self._fetch(shard, target, size)
         return target
@@ -104,7 +102,7 @@ class ShardCache:
             self._dataset.fetch(shard, part)
             if (found := part.stat().st_size) != size:
                 raise self._damaged(shard, f"has {found:,} bytes, its index says {size:,}")
-            with _locked(self.folder / "lock"):  # so that no count misses it under both names
+            with lock(self.folder / "lock"):  # so that no count misses it under both names
                 part.replace(target)
         except FileNotFoundError as error:
             raise self._damaged(shard, "is gone") from error
@@ -126,7 +124,7 @@ class ShardCache:
                 f"got {gigabytes(self.limit)}; set COLORCORE_CACHE_GB higher"
             )
         while True:
-            with _locked(self.folder / "lock"):
+            with lock(self.folder / "lock"):
                 part.unlink(missing_ok=True)  # of a process that was killed
                 files = sorted(_files(self.folder))
                 used = sum(file.size for file in files)
@@ -171,18 +169,5 @@ def _files(folder: Path) -> Iterator[_File]:
 
 def _abandoned(part: Path) -> bool:
     """Whether nobody is fetching into this file any more: then its lock is free."""
-    lock = part.with_name(part.name.partition(".")[0] + ".lock")
-    try:
-        with lock.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    with try_lock(part.with_name(part.name.partition(".")[0] + ".lock")) as free:
+        return free

@@ -16,7 +16,6 @@ acknowledged. A spool whose records were all taken is removed. It holds no crede
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -28,6 +27,7 @@ from typing import Any
 
 from colorcore.storage.atomic import replace_bytes
 from colorcore.storage.location import open_store
+from colorcore.storage.locks import try_lock
 from colorcore.storage.store import Store
 from pipelines.errors import JobError
 
@@ -62,7 +62,7 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._file: int | None = None
-        self._lock: int | None = None
+        self._lock: contextlib.ExitStack | None = None
 
     @property
     def records(self) -> Path:
@@ -89,20 +89,22 @@ class Spool:
     def acquire(self, wait_s: float) -> bool:
         """Lock it, if no other process holds it for so long; the system unlocks for the dead."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self._lock is None:
-            self._lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         end = time.monotonic() + wait_s
-        while True:
+        while self._lock is None and not self._try_lock():
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.05)
+        return True
+
+    def _try_lock(self) -> bool:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() >= end:
-                    return False
-                time.sleep(0.05)
+                held = stack.enter_context(try_lock(self.folder / _LOCK))
             except OSError:  # a file system without locks
-                return True
-            else:
-                return True
+                held = True
+            if held:
+                self._lock = stack.pop_all()
+            return held
 
     def append(self, records: Sequence[Record]) -> None:
         """Write whole lines in one call; a line that a killed process left half is cut off.
@@ -204,9 +206,10 @@ class Spool:
 
     def close(self) -> None:
         """Unlock it; what is in it stays."""
-        for handle in (self._file, self._lock):
-            if handle is not None:
-                os.close(handle)
+        if self._file is not None:
+            os.close(self._file)
+        if self._lock is not None:
+            self._lock.close()
         self._file = self._lock = None
 
     def remove(self) -> None:

@@ -12,8 +12,6 @@ The driver holds a number a unit that is done and one a failed unit; never the p
 
 from __future__ import annotations
 
-import fcntl
-import os
 import queue
 import shutil
 import time
@@ -37,6 +35,7 @@ from colorcore.dataset.layout import (
 from colorcore.dataset.merge import MERGED
 from colorcore.photos.refusal import DAMAGED
 from colorcore.storage.location import absolute_store, open_store
+from colorcore.storage.locks import try_lock
 from colorcore.storage.store import StorageError, Store
 from pipelines.cluster import ray_session
 from pipelines.errors import JobError, WrongCallError
@@ -170,16 +169,12 @@ def _only_writer(dataset: Store) -> Iterator[None]:
         yield
         return
     dataset.local.mkdir(parents=True, exist_ok=True)
-    folder = os.open(dataset.local, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with try_lock(dataset.local) as held:
+        if not held:
+            raise JobError(
+                f"another cc shard is writing {dataset.local}; wait for it or choose another folder"
+            )
         yield
-    except BlockingIOError as error:
-        raise JobError(
-            f"another cc shard is writing {dataset.local}; wait for it or choose another folder"
-        ) from error
-    finally:
-        os.close(folder)
 
 
 def _begin(dataset: Store, settings: ShardSettings, sources: tuple[str, ...]) -> DatasetInfo:

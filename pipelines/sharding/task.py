@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import tempfile
 import time
@@ -18,6 +16,7 @@ from colorcore.dataset.layout import (
     unit_name,
 )
 from colorcore.dataset.unit import publish_unit, write_unit
+from colorcore.storage.locks import try_lock
 from colorcore.storage.store import Store
 from pipelines.sharding.plan_file import PlanFile
 from pipelines.sources.reading import read_photos
@@ -64,24 +63,9 @@ def _scratch(dataset: Store, unit: int) -> Iterator[Path]:
         tempfile.TemporaryDirectory(
             prefix=prefix, dir=dataset.local, ignore_cleanup_errors=True
         ) as folder,
-        _locked(Path(folder)),
+        try_lock(Path(folder)),
     ):
         yield Path(folder)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Hold a folder locked, if nobody else does; the kernel drops the lock with the process."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    held = True
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            held = False
-        yield held
-    finally:
-        os.close(descriptor)
 
 
 def _sweep_temporary() -> None:
@@ -90,6 +74,6 @@ def _sweep_temporary() -> None:
         with suppress(OSError):
             if time.time() - folder.stat().st_mtime < SCRATCH_AGE_S:
                 continue  # perhaps just made, and about to be locked
-            with _locked(folder) as abandoned:
+            with try_lock(folder) as abandoned:
                 if abandoned:
                     shutil.rmtree(folder)

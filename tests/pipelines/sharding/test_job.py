@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import shutil
 import tarfile
 from collections import Counter
@@ -16,6 +14,7 @@ import pytest
 from colorcore.dataset.layout import DatasetError, DatasetInfo, ShardSettings, index_name, read_info
 from colorcore.dataset.samples import Samples
 from colorcore.storage.local import LocalStore
+from colorcore.storage.locks import lock
 from pipelines.errors import JobError, WrongCallError
 from pipelines.sharding import merge_tasks
 from pipelines.sharding.job import ShardProgress, shard
@@ -250,13 +249,8 @@ def test_a_damaged_tar_is_counted_and_its_photos_kept(
 
 
 def test_a_second_writer_is_refused(copy: Path, photo_folder) -> None:
-    folder = os.open(copy, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        with pytest.raises(JobError, match="another cc shard is writing"):
-            shard([str(photo_folder.path)], str(copy), SETTINGS)
-    finally:
-        os.close(folder)
+    with lock(copy), pytest.raises(JobError, match="another cc shard is writing"):
+        shard([str(photo_folder.path)], str(copy), SETTINGS)
 
 
 def test_nothing_is_written_over_other_files(photo_folder, tmp_path: Path) -> None:
