@@ -1,22 +1,22 @@
-# The two commands to know: `make demo` and `make test`. Both install what is missing.
+# `make help` lists the commands. Each one first installs what is missing into $(VENV).
 PYTHON ?= python3
 VENV   ?= .venv
 PHOTOS ?=
-# Processes that run tests side by side; 0 runs them one by one, in this process.
+ONLY   ?=
+# Test processes that run in parallel; 0 runs all tests in this one.
 TESTERS ?= 2
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(TESTERS) --dist=loadgroup --no-loadscope-reorder
 
-.PHONY: help setup demo test lint format bench clean
+.DEFAULT_GOAL := help
+.PHONY: help setup demo check test lint format bench clean
 
-help:
-	@echo "make demo [PHOTOS=~/Pictures]   photos in, colourized photos out, in a few minutes"
-	@echo "make test                       the whole test suite"
-	@echo "make lint                       ruff and mypy"
-	@echo "make bench [PHOTOS=DIR]         the figures of the README, as ratios; ONLY='loader palette'"
-	@echo "make setup                      only install, into $(VENV)"
+help: ## list these commands
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | \
+		awk -F '\t' '{ printf "make %-8s %s\n", $$1, $$2 }'
 
-setup: $(READY)
+setup: $(READY) ## install into .venv, with pinned versions
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -27,23 +27,26 @@ $(READY): pyproject.toml constraints.txt
 		--constraint constraints.txt --editable '.[dev]'
 	@touch $(READY)
 
-demo: $(READY)
+demo: $(READY) ## photos in, colourized photos out, in a few minutes; PHOTOS=~/Pictures
 	@$(BIN)/cc demo $(if $(PHOTOS),--photos "$(PHOTOS)")
 
-test: $(READY)
-	@$(BIN)/python -m pytest --numprocesses=$(TESTERS) --dist=loadfile
+check: lint ## linters, types and the fast tests: no Ray, server or browser; under 4 minutes
+	@$(PYTEST) -m "not slow"
 
-lint: $(READY)
+test: $(READY) ## all tests; TESTERS=2 in parallel
+	@$(PYTEST)
+
+lint: $(READY) ## ruff and mypy
 	@$(BIN)/ruff check --no-cache .
 	@$(BIN)/ruff format --no-cache --check .
 	@$(BIN)/mypy
 
-format: $(READY)
+format: $(READY) ## let ruff fix and format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(READY)
+bench: $(READY) ## the figures of the README, as ratios; PHOTOS=DIR ONLY='loader palette'
 	@$(BIN)/python -m tests.benchmarks $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(ONLY),--only $(ONLY))
 
-clean:
+clean: ## delete caches, builds and the demo's folder
 	rm -rf demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

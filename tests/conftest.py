@@ -2,8 +2,10 @@
 
 import io
 import os
+import re
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from collections import Counter
@@ -41,58 +43,68 @@ torch.set_num_threads(1)
 cv2.setNumThreads(1)
 
 
-# -- side by side: what `make test` needs, for it runs two processes of tests ---------------------
+# -- tiers and test processes ---------------------------------------------------------------------
 
-LOCAL_RAY = {
-    "tests/ui/test_study_page.py",
-    "tests/tune/test_study.py",
-    "tests/tune/test_trials.py",
-    "tests/pipelines/test_clusters.py",
-    "tests/pipelines/test_jobs.py",
-    "tests/pipelines/doctor/test_doctor.py",
-    "tests/pipelines/training/test_start_weights.py",
-    "tests/pipelines/tracking/test_model.py",
-    "tests/pipelines/run_log/test_log.py",
-    "tests/pipelines/run_log/test_runs.py",
-    "tests/pipelines/sharding/test_job.py",
-    "tests/pipelines/sharding/test_s3.py",
-    "tests/pipelines/training/test_driver.py",
-    "tests/pipelines/training/test_cluster.py",
-}
-"""Whose tests use the local Ray, or the model that was trained on it: one process runs them all."""
-SLOW = ("tests/cli/", "tests/pipelines/", "tests/tune/", "tests/ui/")
+RAY_GROUP = "ray"
+SERVERS = re.compile(
+    r"(\S*/)?(raylet|gcs_server|chrom\w*|postgres|slurm\w+) "
+    r"|.*\b(playwright/driver|mlflow server|tests\.clusters|tests\.servers\.(mlflow|postgres)) "
+)
+"""Commands that only tests marked slow may run."""
+_started: list[str] = []
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """`--dist=loadfile`: a file's tests stay together, and the files of ``LOCAL_RAY`` do."""
-    if config.getvalue("dist") != "loadfile":
-        return None
-    from xdist.scheduler import LoadFileScheduling
+@pytest.hookimpl(tryfirst=True)  # before -m leaves tests out, and before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests of the local Ray as slow, and decide what test process runs each test.
 
-    class Scheduling(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = super()._split_scope(nodeid)
-            return "local Ray" if file in LOCAL_RAY else file
-
-    config.option.loadscopereorder = False  # in the order of the collection, see below
-    return Scheduling(config, log)
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if hasattr(config, "workerinput"):  # slow files first, so that the processes end together
-        items.sort(
-            key=lambda item: (_file(item) not in LOCAL_RAY, not _file(item).startswith(SLOW))
-        )
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    if "local_ray" in getattr(item, "fixturenames", ()) and _file(item) not in LOCAL_RAY:
-        pytest.fail(f"add {_file(item)} to LOCAL_RAY in tests/conftest.py", pytrace=False)
+    One process runs all files that use the local Ray, because its size, its workers and what was
+    trained on it belong to them. The tests of any other file stay together, too. Slow files come
+    first, so that all processes end at about the same time.
+    """
+    with_ray = {_file(item) for item in items if "local_ray" in getattr(item, "fixturenames", ())}
+    for item in items:
+        if "local_ray" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+        name = RAY_GROUP if _file(item) in with_ray else _file(item).removesuffix(".py")
+        item.add_marker(pytest.mark.xdist_group(name))
+    slow = {_file(item) for item in items if item.get_closest_marker("slow")}
+    if items and hasattr(items[0].config, "workerinput"):
+        items.sort(key=lambda item: (_file(item) not in with_ray, _file(item) not in slow))
 
 
 def _file(item: pytest.Item) -> str:
     return item.nodeid.partition("::")[0]
+
+
+def _notice_servers(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "subprocess.Popen":
+        words = arguments[1] if isinstance(arguments[1], list | tuple) else [arguments[1]]
+        command = " ".join(map(os.fsdecode, words))
+        if SERVERS.match(f"{command} "):
+            _started.append(command)
+
+
+sys.addaudithook(_notice_servers)
+
+
+@pytest.fixture(autouse=True)
+def _fast_tests_start_no_servers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Keep `make check` short: what starts Ray, a server or a browser is marked slow."""
+    if request.node.get_closest_marker("slow"):
+        yield
+        return
+    rays = _rays()
+    _started.clear()
+    yield
+    found = [*_started, *(["Ray"] if _rays() != rays else [])]
+    if found:
+        pytest.fail(f"mark this test slow: it started {', '.join(found)}", pytrace=False)
+
+
+def _rays() -> list[str]:
+    """The sessions of Ray that this process and its children have started."""
+    return sorted(path.name for path in Path(tempfile.gettempdir()).glob("ray/session_2*"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -301,7 +313,7 @@ def flaky_s3(_proxied_s3: FlakyS3) -> Iterator[FlakyS3]:
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
-    """Its tests' files stand in ``LOCAL_RAY``."""
+    """A Ray with two CPUs that ends with the tests; a test that uses it is slow."""
     from pipelines.cluster import ray_session
 
     with ray_session(cpus=2):

@@ -74,6 +74,7 @@ def cc(
     return run
 
 
+@pytest.mark.slow
 def test_the_front_as_json_and_as_a_plot(cc, models: Path, dataset: Path, tmp_path: Path) -> None:
     answer = cc("eval", models / "bins", dataset, "--front", "f.png", "--json")
     assert answer.code == 0, answer.stderr
@@ -101,7 +102,7 @@ def test_the_front_as_a_table(cc, models: Path, dataset: Path) -> None:
     answer = cc("eval", models / "ab", dataset, "--front", "f.png", "--chroma", "1.5")
     assert answer.code == 0, answer.stderr
     lines = answer.stdout.splitlines()
-    assert lines[0].endswith("decoded at chroma ×1.5")
+    assert lines[0].endswith("decoded with chroma ×1.5")
     rows = {line.split()[0]: line for line in lines if line.lstrip().startswith("×")}
     assert list(rows) == ["×0.8", "×1", "×1.2", "×1.4", "×1.5", "×1.7", "×2"]
     assert rows["×1"].endswith("default, stored")

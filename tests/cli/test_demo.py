@@ -6,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from colorcore.dataset.layout import read_info
 from pipelines.demo import COLOUR, GREY
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_demo_goes_from_photos_to_colourized_photos(tmp_path: Path) -> None:

@@ -6,9 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.cli.test_main import cc
 
 
+@pytest.mark.slow
 def test_a_sound_machine_is_exit_code_0_and_leaves_nothing(tmp_path: Path) -> None:
     answer = cc("doctor", "--quick", cwd=tmp_path)
     assert answer.returncode == 0, answer.stdout + answer.stderr
@@ -18,6 +21,7 @@ def test_a_sound_machine_is_exit_code_0_and_leaves_nothing(tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_failed_check_is_exit_code_1_and_says_what_to_do(dataset: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(dataset, tmp_path / "dataset")
     shutil.rmtree(copied / "palette", ignore_errors=True)

@@ -30,6 +30,8 @@ from tests.mlflow_store import new_store
 from tests.processes import remaining
 from tests.trainings import fit_here
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {
     "model.channels": 12,
     "model.depth": 3,
@@ -202,7 +204,7 @@ def test_a_training_that_is_interrupted_again_and_again_is_that_which_never_was(
     code, _, errors = run.end()
     assert code == 130, errors
     assert "stopping after this step" in errors
-    assert "interrupted; the same command goes on" in errors
+    assert "interrupted; rerun the same command to continue" in errors
     assert "Traceback" not in errors
     assert not remaining(run.family)
     assert step_of(tmp_path) == hung

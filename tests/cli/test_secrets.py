@@ -21,6 +21,8 @@ from pipelines.priors import make_palette
 from pipelines.run_log.resend import import_runs
 from tests.pipelines.tracking_server import TrackingServer
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {
     "model.channels": 4,
     "model.depth": 2,

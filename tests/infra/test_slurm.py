@@ -313,6 +313,7 @@ def nodes(job: Job) -> tuple[str, ...]:
     return ("--nodes=3", "--cpus-per-task=2", f"--chdir={job.folder}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("taken_by", "conf", "in_order"),
     [
@@ -356,6 +357,7 @@ def test_a_job_whose_nodes_are_taken_queues_again_and_goes_on(
     assert not list((job.folder / "home" / ".colorcore").iterdir())
 
 
+@pytest.mark.slow
 def test_a_job_that_is_cancelled_ends(
     real_job: Job, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -22,6 +22,8 @@ import sys, time
 from pathlib import Path
 import ray
 
+pytestmark = pytest.mark.slow
+
 done = Path(sys.argv[1])
 ray.init(address="auto", log_to_driver=False)
 

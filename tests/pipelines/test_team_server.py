@@ -22,6 +22,8 @@ from tests.servers.mlflow import MlflowServer, serve_mlflow
 from tests.servers.postgres import Postgres, serve_postgres, why_no_postgres
 from tests.servers.s3 import CREDENTIALS, S3
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 BUCKET, PREFIX = "team-runs", "mlflow"
 SETTINGS = (

@@ -21,6 +21,8 @@ from tests.mlflow_store import new_store
 from tests.processes import remaining
 from tests.trainings import fit_here, rows_of
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {
     "model.channels": 4,
     "model.depth": 2,

@@ -8,11 +8,14 @@ import sys
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
 from mlflow import MlflowClient
 
 from pipelines.tracking.names import BEST_PICTURE_KEY, BEST_STEP, PICTURE_KEY
 from tests.trainings import SPACE, rows_of
 from tests.ui.browser import hosts
+
+pytestmark = pytest.mark.slow
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page

@@ -233,6 +233,7 @@ def expected_digest(local: Path, epochs: int) -> str:
     return digest.hexdigest()
 
 
+@pytest.mark.slow
 def test_processes_share_a_cache_and_fetch_a_shard_once(local, bucket, s3_server, tmp_path) -> None:
     """Two after each other on a cache that holds all; two at once on one for about half."""
     uri, expected = s3_server.uri(bucket, "set"), expected_digest(local, 2)

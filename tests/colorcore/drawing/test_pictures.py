@@ -172,6 +172,7 @@ print("matplotlib.pyplot" in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_the_same_palette_gives_the_same_picture_whatever_the_users_style(tmp_path):
     from matplotlib import rc_context
 

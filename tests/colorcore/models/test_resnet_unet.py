@@ -346,6 +346,7 @@ def test_histograms_are_two_softmaxes_of_the_mean():
     torch.testing.assert_close(histograms[:, 1], scores[:, 64:].softmax(1))
 
 
+@pytest.mark.slow
 def test_it_overfits_one_small_batch():
     """Two photos in which lightness decides between two bins, by cross-entropy."""
     model = small(channels=8)

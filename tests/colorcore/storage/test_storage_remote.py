@@ -131,6 +131,7 @@ def test_more_names_than_one_answer_holds(s3_server, bucket, store) -> None:
     assert store.names("") == [f"{i:05d}" for i in range(1003)]
 
 
+@pytest.mark.slow
 def test_a_small_file_is_one_put_and_a_big_one_comes_in_parts(
     s3_server, flaky_s3: FlakyS3, bucket, tmp_path: Path
 ) -> None:
@@ -174,6 +175,7 @@ def test_a_small_file_is_one_put_and_a_big_one_comes_in_parts(
 # -- a server that fails ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["every:4", "drop:4", "lost:4", "hang:7:0.3"])
 def test_what_fails_now_and_then_succeeds(
     rule: str, quick, s3_server, flaky_s3: FlakyS3, bucket, tmp_path: Path

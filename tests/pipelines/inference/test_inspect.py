@@ -45,6 +45,7 @@ def test_a_picture_that_is_no_png(old_file: Path, tmp_path: Path) -> None:
         inspect_model(old_file, picture=tmp_path / "weights.jpg")
 
 
+@pytest.mark.slow
 def test_the_command_writes_beside_where_it_runs_unless_told(old_file, tmp_path) -> None:
     answer = cc("inspect", old_file, cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr

@@ -206,6 +206,7 @@ def test_a_browser_is_opened_where_it_would_be_seen(monkeypatch: pytest.MonkeyPa
     assert not server.has_display()
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_start_says_why() -> None:
     port = server.free_port("127.0.0.1", None)
     wrong = "postgresql+nonsense://me:pw@127.0.0.1/x"
@@ -215,6 +216,7 @@ def test_a_server_that_does_not_start_says_why() -> None:
     assert "pw" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_pages_are_on_loopback_and_end_with_the_command(
     tracking: str, experiment: tuple[MlflowClient, str]
 ) -> None:

@@ -268,6 +268,8 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from pipelines.run_log.log import RunLog
+
+pytestmark = pytest.mark.slow
 uri, run_id, experiment, folder = sys.argv[1:]
 resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
 warnings = []

@@ -47,6 +47,7 @@ start_run(sys.argv[1], sys.argv[2], {}, {}, None)
 """
 
 
+@pytest.mark.slow
 def test_trainings_that_begin_at_once_where_there_is_no_store_yet(tmp_path: Path) -> None:
     uri, names = tracking_uri(None, tmp_path), ["a", "b", "c"]
     started = [

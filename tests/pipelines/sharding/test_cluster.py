@@ -29,6 +29,8 @@ from tests.pipelines.sharding.folders import (
 from tests.servers.child import ROOT
 from tests.servers.s3 import serve_s3
 
+pytestmark = pytest.mark.slow
+
 UNITS = 8
 
 
@@ -68,7 +70,7 @@ def test_a_unit_that_keeps_failing_stops_no_other(
     (line,) = [line for line in lines if line.startswith("unit ")]
     assert line.startswith("unit 3 failed: IsADirectoryError: ")
     assert str(in_the_way) in line
-    assert "error: 1 of 8 units failed; run the command again" in lines
+    assert "error: 1 of 8 units failed; rerun the same command" in lines
     assert "Traceback" not in done.stderr
     assert units(contents(dataset)) == [0, 1, 2, 4, 5, 6, 7]
     with pytest.raises(DatasetError, match="unfinished"):

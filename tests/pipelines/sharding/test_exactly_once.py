@@ -69,6 +69,8 @@ def killed_at_index(number: int, dataset: Path) -> str:
     """Hooks: SIGKILL as soon as so many units have an index, with others under way."""
     return f"""{KILL}
 import threading, time, pathlib
+
+pytestmark = pytest.mark.slow
 def watch():
     folder = pathlib.Path({str(dataset / "index")!r})
     while not folder.is_dir() or len(list(folder.glob("[!.]*.parquet"))) < {number}:
@@ -242,7 +244,7 @@ def test_a_second_run_touches_nothing(source: Path, whole: Path, tmp_path: Path)
 
     before = state()
     said = finish_alone(source, dataset)
-    assert f"nothing to do: {dataset} is finished" in said
+    assert f"nothing to do: {dataset} is complete" in said
     assert state() == before
 
 

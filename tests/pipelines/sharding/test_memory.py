@@ -17,7 +17,10 @@ from PIL import Image
 from tests.colorcore.photos.photo_files import SRGB_D50, gamma, rgb_profile
 from tests.servers.child import ROOT
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc"),
+]
 
 GIB = 1 << 30
 WIDTH, HEIGHT = 8660, 5774
