@@ -58,9 +58,8 @@ TERMS: dict[str, Callable[..., Term]] = {
     "feature_matching": feature_matching.build,
 }
 
-
 ADVERSARIAL = ("adversarial", "feature_matching")
-"""The terms that need a discriminator, which training has only for them."""
+"""The terms that need a discriminator; their level depends on it as much as on the model."""
 
 
 class Loss:
@@ -147,3 +146,15 @@ def build_terms(
         )
     given = {name: {"palette": palette} if takes(TERMS[name], "palette") else {} for name in used}
     return Loss(used, {name: TERMS[name](**options.get(name, {}), **given[name]) for name in used})
+
+
+def steady_loss(terms: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    """The weighted sum of terms without :data:`ADVERSARIAL` ones, which oscillate by nature.
+
+    In this loss the signs ``oscillating``, ``plateaued`` and ``diverged`` are looked for.
+    """
+    return math.fsum(
+        weights[name] * value
+        for name, value in terms.items()
+        if name in weights and name not in ADVERSARIAL
+    )

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from colorcore.recipes.recipe import OptimPart
+
+if TYPE_CHECKING:
+    import torch
 
 
 def lr_factor(optim: OptimPart, step: int, total: int, steps_an_epoch: int = 1) -> float:
@@ -40,3 +44,9 @@ def lr_factor(optim: OptimPart, step: int, total: int, steps_an_epoch: int = 1) 
 
 def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of all parameter groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr

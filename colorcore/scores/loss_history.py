@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 BLOCK = 512
@@ -19,22 +19,6 @@ FEW = 8
 """Blocks from which on a loss has a course."""
 _NO_LOSS = 1e-12
 """Below this a loss counts as 0."""
-
-
-ADVERSARIAL = frozenset({"adversarial", "feature_matching"})
-"""Terms whose level is the judge's as much as the model's: they go up and down by nature."""
-
-
-def steady_loss(terms: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    """The loss without its :data:`ADVERSARIAL` terms: what a :class:`LossHistory` is given.
-
-    terms and weights by name.
-    """
-    return math.fsum(
-        weights[name] * value
-        for name, value in terms.items()
-        if name in weights and name not in ADVERSARIAL
-    )
 
 
 class LossHistory:

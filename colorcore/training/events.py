@@ -1,4 +1,4 @@
-"""What a training reports: events, the observer that hears them, and how it can end."""
+"""What a training reports: its events, the callbacks that receive them, and how it can end."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ if TYPE_CHECKING:
 
 
 class TrainingDivergedError(Exception):
-    """The loss or its gradient is no finite number any more."""
+    """The loss or its gradient is NaN or infinite."""
 
 
 class TrainingStoppedError(Exception):
-    """The training was asked to stop, and did so after ``step``; ``last`` was written there."""
+    """The training stopped on request after ``step``, and saved ``last`` there."""
 
     def __init__(self, step: int, total_steps: int) -> None:
         super().__init__(step, total_steps)
         self.step, self.total_steps = step, total_steps
 
     def __str__(self) -> str:
-        return f"stopped after step {self.step} of {self.total_steps}; last goes on from there"
+        return f"stopped after step {self.step} of {self.total_steps}; resume from last"
 
 
 @dataclass(frozen=True, slots=True)
 class StepEvent:
-    """One optimiser step; step counts from 1 over all epochs.
+    """One optimizer step; ``step`` counts from 1 over all epochs.
 
-    loss and terms are means over the photos of all ranks. terms has ``discriminator`` too, the
-    judge's own loss, where there is one. grad_norm is not finite where fp16 overflowed and the
-    step was left out.
+    ``loss`` and ``terms`` are means over the photos of all ranks. With a discriminator, ``terms``
+    also holds its own loss as ``discriminator``. ``grad_norm`` is not finite where fp16
+    overflowed and the step was skipped.
     """
 
     epoch: int
@@ -49,9 +49,9 @@ class StepEvent:
 
 @dataclass(frozen=True, slots=True)
 class ValidationEvent:
-    """One validation, over all ranks; pairs (N, 2, 3, H, W) are predicted and true LAB.
+    """One validation over all ranks; ``pairs`` (N, 2, 3, H, W) are predicted and true LAB.
 
-    ``statistics`` are those that ``signs`` were found by (colorcore.scores.signs).
+    ``statistics`` are the measurements in which ``signs`` were found (colorcore.scores.signs).
     """
 
     epoch: int
@@ -65,7 +65,7 @@ class ValidationEvent:
 
 @dataclass(frozen=True, slots=True)
 class DecodingEvent:
-    """What ``best`` is decoded with, and its scores with that over all ranks."""
+    """The decoding chosen for ``best``, and the scores with it over all ranks."""
 
     step: int
     decoding: Decoding
@@ -73,28 +73,28 @@ class DecodingEvent:
 
 
 class Observer:
-    """What a training tells; every method may be overridden, and is called on every rank."""
+    """Training callbacks. Override any method; each is called on every rank."""
 
     def on_start(self, total_steps: int, first_step: int) -> None:
-        """Training begins, or goes on after ``first_step`` steps."""
+        """Training starts, or resumes after ``first_step`` steps."""
 
     def on_step(self, event: StepEvent) -> None:
-        """An optimiser step was taken."""
+        """An optimizer step was taken."""
 
     def on_validation(self, event: ValidationEvent) -> None:
-        """The model was scored; afterwards ``last``, and perhaps ``best``, are written."""
+        """The model was scored; ``last``, and ``best`` if it improved, are not written yet."""
 
     def on_saved(self, event: ValidationEvent) -> None:
         """The checkpoints of this validation are on disk."""
 
     def on_stop(self, step: int) -> None:
-        """Training ends early, as it was asked to: ``last`` is on disk, of this very step."""
+        """Training stops early on request; ``last`` holds the state after this step."""
 
     def on_decoding(self, event: DecodingEvent) -> None:
-        """Training is over and ``best`` has its decoding; told again when that is resumed."""
+        """Training is over and ``best`` has its decoding; repeated when that run is resumed."""
 
 
-def notify(observers: Sequence[Observer], what: str, *args: Any) -> None:
+def notify(observers: Sequence[Observer], callback: str, *args: Any) -> None:
     """Call one method of every observer."""
     for observer in observers:
-        getattr(observer, what)(*args)
+        getattr(observer, callback)(*args)

@@ -1,12 +1,12 @@
-"""The state of a training: networks, optimiser, EMA, position; a step and a validation of it."""
+"""The state of a training: networks, optimizers, EMA, position; and the parts of one step."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import distributed
@@ -22,13 +22,13 @@ from colorcore.losses import build_terms
 from colorcore.losses.adversarial import KINDS
 from colorcore.models import AnswersInBins, StartsPretrained, build_model
 from colorcore.recipes.recipe import Recipe
-from colorcore.recipes.schedule import lr_factor
 from colorcore.scores.loss_history import LossHistory
 from colorcore.scores.metrics import HIGHER_IS_BETTER
 from colorcore.scores.signs import Sign, find_signs
 from colorcore.training.adversary import Adversary, influence
 from colorcore.training.augment import augment
 from colorcore.training.events import ValidationEvent
+from colorcore.training.precision import autocast
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from colorcore.models.prediction import Prediction
 
 PICTURES = 8
-"""Validation photos that are shown each time, always the same."""
+"""Validation photos whose predictions are shown after each validation, always the same ones."""
 VAL_BATCH = 32
 
 
@@ -53,7 +53,18 @@ class FitData:
 
 
 class Training:
-    """The state of one training: model, average, adversary, optimisers, and where it stands."""
+    """The state of one training.
+
+    Attributes:
+        model: the raw network; ``average`` is its EMA, which is scored and saved.
+        network: the model as called in a step: compiled on a GPU, DDP with several ranks.
+        adversary: the discriminator and its optimizer, if a loss term needs one.
+        epoch, step_in_epoch: position, as the number of epochs and steps completed.
+        history: course of the loss, in which signs such as ``diverged`` are found.
+
+    Raises:
+        CheckpointError: ``resume`` belongs to another dataset or model.
+    """
 
     def __init__(
         self,
@@ -87,6 +98,7 @@ class Training:
         if self.loss.needs_discriminator and recipe.discriminator is not None:
             kind = str(recipe.loss_options.get("adversarial", {}).get("kind", KINDS[0]))
             self.adversary = Adversary(recipe.discriminator, kind, data.train.size, device)
+        # bf16 has float32's exponent and needs no scaling; fp16's gradients would underflow.
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.train.precision == "fp16")
         self.loader = TrainLoader(
             data.train,
@@ -97,12 +109,12 @@ class Training:
             pin=device.type == "cuda",
         )
         self.epoch, self.step_in_epoch = 0, 0
-        self.stopping = False
         self.scores: dict[str, float] = {}
         self.signs: tuple[Sign, ...] = ()
         self.best: float | None = None
         self.run_id: str | None = None
         self.history = LossHistory(recipe.data.batch, len(self.loader))
+        # Before DDP and the compiler wrap the model: wrapped, its parameters have other names.
         if resume is not None:
             self._restore(resume)
         self.parallel: DistributedDataParallel | None = None
@@ -115,14 +127,15 @@ class Training:
         model = build_model(part.name, **part.options()).to(self.device)
         if isinstance(model, AnswersInBins):
             model.use_palette(self.data.palette)
+        # NHWC: the layout in which half-precision convolutions are fastest.
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def _distribute(self) -> nn.Module:
-        """The network as it is called in training: compiled on a GPU, DDP with several ranks."""
         network: nn.Module = self.model
         if self.world > 1:
             ids = [self.device.index or 0] if self.device.type == "cuda" else None
             network = self.parallel = DistributedDataParallel(network, device_ids=ids)
+        # Not on a CPU: compiling needs a C++ compiler there, and costs more than short runs gain.
         if self.device.type == "cuda":
             network = torch.compile(network)  # type: ignore[assignment]
         if self.adversary is not None:
@@ -130,15 +143,17 @@ class Training:
         return network
 
     def _settle_buckets(self) -> None:
-        """Have DDP order its buckets of gradients now, by a step that leaves nothing behind.
+        """Make DDP order its gradient buckets now, by a step that leaves nothing behind.
 
-        It does so after the first step that it sees, which after a resume is another one; and
-        where more than two ranks add up, the last bits of a sum depend on its place in a bucket.
+        DDP orders them after the first step it sees, which is a different step after a resume.
+        With more than two ranks, the last bits of a sum depend on its place in a bucket, so the
+        resumed run would no longer repeat the uninterrupted one.
         """
         models = [self.model, *([self.adversary.model] if self.adversary else [])]
         before = [{k: v.clone() for k, v in model.state_dict().items()} for model in models]
         size = self.data.train.size
-        loss, values = self._losses(torch.zeros(2, 3, size, size, device=self.device))
+        lab = torch.zeros(2, 3, size, size, device=self.device)
+        loss, values = self.losses(self.forward(lab), lab)
         (loss + values.get("discriminator", 0.0)).backward()
         for model, state in zip(models, before, strict=True):
             model.zero_grad(set_to_none=True)
@@ -146,55 +161,85 @@ class Training:
 
     @property
     def steps_done(self) -> int:
-        """Optimiser steps so far, over all epochs."""
+        """Optimizer steps so far, over all epochs."""
         return self.epoch * len(self.loader) + self.step_in_epoch
 
     @property
     def total_steps(self) -> int:
-        """Optimiser steps of the whole training."""
+        """Optimizer steps of the whole training."""
         return self.recipe.train.epochs * len(self.loader)
 
     @property
-    def weight(self) -> float:
-        """What this rank's mean over its photos counts in the mean over the ranks; 1 on average.
+    def lr(self) -> float:
+        """The model's learning rate in the latest step."""
+        return float(self.optimizer.param_groups[0]["lr"])
 
-        DDP averages gradients over the ranks, whose shares of a batch may differ by one photo:
-        so weighted, the average is that over the photos.
+    @property
+    def weight(self) -> float:
+        """Weight of this rank's mean in the mean over all ranks' photos; 1 on average.
+
+        DDP averages gradients over ranks, whose shares of a batch may differ by one photo. With
+        this weight the result is the average over photos.
         """
         return self.loader.share * self.world / self.recipe.data.batch
 
     @property
     def skips_overflows(self) -> bool:
-        """Whether a gradient that is not finite is fp16's, which a smaller scale will mend."""
+        """Whether the scaler can still mend a gradient that is not finite by scaling less.
+
+        At a scale below 1 the gradient would overflow unscaled too: the training diverged.
+        """
         return self.scaler.is_enabled() and self.scaler.get_scale() >= 1.0
 
-    def train_step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """One optimiser step; returns loss and terms of this rank, and the gradients' norm."""
-        recipe, done = self.recipe, self.steps_done
-        generator = torch.Generator().manual_seed(mix_seed(recipe.train.seed, done, self.rank))
-        torch.manual_seed(mix_seed(recipe.train.seed, done, self.rank) + 1)  # dropout
-        factor = lr_factor(recipe.optim, done, self.total_steps, len(self.loader))
-        set_lr(self.optimizer, recipe.optim.lr * factor)
-        lab = decode_lab(batch.lab_u8.to(self.device, non_blocking=True))
-        lab = augment(
-            lab,
-            flip=recipe.data.flip,
-            crop=recipe.data.crop,
-            jitter=recipe.data.jitter,
-            generator=generator,
-        )
-        total, terms = self._forward_backward(lab)
-        norm = self._step(self.optimizer)
-        if self.adversary is not None:
-            set_lr(self.adversary.optimizer, self.adversary.part.lr * factor)
-            self._step(self.adversary.optimizer)
-        self.scaler.update()
-        self._update_average(done)
-        self.step_in_epoch = batch.step + 1
-        return total, terms, norm
+    # -- the parts of a step, in order; training.fit.train_step puts them together --------------
 
-    def _step(self, optimizer: torch.optim.Optimizer) -> Tensor:
-        """Clip and step; returns the gradients' norm, not finite where the scaler skips."""
+    def prepare(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """A batch on the device, as CIELAB (B, 3, H, W) float, flipped, cropped and jittered."""
+        # Bytes travel, floats are made on the device: a quarter of the traffic.
+        lab = decode_lab(batch.lab_u8.to(self.device, non_blocking=True))
+        part = self.recipe.data
+        return augment(lab, flip=part.flip, crop=part.crop, jitter=part.jitter, generator=generator)
+
+    @contextlib.contextmanager
+    def gradient_sync(self, enabled: bool) -> Iterator[None]:
+        """Whether backward passes in this context sum gradients over the ranks.
+
+        Accumulated parts need one exchange, at the last part, instead of one each.
+        """
+        with contextlib.ExitStack() as stack:
+            for network in (self.parallel, self.adversary.parallel if self.adversary else None):
+                if network is not None and not enabled:
+                    stack.enter_context(network.no_sync())
+            yield
+
+    def forward(self, lab: Tensor) -> Prediction:
+        """The network's prediction from the lightness of lab (B, 3, H, W), ab in float32."""
+        with autocast(self.device, self.recipe.train.precision):
+            inputs = normalize_L(lab[:, :1]).contiguous(memory_format=torch.channels_last)
+            prediction: Prediction = self.network(inputs)
+        prediction["ab"] = prediction["ab"].float()
+        return prediction
+
+    def losses(self, prediction: Prediction, lab: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The model's loss and its terms; with an adversary, ``discriminator`` is its own loss."""
+        judged: dict[str, Tensor] = {}
+        share = 1.0
+        if self.adversary is not None:
+            with autocast(self.device, self.recipe.train.precision):
+                judged["discriminator"] = self.adversary.loss(prediction, lab)
+                self.adversary.judge(prediction, lab)
+            share = influence(self.adversary.part.warmup, self.steps_done, self.total_steps)
+        loss, values = self.loss(prediction, lab, influence=share)
+        # DDP waits for the gradient of every parameter, and not every recipe's terms use ab.
+        return loss + 0.0 * prediction["ab"].sum(), values | judged
+
+    def backward(self, loss: Tensor, share: float) -> None:
+        """Add the gradient of a mean over ``share`` of this rank's photos to that of the step."""
+        self.scaler.scale(loss * (share * self.weight)).backward()
+
+    def clip_and_step(self, optimizer: torch.optim.Optimizer) -> Tensor:
+        """Clip and step; returns the gradient's norm, not finite where the scaler skips."""
+        # Unscaled first: optim.clip bounds the true norm, not the norm times fp16's scale.
         self.scaler.unscale_(optimizer)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         clip = self.recipe.optim.clip if self.recipe.optim.clip is not None else math.inf
@@ -203,76 +248,38 @@ class Training:
         optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def _forward_backward(self, lab: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Gradients of the mean loss over ``accumulate`` parts of the batch."""
-        parts = lab.chunk(self.recipe.train.accumulate)
-        total = lab.new_zeros(())
-        terms: dict[str, Tensor] = {}
-        for number, part in enumerate(parts, start=1):
-            with contextlib.ExitStack() as stack:
-                if number < len(parts):
-                    self._hold_sync(stack)
-                share = len(part) / len(lab)
-                loss, values = self._losses(part)
-                self.scaler.scale(loss * (share * self.weight)).backward()
-                if self.adversary is not None:
-                    judged = values["discriminator"] * (share * self.weight)
-                    self.scaler.scale(judged).backward()
-            total += loss.detach() * share
-            for name, value in values.items():
-                terms[name] = terms.get(name, 0.0) + value.detach() * share
-        return total, terms
-
-    def _losses(self, lab: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The generator's loss of some photos, its terms, and the judge's loss beside them."""
-        precision = self.recipe.train.precision
-        with autocast(self.device, precision):
-            inputs = normalize_L(lab[:, :1]).contiguous(memory_format=torch.channels_last)
-            prediction: Prediction = self.network(inputs)
-        prediction["ab"] = prediction["ab"].float()
-        judged: dict[str, Tensor] = {}
-        share = 1.0
-        if self.adversary is not None:
-            with autocast(self.device, precision):
-                judged["discriminator"] = self.adversary.loss(prediction, lab)
-                self.adversary.judge(prediction, lab)
-            share = influence(self.adversary.part.warmup, self.steps_done, self.total_steps)
-        loss, values = self.loss(prediction, lab, influence=share)
-        # Not one head may be without a gradient: DDP waits for all of them.
-        return loss + 0.0 * prediction["ab"].sum(), values | judged
-
-    def _hold_sync(self, stack: contextlib.ExitStack) -> None:
-        """Let the ranks add up gradients for themselves until the stack ends."""
-        for network in (self.parallel, self.adversary.parallel if self.adversary else None):
-            if network is not None:
-                stack.enter_context(network.no_sync())
-
     @torch.no_grad()
-    def _update_average(self, done: int) -> None:
-        """EMA of weights and buffers; early on the decay is (1 + n) / (10 + n)."""
+    def update_average(self) -> None:
+        """EMA of weights and buffers: avg ← d · avg + (1 - d) · now."""
+        # Early on d = (1 + n) / (10 + n) after n steps (as in TensorFlow's
+        # ExponentialMovingAverage): with 0.999 throughout, the first validations would score
+        # the random weights that the average started from.
+        done = self.steps_done
         decay = min(self.recipe.train.ema, (1 + done) / (10 + done))
         now = self.model.state_dict()
         for name, value in self.average.state_dict().items():
             if value.dtype.is_floating_point:
                 value.lerp_(now[name], 1.0 - decay)
             else:
-                value.copy_(now[name])
+                value.copy_(now[name])  # counters such as num_batches_tracked
 
-    def agree(self, values: list[float], stop: bool) -> list[float]:
-        """The means of values over all photos of a step, and whether any rank wants to stop.
+    def mean_over_ranks(
+        self, loss: float, terms: Mapping[str, float], stop: bool
+    ) -> tuple[float, dict[str, float], bool]:
+        """Loss and terms as means over all photos of the step, and whether any rank wants to stop.
 
-        The one exchange of a step beside the gradients': so all ranks stop at the same step, and
-        all know the same course of the loss, which a checkpoint of any step can then hold.
+        The only exchange of a step besides the gradients'. All ranks stop after the same step,
+        and all have the same loss history, so a checkpoint of any step can hold it.
         """
         if self.world == 1:
-            self.stopping = stop
-            return values
-        mine = [float(stop), *(value * self.weight / self.world for value in values)]
-        total = torch.tensor(mine, dtype=torch.float64, device=self.device)
+            return loss, dict(terms), stop
+        mine = [value * self.weight / self.world for value in (loss, *terms.values())]
+        total = torch.tensor([float(stop), *mine], dtype=torch.float64, device=self.device)
         distributed.all_reduce(total)
-        asked, *means = total.tolist()
-        self.stopping = asked > 0
-        return means
+        asked, loss, *means = total.tolist()
+        return loss, dict(zip(terms, means, strict=True)), asked > 0
+
+    # -- validation and checkpoints --------------------------------------------------------------
 
     def validate(self) -> ValidationEvent:
         """Score the averaged weights on the whole validation split, each rank its share."""
@@ -377,27 +384,3 @@ class Training:
         self.scores = dict(resume.scores)
         self.signs = tuple(Sign(**values) for values in resume.signs)
         self.history.load_state(resume.history)
-
-
-def autocast(device: torch.device, precision: str) -> Any:
-    """The context in which the networks run: "auto" is bf16 on a GPU and fp32 on a CPU."""
-    enabled = precision in ("bf16", "fp16") or (precision == "auto" and device.type == "cuda")
-    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, dtype, enabled=enabled)
-
-
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of all parameter groups."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-
-
-def mix_seed(*numbers: int) -> int:
-    """One seed of several numbers, well spread (SplitMix64's finalizer over each)."""
-    state = 0x9E3779B97F4A7C15
-    for number in numbers:
-        state = (state + number + 0x9E3779B97F4A7C15) & (2**64 - 1)
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
-        state ^= state >> 31
-    return state >> 2

@@ -32,7 +32,7 @@ from colorcore.color.palette import Palette
 from colorcore.dataset.loader import Batch, TrainLoader
 from colorcore.dataset.samples import Samples
 from colorcore.recipes.recipe import load_recipe
-from colorcore.training.state import autocast
+from colorcore.training.precision import autocast
 
 if TYPE_CHECKING:
     from torch import Tensor

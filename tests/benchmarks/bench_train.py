@@ -19,6 +19,7 @@ from torch import distributed
 
 from colorcore.color.fit_palette import fit_palette
 from colorcore.recipes.recipe import load_recipe
+from colorcore.training.fit import train_step
 from colorcore.training.state import FitData, Training
 from tests.benchmarks.paired import Side, measure, row
 from tests.servers.child import Child, Parent
@@ -101,8 +102,8 @@ def main(folder: str, world: str, rank: str) -> None:
         for batch in training.loader.epoch(0):
             if batch.step == request["steps"]:
                 break
-            loss, _, _ = training.train_step(batch)
-            training.agree([loss.item()], stop=False)
+            loss, terms, _ = train_step(training, batch)
+            training.mean_over_ranks(loss, terms, stop=False)
         parent.send()
 
 

@@ -12,7 +12,7 @@ from colorcore.recipes.recipe import load_recipe
 from colorcore.scores.signs import Sign
 from colorcore.training.fit import fit
 from pipelines.training.trainer import TrainProgress
-from tests.colorcore.training.test_fit import Photos, data_of
+from tests.colorcore.training.made_up import Photos, data_of
 
 
 def test_a_sign_is_shown_once_when_it_appears_and_once_when_it_is_gone(

@@ -23,7 +23,7 @@ from colorcore.storage import store as storage
 from colorcore.storage.location import open_store
 from colorcore.storage.remote import RemoteStore
 from colorcore.training.fit import fit
-from tests.colorcore.training.test_fit import Diary, Killed, Killer, Photos, data_of, recipe_of
+from tests.colorcore.training.made_up import Diary, Killed, Killer, Photos, data_of, recipe_of
 
 
 @pytest.fixture

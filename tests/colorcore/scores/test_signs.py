@@ -20,14 +20,15 @@ from torch import Tensor
 from colorcore.checkpoints.checkpoint import load_checkpoint
 from colorcore.color.lab import lab_to_rgb
 from colorcore.inference.evaluate import evaluate, score_with_baselines, statistics_for
+from colorcore.losses import steady_loss
 from colorcore.recipes.recipe import load_recipe
 from colorcore.scores.color_statistics import VIVID, ColorStatistics
-from colorcore.scores.loss_history import BLOCK, COURSE, FEW, RECENT, LossHistory, steady_loss
+from colorcore.scores.loss_history import BLOCK, COURSE, FEW, RECENT, LossHistory
 from colorcore.scores.signs import find_signs, is_red_green
 from colorcore.training.events import ValidationEvent
 from colorcore.training.fit import fit
 from colorcore.training.state import FitData
-from tests.colorcore.training.test_fit import Diary, Killed, Killer, Photos, data_of
+from tests.colorcore.training.made_up import Diary, Killed, Killer, Photos, data_of
 
 SIDE = 16
 EVEN = torch.ones(256, 256)
