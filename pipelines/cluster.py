@@ -1,7 +1,7 @@
-"""Connecting to Ray: a private one on this machine, or a cluster by its address.
+"""Connect to Ray: start a private one on this machine, or join a cluster by its address.
 
-The local Ray listens on loopback, keeps Ray's token authentication on, sends no usage
-statistics, has no dashboard and ends with the process that started it.
+The local Ray listens on loopback only, keeps Ray's token authentication, sends no usage
+statistics, has no dashboard, and ends with the process that started it.
 """
 
 from __future__ import annotations
@@ -14,24 +14,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipelines.errors import JobError
+from pipelines.ray_internals import on_loopback
 
 ANSWER_S = 10.0
-"""Seconds within which a cluster's address must take a connection."""
+"""Seconds within which an address must accept a connection."""
 PATIENCE_S = 60.0
-"""For so long a head that cannot serve a client of ``ray://`` is asked again."""
+"""Seconds for which connecting to a busy head by ``ray://`` is retried."""
 FIRST_PAUSE_S = 2.0
-"""Pause after the first try, twice as long after each further one."""
+"""Pause before the first retry; it doubles for each further one."""
 _BUSY = ("Starting Ray client server failed", "Proxy failed to Connect to backend", "psutil.")
 _REFUSED = ("Unauthenticated", "AuthToken", "authentication token")
 
 
 @contextmanager
 def ray_session(address: str | None = None, *, cpus: int | None = None) -> Iterator[None]:
-    """Ray, connected; a Ray that was connected before is used as it is and left running.
+    """Connect to Ray for the block; a Ray that is connected already is used and left running.
 
-    address  None starts a local Ray for the time of the block; else a running cluster's,
-             as `ray.init` takes it ("auto", "ray://head:10001", "10.0.0.1:6379")
-    cpus     CPUs of the local Ray; None takes this machine's
+    address  of a running cluster, as `ray.init` takes it ("auto", "ray://head:10001",
+             "10.0.0.1:6379"); None starts a local Ray
+    cpus     of the local Ray, set by tests and benchmarks; None takes this machine's
 
     Raises:
         JobError: Ray does not start or does not answer.
@@ -41,12 +42,13 @@ def ray_session(address: str | None = None, *, cpus: int | None = None) -> Itera
     import ray
     from ray.exceptions import RayError
 
+    silence_ray()
     if ray.is_initialized():
         yield
         return
     try:
         if address is None:
-            with _on_loopback():
+            with on_loopback():
                 ray.init(
                     address="local",
                     num_cpus=cpus,
@@ -55,7 +57,9 @@ def ray_session(address: str | None = None, *, cpus: int | None = None) -> Itera
                     logging_level=logging.ERROR,
                 )
         else:
-            _knock(address)  # Ray itself tries for minutes
+            host, _, port = address.rpartition("://")[2].rpartition(":")
+            if host and port.isdigit():  # Ray itself would try for minutes
+                require_listener(host.strip("[]"), int(port))
             _join(address)
     except (RayError, RuntimeError, ValueError, OSError) as error:
         raise JobError(f"cannot reach {address or 'a local Ray'}: {_reason(error)}") from error
@@ -65,44 +69,26 @@ def ray_session(address: str | None = None, *, cpus: int | None = None) -> Itera
         ray.shutdown()
 
 
-@contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Let a Ray that starts in the block listen on 127.0.0.1 and nowhere else.
-
-    By default Ray's services listen on all of a Linux machine's addresses, though not on macOS
-    and Windows; this is the switch between the two, which Ray reads when it is imported.
-    """
-    import ray._private.ray_constants as constants
-
-    before = constants.ENABLE_RAY_CLUSTER, os.environ.get(constants.ENABLE_RAY_CLUSTERS_ENV_VAR)
-    constants.ENABLE_RAY_CLUSTER = False
-    os.environ[constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # for the processes that it starts
-    try:
-        yield
-    finally:
-        constants.ENABLE_RAY_CLUSTER = before[0]
-        if before[1] is None:
-            del os.environ[constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
-        else:
-            os.environ[constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = before[1]
+def silence_ray() -> None:
+    """Hide what Ray's libraries log below errors; the commands print their own progress."""
+    for name in ("ray.train", "ray.tune", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _knock(address: str) -> None:
-    """See whether anything listens at ``host:port`` or ``ray://host:port``.
+def require_listener(host: str, port: int) -> None:
+    """Check that something accepts connections at an address.
 
     Raises:
         OSError: nothing does within ``ANSWER_S``.
     """
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    socket.create_connection((host, port), timeout=ANSWER_S).close()
 
 
 def _join(address: str) -> None:
-    """`ray.init` at an address.
+    """Connect to a cluster, with retries while its head is busy.
 
-    A head starts a process for each client of ``ray://``, and sends the client away if that does
-    not come up, as may happen on a busy machine: then it is asked again.
+    The head starts one process per client of ``ray://`` and turns the client away if that process
+    does not come up, which happens on a busy machine.
     """
     import ray
 
@@ -120,7 +106,7 @@ def _join(address: str) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, and what that came from: Ray puts it into a cause, as a whole traceback."""
+    """The error and its root cause in one line; Ray's causes hold whole tracebacks."""
     lines = [_line(error)]
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
@@ -137,4 +123,4 @@ def _reason(error: BaseException) -> str:
 def _line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     line = text.splitlines()[-1 if "Traceback (" in text else 0]
-    return line.partition(". ")[0].strip()  # what follows is advice, and long
+    return line.partition(". ")[0].strip()  # Ray's long advice follows

@@ -1,0 +1,74 @@
+"""Ray's private names. No other file uses any; tested with Ray 2.60, to which pyproject caps it.
+
+Ray is imported inside the functions, because `pipelines.cluster` sets its environment first.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """Make a Ray that starts in the block listen on 127.0.0.1 only.
+
+    By default Ray's services listen on all addresses of a Linux machine, but not on macOS and
+    Windows. Ray reads this switch between the two when it is imported.
+    """
+    import ray._private.ray_constants as constants
+
+    before = constants.ENABLE_RAY_CLUSTER, os.environ.get(constants.ENABLE_RAY_CLUSTERS_ENV_VAR)
+    constants.ENABLE_RAY_CLUSTER = False
+    os.environ[constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # for the processes that Ray starts
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before[0]
+        if before[1] is None:
+            del os.environ[constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
+        else:
+            os.environ[constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = before[1]
+
+
+def uses_token_auth() -> bool:
+    """Whether this process's Ray authenticates by token; Ray has no public way to ask."""
+    from ray._raylet import AuthenticationMode, get_authentication_mode
+
+    return bool(get_authentication_mode() == AuthenticationMode.TOKEN)
+
+
+def trainer_without_sigint_handler() -> type[TorchTrainer]:
+    """A `TorchTrainer` that leaves Ctrl-C alone and keeps its controller as ``controller``.
+
+    Ray's own handler aborts the workers at once, before they can save a checkpoint;
+    `pipelines.training.interrupts` has ours.
+    """
+    from ray.train.torch import TorchTrainer
+
+    class Trainer(TorchTrainer):
+        controller: Any = None
+
+        def _register_sigint_handler(self, controller: Any) -> None:
+            self.controller = controller
+
+    return Trainer
+
+
+def set_rank_variables() -> None:
+    """In a worker: set LOCAL_RANK and what else torch needs to know from Ray Train."""
+    from ray.train.torch.config import _set_torch_distributed_env_vars
+
+    _set_torch_distributed_env_vars()
+
+
+def join_process_group(backend: str, rank: int, world: int) -> None:
+    """In a worker: join the process group at MASTER_ADDR, with Ray Train's settings of NCCL."""
+    from ray.train.torch.config import _setup_torch_process_group
+
+    _setup_torch_process_group(backend, rank, world, "env://")
