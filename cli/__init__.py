@@ -1,1 +1,1 @@
-"""The command line `cc`: each command parses, calls one function of the pipelines, and shows."""
+"""The command line `cc`: each command parses, calls one function of pipelines and prints."""

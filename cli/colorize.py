@@ -1,4 +1,4 @@
-"""`cc colorize`: photos in, colourized photos out, at their own resolution."""
+"""`cc colorize`: colourize photos at their own resolution."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from cli.options import AsJson, Chroma, Device, Model, Temperature
 def colorize(
     model: Model,
     photos: Annotated[
-        list[str], typer.Argument(metavar="PHOTO|FOLDER...", help="What to colourize.")
+        list[str],
+        typer.Argument(
+            metavar="PHOTO|FOLDER...", help="Photos, folders, lists or tars of photos to colourize."
+        ),
     ],
-    out: Annotated[str, typer.Option(help="Folder for the pictures.")] = "colorized",
+    out: Annotated[str, typer.Option(help="Output folder.")] = "colorized",
     format_: Annotated[
         Literal["png", "jpg", "webp"],
-        typer.Option("--format", help="png keeps lightness exact; jpg and webp are smaller."),
+        typer.Option("--format", help="File format; png is lossless, jpg and webp are smaller."),
     ] = "png",
     device: Device = None,
     temperature: Temperature = None,
     chroma: Chroma = None,
     json: AsJson = False,
 ) -> int:
-    """Colourize photos; their lightness stays untouched.
+    """Colourize photos, keeping their lightness.
 
-    Temperature and chroma are those that were chosen for the model when its training ended.
+    By default temperature and chroma are the values chosen at the end of training.
     """
     from cli import show
     from pipelines.inference.colorize import colorize_photos
@@ -56,7 +59,7 @@ def colorize(
             }
         )
     else:
-        print(f"{len(report.written)} pictures in {report.out}, decoded at {report.decoding}")
+        print(f"{len(report.written)} pictures in {report.out}, decoded with {report.decoding}")
     if report.refused:
         show.warn(f"error: {len(report.refused)} photos could not be colourized")
         return 1

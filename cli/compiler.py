@@ -1,9 +1,9 @@
-"""The C compiler behind the name `cc`: a call that is plainly a compiler's is handed over.
+"""The C compiler that is also named `cc`: calls meant for it are handed over.
 
 An activated environment puts our `cc` before the compiler's on PATH. Builds inside it
-(`make`, Python extensions, autoconf, CMake) must go on working, so a first argument that is a
-source or object file, or a flag that is none of ours, goes to the next `cc` on PATH.
-Standard library only: this runs before anything else.
+(`make`, Python extensions, autoconf, CMake) must keep working. So if the first argument is a
+source or object file, or a flag that is not ours, the call goes to the next `cc` on PATH.
+This module uses the standard library only, because it runs before everything else.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ SOURCE_SUFFIXES = frozenset({
 })
 # fmt: on
 TRIED = "COLORCORE_CC_TRIED"
-"""Folders whose `cc` handed over already, so that two environments do not call each other."""
+"""Folders whose `cc` has already handed over, so that two environments cannot loop."""
 
 
 def is_compiler_call(arguments: Sequence[str]) -> bool:
-    """Whether the first argument is one for a compiler: `x.c`, `-c`, `-O2`, `@args`, `-`."""
+    """Whether the first argument is meant for a compiler: `x.c`, `-c`, `-O2`, `@args`, `-`."""
     if not arguments:
         return False
     first = arguments[0]
@@ -39,7 +39,7 @@ def is_compiler_call(arguments: Sequence[str]) -> bool:
 
 
 def find_compiler(program: str) -> str | None:
-    """The next `cc` on PATH that is not this one; None when there is none."""
+    """The next `cc` on PATH after this one, or None."""
     here = Path(shutil.which(program) or program).absolute().parent
     tried = {*os.environ.get(TRIED, "").split(os.pathsep), str(here)}
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
@@ -48,24 +48,24 @@ def find_compiler(program: str) -> str | None:
 
 
 def hand_over(program: str, arguments: Sequence[str]) -> int:
-    """Become the compiler; returns only when there is none (exit code 127)."""
+    """Replace this process by the compiler; without one, return exit code 127."""
     compiler = find_compiler(program)
     if compiler is None:
         print(
-            f"cc: {' '.join(arguments[:3])} looks like a call of the C compiler, but there is no "
-            "other cc on PATH; install one, or see: colorcore --help",
+            f"cc: {' '.join(arguments[:3])} looks like a C compiler call, but PATH has no other "
+            "cc; install a compiler, or see: colorcore --help",
             file=sys.stderr,
         )
         return 127
     here = str(Path(shutil.which(program) or program).absolute().parent)
     os.environ[TRIED] = os.pathsep.join(filter(None, [os.environ.get(TRIED, ""), here]))
     sys.stdout.flush()
-    # By its full path: gcc looks for its parts beside the `cc` that argv[0] names.
+    # argv[0] must be its full path: gcc looks for its parts next to the `cc` named there.
     return os.execv(compiler, [compiler, *arguments])  # noqa: S606 (no shell is wanted)
 
 
 def compiler_version(program: str) -> str | None:
-    """What the compiler answers to --version: build tools ask `cc` for it."""
+    """The compiler's answer to --version, which build tools ask `cc` for."""
     compiler = find_compiler(program)
     if compiler is None:
         return None

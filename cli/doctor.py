@@ -1,4 +1,4 @@
-"""`cc doctor`: is this machine, and this dataset, fit for a long run?"""
+"""`cc doctor`: check that this machine and this dataset are ready for a long run."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from cli.options import AsJson, TrackingUri
 
 def doctor(
     dataset: Annotated[
-        str | None, typer.Argument(help="A dataset to look at, too (cc shard, cc priors).")
+        str | None, typer.Argument(help="Dataset to check as well (from cc shard and cc priors).")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Leave out what starts processes: Ray and DDP.")
+        bool, typer.Option("--quick", help="Skip the checks that start processes (Ray and DDP).")
     ] = False,
     address: Annotated[
-        str | None, typer.Option(help="A Ray cluster to ask; default: start one here.")
+        str | None, typer.Option(help="Ray cluster to check (default: start Ray on this machine).")
     ] = None,
     tracking_uri: TrackingUri = None,
     json: AsJson = False,
 ) -> int:
-    """Check versions, devices, disk, Ray and MLflow, and prove that training works.
+    """Check this machine and a dataset before a long run.
 
-    A tiny conv net learns the mean lightness of photos in seconds: by it batching, transfer,
-    mixed precision, checkpoints, resuming and DDP are proved one by one. Exit code 1 when a
-    check fails.
+    Checks versions, devices, disk, Ray and MLflow. Then trains a tiny regression of the photos'
+    mean lightness for a few seconds, which tests batching, transfer, mixed precision,
+    checkpoints, resuming and DDP one by one. The exit code is 1 if a check fails.
     """
     from cli import show
     from pipelines.doctor.job import examine
@@ -49,7 +49,7 @@ def doctor(
         ["check", "", "found"], [(line.check, line.verdict, line.found) for line in health.lines]
     )
     if todo := [line for line in health.lines if line.verdict != "ok"]:
-        print("\nwhat to do")
+        print("\nnext steps")
         for line in todo:
             print(f"{line.verdict.ljust(4)}  {line.check}: {line.advice}")
     print(f"\n{health.count('ok')} ok, {health.count('warn')} warn, {failed} FAIL")

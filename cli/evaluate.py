@@ -1,4 +1,4 @@
-"""`cc eval`: a model's scores beside those of grey and of the constant mean colour."""
+"""`cc eval`: a model's scores compared with those of grey and of one constant colour."""
 
 from __future__ import annotations
 
@@ -28,15 +28,19 @@ _FRONT = ("psnr", "delta_e2000", "auc_balanced", "cf_gap")
 
 def evaluate(
     model: Model,
-    photos: Annotated[str, typer.Argument(metavar="DATASET|FOLDER", help="What to score it on.")],
+    photos: Annotated[
+        str,
+        typer.Argument(metavar="DATASET|FOLDER", help="Dataset or folder of photos to score on."),
+    ],
     picture: Annotated[
-        Path | None, typer.Option(help="Write grey | predicted | truth of the first photos here.")
+        Path | None,
+        typer.Option(help="Write the first photos as grey | predicted | truth to this file."),
     ] = None,
     front: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.png",
-            help="Also score other temperatures and chroma scales; write the plot here.",
+            help="Also score a grid of temperatures and chroma factors; write a plot here.",
         ),
     ] = None,
     temperature: Temperature = None,
@@ -44,9 +48,11 @@ def evaluate(
     device: Device = None,
     json: AsJson = False,
 ) -> None:
-    """Score a model on a dataset's validation split, or on a folder of photos.
+    """Score a model on a dataset or a folder of photos.
 
-    Temperature and chroma are those that were chosen for the model when its training ended.
+    A dataset is scored on its validation split.
+
+    By default temperature and chroma are the values chosen at the end of training.
     """
     from math import isfinite
 
@@ -82,8 +88,8 @@ def evaluate(
         return
     photos_scored = int(report.scores["model"]["photos"])
     print(
-        f"{photos_scored} photos at {report.size} px; CF of the truth "
-        f"{report.scores['model']['cf_true']:.1f}; decoded at {report.decoding}"
+        f"{photos_scored} photos at {report.size} px; true CF "
+        f"{report.scores['model']['cf_true']:.1f}; decoded with {report.decoding}"
     )
     show.table(
         ["", *_NAMES.values()],
@@ -100,17 +106,11 @@ def evaluate(
         print(f"pictures: {report.picture}")
 
 
-def _show_front(front: FrontReport, beside: dict[str, dict[str, float]]) -> None:
+def _show_front(front: FrontReport, baselines: dict[str, dict[str, float]]) -> None:
     from cli import show
 
     rows = [
-        (
-            name,
-            "",
-            *(_number(beside[name][key]) for key in _FRONT),
-            "",
-            "",
-        )
+        (name, "", *(_number(baselines[name][key]) for key in _FRONT), "", "")
         for name in ("grey", "constant")
     ]
     print()
@@ -130,7 +130,7 @@ def _show_front(front: FrontReport, beside: dict[str, dict[str, float]]) -> None
             ),
         ],
     )
-    print(f"* no other setting is as good in all four; plot: {front.picture}")
+    print(f"* no other setting is at least as good in all four scores; plot: {front.picture}")
 
 
 def _front_rows(front: FrontReport) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""`cc inspect`: what is in a dataset, or what is in a model."""
+"""`cc inspect`: the contents of a dataset, or of a model."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ def inspect(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="DATASET|MODEL", help="A folder of either kind, or an old .pt file."
+            metavar="DATASET|MODEL", help="Dataset or model folder, or an old .pt file."
         ),
     ],
     picture: Annotated[
         Path | None,
         typer.Option(
-            help="Of a dataset: its contact sheet (contact-sheet.png). Of a model: histograms of "
-            "its weights (weights.png), and their numbers beside it (weights.csv)."
+            help="Output file: a dataset's contact sheet (default: contact-sheet.png), or "
+            "histograms of a model's weights (default: weights.png, with weights.csv next to it)."
         ),
     ] = None,
-    no_picture: Annotated[bool, typer.Option("--no-picture", help="Write none.")] = False,
-    seed: Annotated[int, typer.Option(help="Other random photos on the sheet.")] = 0,
+    no_picture: Annotated[
+        bool, typer.Option("--no-picture", help="Don't write a picture.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Random seed for the photos on the contact sheet.")] = 0,
     json: AsJson = False,
 ) -> None:
-    """Show counts, reasons and colours of a dataset, or layers and scores of a model."""
+    """Show a dataset's counts and colours, or a model's scores and layers."""
     from pipelines.inference.inspect import is_dataset
 
     if is_dataset(what):
@@ -65,7 +67,7 @@ def _dataset(dataset: str, picture: Path | None, seed: int, *, json: bool) -> No
     show.bars("colorfulness", found.colorfulness)
     print()
     if found.palette is None:
-        print(f"no palette yet: cc priors {dataset}")
+        print(f"no palette yet; create it with: cc priors {dataset}")
     else:
         show.facts({f"palette {key}": value for key, value in found.palette.items()})
     if picture is not None:
@@ -80,7 +82,7 @@ def _model(model: str, picture: Path | None, *, json: bool) -> None:
     found = inspect_model(model, picture=picture)
     if found.not_finite:
         names = ", ".join(found.not_finite[:3])
-        show.warn(f"{len(found.not_finite)} tensors hold weights that are no numbers: {names}")
+        show.warn(f"{len(found.not_finite)} tensors contain NaN or infinite weights: {names}")
     if json:
         rows = [stats_facts(row) for row in found.weights]
         show.as_json(

@@ -1,4 +1,4 @@
-"""Where `cc` starts: a compiler's call goes to the compiler, all else to the Typer app."""
+"""Entry point of `cc`: compiler calls go to the C compiler, everything else to the Typer app."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from cli.compiler import compiler_version, hand_over, is_compiler_call
 EXIT_FAILED = 1
 EXIT_WRONG_CALL = 2
 EXIT_INTERRUPTED = 130
-OURS = {
+OUR_ERRORS = {
     "CheckpointError",
     "DatasetError",
     "JobError",
     "PhotoRefused",
     "RecipeError",
     "StorageError",
-    "StoppedError",
 }
+"""Errors whose message is written for the user; by name, because importing them is slow."""
 WRONG_CALLS = {"LocationError", "RecipeError", "WrongCallError"}
-"""Errors whose message is made for the user; by name, as importing them would be slow."""
+"""Errors in what the user typed."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code: 0 done, 1 failed, 2 a wrong call."""
+    """Run one command; return its exit code: 0 done, 1 failed, 2 wrong call, 130 interrupted."""
     program, *arguments = list(argv) if argv is not None else sys.argv
     name = Path(program).name
     if name == "cc" and is_compiler_call(arguments):
@@ -63,15 +63,15 @@ def _run(arguments: list[str], name: str, *, debug: bool) -> int:
 
 def _interrupted() -> int:
     print(
-        "interrupted; the same command goes on where it stopped (cc train, cc tune: with --resume)",
+        "interrupted; rerun the same command to continue (add --resume for cc train and cc tune)",
         file=sys.stderr,
     )
     return EXIT_INTERRUPTED
 
 
 def _explain(error: Exception) -> int:
-    """Print one line for the user and choose the exit code."""
-    show = getattr(error, "show", None)  # a usage error of the command line itself
+    """Print the error as one line and return the exit code."""
+    show = getattr(error, "show", None)  # Typer's usage errors print themselves
     if callable(show):
         show()
         return EXIT_WRONG_CALL
@@ -80,16 +80,10 @@ def _explain(error: Exception) -> int:
     if "StoppedError" in kinds:
         print(text, file=sys.stderr)
         return EXIT_INTERRUPTED
-    if not kinds & {
-        "JobError",
-        "DatasetError",
-        "CheckpointError",
-        "RecipeError",
-        "PhotoRefused",
-        "StorageError",
-    }:
-        text = f"{type(error).__name__}: {text}" if not kinds & {"FileNotFoundError"} else text
-        text += " (run again with --debug for the traceback)"
+    if not kinds & OUR_ERRORS:
+        if "FileNotFoundError" not in kinds:
+            text = f"{type(error).__name__}: {text}"
+        text += " (rerun with --debug for the traceback)"
     print(f"error: {text}", file=sys.stderr)
     return EXIT_WRONG_CALL if kinds & WRONG_CALLS else EXIT_FAILED
 

@@ -1,4 +1,4 @@
-"""Options that several commands take, each said once."""
+"""Options that several commands share, each defined once."""
 
 from __future__ import annotations
 
@@ -9,23 +9,40 @@ import typer
 Model = Annotated[
     str,
     typer.Argument(
-        help="A checkpoint folder or the --out of cc train, here or on s3://; runs:/… or models:/…"
+        help="Checkpoint folder or the --out of cc train (a path or an s3:// URI), "
+        "or a model in MLflow (runs:/… or models:/…)."
     ),
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda; default: the best there is.")]
+Device = Annotated[
+    str | None, typer.Option(help="Device, cpu or cuda (default: cuda if available).")
+]
 Temperature = Annotated[
     float | None,
-    typer.Option(help="Of models of bins: 1 blends colours, towards 0 the likeliest."),
+    typer.Option(
+        help="Softmax temperature for bin models: 1 averages the colours, near 0 picks the most "
+        "likely."
+    ),
 ]
-Chroma = Annotated[float | None, typer.Option(help="Times this vivid; 1 is as trained.")]
-Dataset = Annotated[str, typer.Argument(help="A dataset with a palette (cc shard, cc priors).")]
-RecipeName = Annotated[str, typer.Option("--recipe", help="A recipe's name or a .toml file.")]
+Chroma = Annotated[
+    float | None, typer.Option(help="Multiply chroma by this factor (1 = as trained).")
+]
+Dataset = Annotated[
+    str, typer.Argument(help="Dataset with a palette (from cc shard and cc priors).")
+]
+RecipeName = Annotated[
+    str, typer.Option("--recipe", help="Name of a built-in recipe, or a .toml file.")
+]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override: optim.lr=1e-4"),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a recipe setting, e.g. optim.lr=1e-4."
+    ),
 ]
 TrackingUri = Annotated[
-    str | None, typer.Option(help="MLflow; default: $MLFLOW_TRACKING_URI or ./mlflow.db")
+    str | None,
+    typer.Option(help="MLflow tracking URI (default: $MLFLOW_TRACKING_URI or ./mlflow.db)."),
 ]
-Address = Annotated[str | None, typer.Option(help="A Ray cluster; default: this machine.")]
+Address = Annotated[
+    str | None, typer.Option(help="Address of a Ray cluster (default: this machine only).")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

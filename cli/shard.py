@@ -1,4 +1,4 @@
-"""`cc shard`: photos from anywhere -> a dataset of LAB shards."""
+"""`cc shard`: turn photos from anywhere into a dataset of LAB shards."""
 
 from __future__ import annotations
 
@@ -21,43 +21,48 @@ def shard(
         list[str],
         typer.Argument(
             metavar="SOURCE... DATASET",
-            help="Folders, photos, lists (.txt, .csv, .parquet) or tars of photos, "
-            "then the dataset; paths or URIs such as s3://bucket/photos.",
+            help="One or more sources (folders, photos, tars or lists of photos: .txt, .csv, "
+            ".parquet), then the dataset; paths or URIs such as s3://bucket/photos.",
         ),
     ],
-    size: Annotated[int, typer.Option(help="Side of a sample in pixels.")] = 256,
+    size: Annotated[int, typer.Option(help="Side length of a sample in pixels.")] = 256,
     min_colorfulness: Annotated[
-        float, typer.Option(help="Hasler-Süsstrunk colourfulness a photo needs.")
+        float, typer.Option(help="Minimum Hasler-Süsstrunk colourfulness of a photo.")
     ] = 15.0,
-    val_percent: Annotated[float, typer.Option(help="Share of photos held out, by content.")] = 5.0,
+    val_percent: Annotated[
+        float, typer.Option(help="Percentage of photos held out for validation, chosen by content.")
+    ] = 5.0,
     photos_per_unit: Annotated[
-        int, typer.Option(help="Photos that one task turns into shards; a tar is one task.")
+        int, typer.Option(help="Photos per Ray task (each input tar is always one task).")
     ] = 250,
-    max_pixels: Annotated[int, typer.Option(help="Refuse larger photos unread.")] = 100_000_000,
+    max_pixels: Annotated[
+        int, typer.Option(help="Refuse photos with more pixels, without decoding them.")
+    ] = 100_000_000,
     compress: Annotated[
-        Literal["none", "zstd"], typer.Option(help="zstd: a third smaller, slower to read.")
+        Literal["none", "zstd"],
+        typer.Option(help="Compression; zstd is a third smaller but slower to read."),
     ] = "none",
     max_damaged_percent: Annotated[
-        float, typer.Option(help="More unreadable photos than this fail the command.")
+        float, typer.Option(help="Fail if more than this percentage of the photos is damaged.")
     ] = 10.0,
     dry_run: Annotated[
         int,
         typer.Option(
             min=0,
             metavar="N",
-            help="Only look at N random photos: what would be kept and refused. "
-            "Writes nothing but the picture.",
+            help="Only report which of N random photos would be kept or refused; "
+            "write nothing but the contact sheet.",
         ),
     ] = 0,
     picture: Annotated[
-        Path, typer.Option(help="With --dry-run: the contact sheet of kept and refused photos.")
+        Path, typer.Option(help="Contact sheet of kept and refused photos (with --dry-run).")
     ] = Path("contact-sheet.png"),
     address: Address = None,
     json: AsJson = False,
 ) -> int:
     """Turn photos into LAB shards, keeping only colourful ones.
 
-    Run again, it does what is missing: interrupted units, and photos that are new.
+    A second run does only what is missing: interrupted units and new photos.
     """
     from pydantic import ValidationError
 
@@ -82,7 +87,7 @@ def shard(
     if dry_run:
         return _dry_run(places, settings, dry_run, picture, json=json)
     if len(places) < 2:
-        raise WrongCallError("expected SOURCE... DATASET, such as: cc shard ~/Pictures photos.data")
+        raise WrongCallError("expected SOURCE... DATASET, e.g. cc shard ~/Pictures photos.data")
     *sources, dataset = places
     with show.progress("shard") as advance:
         report = run(
@@ -126,9 +131,11 @@ def _show(report: ShardReport) -> None:
         [(name, count, f"{count / max(1, report.photos):.1%}") for name, count in rows],
     )
     if report.duplicates:
-        print(f"of the kept, {report.duplicates} are copies across units: the loader skips them")
+        print(
+            f"{report.duplicates} of the kept photos are copies across units; the loader skips them"
+        )
     if not report.new_photos and not report.failed:
-        print(f"nothing to do: {report.dataset} is finished")
+        print(f"nothing to do: {report.dataset} is complete")
     elif report.fingerprint and not report.failed:
         print(f"dataset {report.dataset}, fingerprint {report.fingerprint}")
 
@@ -138,17 +145,17 @@ def _exit_code(report: ShardReport, max_damaged_percent: float) -> int:
 
     if report.failed:
         show.warn(
-            f"error: {len(report.failed)} of {report.units} units failed; run the command again"
+            f"error: {len(report.failed)} of {report.units} units failed; rerun the same command"
         )
         return 1
     if not sum(report.kept.values()):
-        show.warn("error: no photo was kept; see the reasons above, perhaps --min-colorfulness")
+        show.warn("error: no photo was kept; see the reasons above, or lower --min-colorfulness")
         return 1
     if report.damaged > report.photos * max_damaged_percent / 100:
         show.warn(
             f"error: {report.damaged} of {report.photos} photos are damaged, more than "
-            f"{max_damaged_percent:g}%; see which with cc inspect {report.dataset}, "
-            "or allow it with --max-damaged-percent"
+            f"{max_damaged_percent:g}%; look at them with cc inspect {report.dataset}, "
+            "or raise --max-damaged-percent"
         )
         return 1
     return 0
@@ -158,13 +165,13 @@ def _warn_of_ignored(ignored: dict[str, int]) -> None:
     from cli import show
 
     suffixes = ", ".join(f"{n} {suffix}" for suffix, n in sorted(ignored.items()))
-    show.warn(f"left alone, no photos by their suffix: {suffixes}")
+    show.warn(f"skipped files that are not photos: {suffixes}")
 
 
 def _dry_run(
     places: list[str], settings: ShardSettings, count: int, picture: Path, *, json: bool
 ) -> int:
-    """Look at a sample; the last place is the dataset unless it is the only one or has photos."""
+    """Report on a sample; the last place is the dataset unless it is the only one or a file."""
     from cli import show
     from colorcore.photos.write import save_picture
     from colorcore.storage.location import open_store
@@ -205,14 +212,14 @@ def _dry_run(
 
 
 class _Display:
-    """Turns the job's progress into units done, photos/s and the share of refused photos."""
+    """Shows the job's progress as units done, photos/s and the share of refused photos."""
 
     def __init__(self, advance: Advance) -> None:
         self._advance = advance
         self._first: tuple[float, int] | None = None
 
     def __call__(self, progress: ShardProgress) -> None:
-        """Show where the job stands; speed counts from the first unit that was done here."""
+        """Show the progress; throughput excludes start-up and the first unit of this call."""
         from cli.show import UNKNOWN
 
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""What commands show: results on stdout (a table or JSON), progress and warnings on stderr."""
+"""Output of commands: results on stdout (a table or JSON), progress and warnings on stderr."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import Any
 PLAIN_LINE_EVERY_S = 5.0
 
 UNKNOWN = 0
-"""What there is to do, when that is not known yet."""
+"""The total of a job that is still counting its work."""
 Advance = Callable[[int, int, str], None]
-"""Called with what is done, what there is to do (or UNKNOWN), and a note."""
+"""Called with the amount done, the total (or UNKNOWN) and a note."""
 
 
 def warn(message: str) -> None:
-    """A warning or piece of news, one line on stderr."""
+    """Print a warning or notice: one line on stderr."""
     print(message, file=sys.stderr, flush=True)
 
 
 def as_json(result: Mapping[str, Any]) -> None:
-    """One JSON object on stdout."""
+    """Print one JSON object on stdout."""
     print(json.dumps(result, ensure_ascii=False, default=str))
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A short table on stdout; columns of numbers are right-aligned, text is left-aligned."""
+    """Print a short table on stdout: numbers right-aligned, text left-aligned."""
     cells = [list(headers), *([_cell(value) for value in row] for row in rows)]
     columns = [list(column) for column in zip(*cells, strict=True)]
     aligned = [_align(column, numbers=_all_numbers(column[1:])) for column in columns]
@@ -37,7 +37,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
 
 def scores(title: str, own: Mapping[str, float], decoded: Mapping[str, float]) -> None:
-    """A checkpoint's scores: as the model itself decodes, and with the decoding chosen for it."""
+    """Print a checkpoint's scores, with the model's own decoding and with the chosen one."""
     if decoded:
         rows = [(name, value, decoded.get(name)) for name, value in own.items()]
         table([title, "own decoding", "chosen decoding"], rows)
@@ -46,14 +46,14 @@ def scores(title: str, own: Mapping[str, float], decoded: Mapping[str, float]) -
 
 
 def facts(pairs: Mapping[str, object]) -> None:
-    """Names and values on stdout, a line each."""
+    """Print names and values on stdout, one pair per line."""
     width = max(map(len, pairs), default=0)
     for name, value in pairs.items():
         print(f"{name.ljust(width)}  {_cell(value)}")
 
 
 def bars(label: str, counts: Mapping[str, int]) -> None:
-    """A bar chart on stdout: a line a class, with its count and share."""
+    """Print a bar chart on stdout: one line per class, with its count and share."""
     total, widest = max(1, sum(counts.values())), max(1, *counts.values())
     name = max(map(len, counts))
     for key, count in counts.items():
@@ -63,7 +63,7 @@ def bars(label: str, counts: Mapping[str, int]) -> None:
 
 @contextmanager
 def progress(label: str) -> Iterator[Advance]:
-    """A progress bar on a terminal; elsewhere a plain line every few seconds, and a last one."""
+    """A progress bar on a terminal; elsewhere a line every few seconds and one at the end."""
     if sys.stderr.isatty():
         with _bar(label) as advance:
             yield advance

@@ -21,12 +21,13 @@ def train(
     recipe: RecipeName = "simple",
     set_: Overrides = None,
     workers: Annotated[
-        str, typer.Option(metavar="N|MIN-MAX", help="Data-parallel workers; 2-8: as there is room.")
+        str,
+        typer.Option(metavar="N|MIN-MAX", help="Data-parallel workers; 2-8 uses as many as fit."),
     ] = "1",
     out: Annotated[
         str, typer.Option(help="Folder (or s3://… URI) of the checkpoints last and best.")
     ] = "model",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from --out/last.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from --out/last.")] = False,
     from_: Annotated[
         str | None,
         typer.Option(
@@ -37,7 +38,9 @@ def train(
     ] = None,
     from_reading: Annotated[
         str | None,
-        typer.Option(help="How a .pt file saw its photos: unit/skip-first …; default: measured."),
+        typer.Option(
+            help="Input convention of a .pt file, e.g. unit/skip-first (default: detected)."
+        ),
     ] = None,
     tracking_uri: TrackingUri = None,
     name: Annotated[str | None, typer.Option(help="Of the run in MLflow.")] = None,
@@ -143,4 +146,7 @@ def _display_stop(progress: TrainProgress, told: set[str]) -> None:
 
     if progress.stopping and "stopping" not in told:
         told.add("stopping")
-        show.warn("stopping after this step, with a checkpoint; once more, and it ends at once")
+        show.warn(
+            "stopping after this step and saving a checkpoint; press Ctrl-C again to stop "
+            "immediately"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import resource
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import cli.main
 
 HEAVY = {"torch", "ray", "mlflow", "numpy", "pyarrow", "sklearn", "kornia", "cv2", "PIL"}
 COMMANDS = [
@@ -120,3 +123,31 @@ def test_json_is_one_object(dataset: Path) -> None:
     answer = cc("inspect", dataset, "--json", "--no-picture")
     assert answer.returncode == 0, answer.stderr
     assert json.loads(answer.stdout)["train"] > 0
+
+
+def test_the_errors_known_by_name_exist() -> None:
+    """They are strings because importing the classes is slow, so a rename would go unnoticed."""
+    root = Path(cli.main.__file__).parents[1]
+    classes = {
+        node.name
+        for floor in ("colorcore", "pipelines", "tune")
+        for file in root.glob(f"{floor}/**/*.py")
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef)
+    }
+    assert classes >= cli.main.OUR_ERRORS | cli.main.WRONG_CALLS
+
+
+@pytest.mark.parametrize("name", sorted(cli.main.OUR_ERRORS | {"OSError"}))
+def test_only_unexpected_errors_name_their_class_and_mention_debug(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(**_: object) -> None:
+        raise type(name, (Exception,), {})("a fact; an instruction")
+
+    monkeypatch.setattr("cli.app.app", fails)
+    assert cli.main.main(["cc", "shard"]) == (2 if name in cli.main.WRONG_CALLS else 1)
+    expected = "error: a fact; an instruction\n"
+    if name not in cli.main.OUR_ERRORS:
+        expected = f"error: {name}: a fact; an instruction (rerun with --debug for the traceback)\n"
+    assert capsys.readouterr().err == expected
