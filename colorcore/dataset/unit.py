@@ -70,14 +70,14 @@ class SourcePhoto:
         return self.content
 
 
-class Sampler:
-    """Makes samples of photos, and refuses exact copies of earlier ones."""
+class SampleMaker:
+    """Makes samples from photos, and refuses exact copies of earlier ones."""
 
     def __init__(self, settings: SampleSettings) -> None:
         self._settings = settings
         self._seen: set[str] = set()
 
-    def sample(self, photo: SourcePhoto) -> Sample:
+    def make(self, photo: SourcePhoto) -> Sample:
         """The photo's sample.
 
         Raises:
@@ -100,7 +100,7 @@ def write_unit(
     rows: list[dict[str, Any]] = []
     rejected: list[dict[str, Any]] = []
     reasons: Counter[Reason] = Counter()
-    sampler = Sampler(settings)
+    maker = SampleMaker(settings)
     histogram = np.zeros((256, 256), np.float64)
     with ExitStack() as stack:
         writers = {
@@ -112,7 +112,7 @@ def write_unit(
         for position, photo in enumerate(photos):
             origin = {"root": photo.root, "source": photo.source}
             try:
-                sample = sampler.sample(photo)
+                sample = maker.make(photo)
             except PhotoRefused as refusal:
                 reason = refusal.reason
                 reasons[reason] += 1

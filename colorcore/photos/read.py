@@ -51,7 +51,7 @@ PHOTO_SUFFIXES = frozenset(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Photo:
+class DecodedPhoto:
     """A decoded photo.
 
     rgb (H, W, 3) uint8 sRGB, C-contiguous; width and height are the photo's own, upright: H and
@@ -68,7 +68,7 @@ DEFAULT_LIMITS = PhotoLimits()
 
 def read_photo(
     data: bytes, *, limits: PhotoLimits = DEFAULT_LIMITS, min_size: int | None = None
-) -> Photo:
+) -> DecodedPhoto:
     """The photo in a file's bytes, upright and in sRGB.
 
     ``min_size``: the caller needs no more than this many pixels on the shorter side. A JPEG is
@@ -158,7 +158,7 @@ def _upright(rgb: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     return rgb if flip is None else np.asarray(cv2.flip(rgb, flip), np.uint8)
 
 
-def _read_jpeg(data: bytes, limits: PhotoLimits, min_size: int | None) -> Photo:
+def _read_jpeg(data: bytes, limits: PhotoLimits, min_size: int | None) -> DecodedPhoto:
     header = jpeg_header(data)
     _check_limits(header.width, header.height, limits)
     # Decoders fill up what is missing with grey and keep silent about it. Within a scan FF is
@@ -179,13 +179,13 @@ def _read_jpeg(data: bytes, limits: PhotoLimits, min_size: int | None) -> Photo:
     rgb = _upright(convert(rgb, header.icc), header.orientation)
     turned = header.orientation >= 5
     width, height = (header.height, header.width) if turned else (header.width, header.height)
-    return Photo(rgb, width, height)
+    return DecodedPhoto(rgb, width, height)
 
 
 # ------------------------------------------------------------------------------ other formats
 
 
-def _read_with_pillow(plugin: type[ImageFile], data: bytes, limits: PhotoLimits) -> Photo:
+def _read_with_pillow(plugin: type[ImageFile], data: bytes, limits: PhotoLimits) -> DecodedPhoto:
     if plugin is WebPImageFile and (size := webp_size(data)):
         _check_limits(*size, limits)  # Pillow allocates the canvas as it opens the file
     with warnings.catch_warnings():
@@ -198,7 +198,7 @@ def _read_with_pillow(plugin: type[ImageFile], data: bytes, limits: PhotoLimits)
         image.load()
         orientation = _pillow_orientation(image)
         rgb = _upright(_flatten(image), orientation)
-    return Photo(rgb, rgb.shape[1], rgb.shape[0])
+    return DecodedPhoto(rgb, rgb.shape[1], rgb.shape[0])
 
 
 def _check_layout(image: ImageFile, data: bytes, limits: PhotoLimits) -> None:

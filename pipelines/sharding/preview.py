@@ -25,7 +25,7 @@ from colorcore.dataset.layout import (
     read_table,
     rejected_name,
 )
-from colorcore.dataset.unit import Sampler, SourcePhoto
+from colorcore.dataset.unit import SampleMaker, SourcePhoto
 from colorcore.drawing.contact_sheet import Section, Tile, draw_contact_sheet
 from colorcore.photos.refusal import PhotoRefused
 from colorcore.photos.thumbnail import VISIBLE, thumbnail, thumbnail_of_refused
@@ -173,9 +173,9 @@ def dry_run(
             f"found no photos in {', '.join(map(str, sources))} "
             f"({look.ignored.total()} other files)"
         )
-    sampler = Sampler(settings)
+    maker = SampleMaker(settings)
     for photo in _photos(opened, chosen, count, settings.max_bytes):
-        _judge(look, photo, sampler, settings)
+        _judge(look, photo, maker, settings)
         on_progress(look.photos, count, "")
     return look
 
@@ -215,11 +215,11 @@ def _photos(
             return
 
 
-def _judge(look: Look, photo: SourcePhoto, sampler: Sampler, settings: ShardSettings) -> None:
+def _judge(look: Look, photo: SourcePhoto, maker: SampleMaker, settings: ShardSettings) -> None:
     look.photos += 1
     name = _name(photo.source)
     try:
-        sample = sampler.sample(photo)
+        sample = maker.make(photo)
     except PhotoRefused as refusal:
         look.refused[refusal.reason.value] += 1
         tiles = look.refused_tiles[refusal.reason.value]
