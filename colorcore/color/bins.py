@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 CELLS = 256
 """Stored values of a, and of b: a histogram is (CELLS, CELLS), first a, then b."""
 NEIGHBORS = 5
@@ -34,26 +31,19 @@ def nearest_bins(centroids: NDArray[Any]) -> NDArray[np.int32]:
     return np.asarray(index, dtype=np.int32).reshape(CELLS, CELLS)
 
 
-def soft_table(
-    centroids: NDArray[Any], *, neighbors: int = NEIGHBORS, sigma: float = SIGMA
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def soft_table(centroids: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Each stored cell as a mixture of its nearest bins (Zhang et al. 2016, §2.2).
 
     centroids (Q, 2) -> indices (65536, K) int64, nearest first, and shares (65536, K) float32,
-    ∝ exp(−d²/2σ²) and summing to 1, with K = min(neighbors, Q). The row of cell (a, b) is
-    (a + 128)·256 + b + 128.
-
-    Raises:
-        ValueError: neighbors or sigma are not positive.
+    ∝ exp(−d²/2σ²) and summing to 1, with K = min(NEIGHBORS, Q) and σ = SIGMA. The row of cell
+    (a, b) is (a + 128)·256 + b + 128.
     """
     from scipy.spatial import cKDTree
 
-    if neighbors < 1 or not sigma > 0:
-        raise ValueError(f"neighbors and sigma must be positive, got {neighbors} and {sigma}")
-    nearest = np.arange(1, min(neighbors, len(centroids)) + 1)
+    nearest = np.arange(1, min(NEIGHBORS, len(centroids)) + 1)
     distance, index = cKDTree(centroids).query(cell_ab(), k=nearest)
     # Relative to the nearest bin, so that a cell far from all of them does not underflow.
-    share = np.exp((distance[:, :1] ** 2 - distance**2) / (2.0 * sigma**2))
+    share = np.exp((distance[:, :1] ** 2 - distance**2) / (2.0 * SIGMA**2))
     share /= share.sum(axis=1, keepdims=True)
     return np.asarray(index, dtype=np.int64), share.astype(np.float32)
 
@@ -61,10 +51,8 @@ def soft_table(
 class SoftEncoder:
     """Soft encoding of stored ab by table lookup, on whatever device the batch is."""
 
-    def __init__(
-        self, centroids: NDArray[Any], *, neighbors: int = NEIGHBORS, sigma: float = SIGMA
-    ) -> None:
-        self.indices, self.shares = soft_table(centroids, neighbors=neighbors, sigma=sigma)
+    def __init__(self, centroids: NDArray[Any]) -> None:
+        self.indices, self.shares = soft_table(centroids)
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def encode(self, ab_u8: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,8 +38,6 @@ def fit_palette(
     bins: int = 313,
     method: Literal["kmeans", "grid"] = "kmeans",
     power: float = 1.0,
-    sigma: float = SIGMA,
-    lam: float = LAM,
     seed: int = 0,
     centroids: ArrayLike | None = None,
     dataset: str = "",
@@ -58,8 +56,6 @@ def fit_palette(
         bins: Q. With ``centroids`` it is their number instead.
         method: ``kmeans`` or ``grid``.
         power: k-means weighs a cell by count**power, 0..2; 0.5 gives vivid colours more bins.
-        sigma: width of the Gaussian that smooths the histogram for the priors, ab units.
-        lam: λ of the weights, 0..1: 0 inverts the priors, 1 weighs all bins the same.
         seed: of k-means++.
         centroids: (Q, 2) ab units, used as they are and in their order, in place of a fit.
         dataset: fingerprint of the dataset, kept in ``about``.
@@ -77,8 +73,8 @@ def fit_palette(
         "method": method,
         "power": None,
         "seed": None,
-        "sigma": sigma,
-        "lam": lam,
+        "sigma": SIGMA,
+        "lam": LAM,
         "dataset": dataset,
     }
     if centroids is not None:
@@ -95,12 +91,12 @@ def fit_palette(
         raise ValueError(f"method must be 'kmeans' or 'grid', got {method!r}")
     stored = points.astype(np.float32)
     bin_of_cell = nearest_bins(stored)
-    priors = bin_priors(share, bin_of_cell, len(stored), sigma=sigma)
+    priors = bin_priors(share, bin_of_cell, len(stored))
     about |= {"bins": len(stored), "rms_error": round(_rms_error(share, stored, bin_of_cell), 4)}
     return Palette(
         centroids=stored,
         priors=priors.astype(np.float32),
-        weights=bin_weights(priors, lam=lam).astype(np.float32),
+        weights=bin_weights(priors).astype(np.float32),
         about=about,
     )
 

@@ -41,6 +41,7 @@ _XYZ_FROM_RGB = np.array(
 )
 _WHITE = np.array([0.95047, 1.0, 1.08883])
 _U16 = 65535
+_HALVINGS = 12
 
 
 @cache
@@ -131,13 +132,13 @@ def denormalize_ab(ab_norm: Tensor) -> Tensor:
     return ab_norm * AB_NORM
 
 
-def fit_gamut(lab: Tensor, *, steps: int = 12) -> Tensor:
+def fit_gamut(lab: Tensor) -> Tensor:
     """The same colours with chroma reduced until they fit into sRGB; L and hue stay.
 
     lab (B, 3, H, W) CIELAB -> lab (B, 3, H, W). Clipping RGB instead would change lightness,
     and a colorized photo must keep the lightness it came with. Neutral colours of any L in
     0..100 are in the gamut and the gamut is star-shaped around them for our purpose, so a
-    bisection on the chroma's factor (``steps`` halvings, 2^-12 of the chroma) finds its edge.
+    bisection on the chroma's factor (12 halvings, to 2^-12 of the chroma) finds its edge.
     """
     import torch
 
@@ -152,7 +153,7 @@ def fit_gamut(lab: Tensor, *, steps: int = 12) -> Tensor:
     pixels = lab.permute(0, 2, 3, 1)[outside[:, 0]].T[None, :, None, :]
     low = torch.zeros_like(pixels[:, :1])
     high = torch.ones_like(low)
-    for _ in range(steps):
+    for _ in range(_HALVINGS):
         middle = (low + high) / 2
         fits = inside(torch.cat([pixels[:, :1], pixels[:, 1:] * middle], dim=1))
         low = torch.where(fits, middle, low)

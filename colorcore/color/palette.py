@@ -107,39 +107,29 @@ def check_centroids(centroids: ArrayLike) -> NDArray[np.float64]:
 
 
 def bin_priors(
-    histogram: NDArray[Any], bin_of_cell: NDArray[np.int32], bins: int, *, sigma: float = SIGMA
+    histogram: NDArray[Any], bin_of_cell: NDArray[np.int32], bins: int
 ) -> NDArray[np.float64]:
     """How often each bin occurs: (Q,) float64 above 0, sum 1.
 
-    The histogram (256, 256) is smoothed by a Gaussian of ``sigma`` ab units (Zhang et al. 2016,
+    The histogram (256, 256) is smoothed by a Gaussian of ``SIGMA`` ab units (Zhang et al. 2016,
     §2.2; cells are 1 unit wide), summed by bin and mixed with :data:`UNIFORM_SHARE` of the
     uniform distribution.
-
-    Raises:
-        ValueError: sigma is negative.
     """
     from scipy.ndimage import gaussian_filter
 
-    if not 0 <= sigma <= CELLS:
-        raise ValueError(f"sigma must be in 0..{CELLS}, got {sigma}")
-    smooth = gaussian_filter(histogram.astype(np.float64), sigma, mode="constant")
+    smooth = gaussian_filter(histogram.astype(np.float64), SIGMA, mode="constant")
     mass = np.bincount(bin_of_cell.ravel(), weights=smooth.ravel(), minlength=bins)
     priors: NDArray[np.float64] = (1 - UNIFORM_SHARE) * mass / mass.sum() + UNIFORM_SHARE / bins
     return priors
 
 
-def bin_weights(priors: NDArray[Any], *, lam: float = LAM) -> NDArray[np.float64]:
+def bin_weights(priors: NDArray[Any]) -> NDArray[np.float64]:
     """Loss weights that rebalance rare colours (Zhang et al. 2016, eq. 4).
 
-    priors p (Q,) -> w ∝ ((1 − λ)·p + λ/Q)⁻¹ (Q,), scaled so that Σ p·w = 1.
-
-    Raises:
-        ValueError: lam is outside 0..1.
+    priors p (Q,) -> w ∝ ((1 − λ)·p + λ/Q)⁻¹ (Q,) with λ = LAM, scaled so that Σ p·w = 1.
     """
-    if not 0 <= lam <= 1:
-        raise ValueError(f"lam must be in 0..1, got {lam}")
     p = priors.astype(np.float64)
-    weights = 1.0 / ((1.0 - lam) * p + lam / len(p))
+    weights = 1.0 / ((1.0 - LAM) * p + LAM / len(p))
     scaled: NDArray[np.float64] = weights / (p @ weights)
     return scaled
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,16 +87,3 @@ class PlanFile:
                 f"{self._store.show(name)}, which says what is in each unit, is damaged: {detail}; "
                 "restore it, or shard into a new folder"
             ) from error
-
-
-def read_plan(dataset: str | Path | Store, unit: int) -> list[PlannedPhoto]:
-    """The unit's slice of source photos.
-
-    Raises:
-        DatasetError: no plan has that unit.
-    """
-    store = open_store(dataset)
-    firsts = plans(store)
-    if not firsts or unit < firsts[0]:
-        raise DatasetError(f"expected a plan of unit {unit} in {store.show('units')}, found none")
-    return PlanFile(store, firsts[bisect_right(firsts, unit) - 1]).slice(unit)

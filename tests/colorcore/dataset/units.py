@@ -1,9 +1,12 @@
 """Units made in memory, and a dataset's files read back with PyArrow and tarfile alone."""
 
+import io
 import tarfile
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from colorcore.dataset.layout import ShardSettings, UnitResult, done_units, index_name
@@ -47,3 +50,19 @@ def unit_of(
 
 def given(photos: dict[str, bytes | PhotoRefused]) -> Iterable[SourcePhoto]:
     return (SourcePhoto(0, name, content) for name, content in photos.items())
+
+
+def threads_left() -> int:
+    return sum(thread.name == "loader" for thread in threading.enumerate())
+
+
+def tar_arrays(dataset: Path, split: str) -> dict[str, np.ndarray]:
+    """key -> array of every sample in a split's tars, by tarfile and NumPy."""
+    arrays = {}
+    for path in sorted((dataset / split).glob("*.tar")):
+        with tarfile.open(path) as tar:
+            for info in tar:
+                if info.name.endswith(".lab.npy"):
+                    data = tar.extractfile(info).read()
+                    arrays[info.name.removesuffix(".lab.npy")] = np.load(io.BytesIO(data))
+    return arrays

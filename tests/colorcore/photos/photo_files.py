@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
-from colorcore.photos.read import read_photo
+from colorcore.photos.read import DecodedPhoto, read_photo
 from colorcore.photos.refusal import PhotoLimits, PhotoRefused
 
 HEIGHT, WIDTH = 96, 128
@@ -135,3 +135,64 @@ def rgb_profile(colorants, *curves):
 
 
 LINEAR = rgb_profile(SRGB_D50, gamma(1.0))
+
+
+SCENE16 = SCENE.astype(np.uint16) * 257
+
+
+RAMP16 = np.tile(np.linspace(0, 65535, WIDTH).astype(np.uint16), (HEIGHT, 1))
+
+
+PALETTE = Image.fromarray(SCENE).quantize(64)
+
+
+def palette_with_holes():
+    """A palette picture whose entry 3 is half, and entry 7 fully transparent, and its RGBA."""
+    image = Image.fromarray(SCENE).quantize(16)
+    opacity = bytes({3: 128, 7: 0}.get(i, 255) for i in range(16))
+    rgba = np.asarray(image.convert("RGB"))
+    alpha = np.frombuffer(opacity, np.uint8)[np.asarray(image)]
+    return encode("PNG", image, transparency=opacity), over_white(rgba, alpha)
+
+
+def exif(orientation, order="<", kind=3, thumbnail=b""):
+    """A minimal EXIF block (with a second entry before the one that counts)."""
+    entries = [(0x010F, 2, 4, b"cam\0"), (0x0112, kind, 1, orientation)]
+    directory = struct.pack(order + "H", len(entries))
+    for tag, letter, count, value in entries:
+        form = {2: "4s", 3: "H2x", 4: "I"}[letter]
+        directory += struct.pack(order + "HHI" + form, tag, letter, count, value)
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    return b"Exif\0\0" + magic + struct.pack(order + "I", 8) + directory + bytes(4) + thumbnail
+
+
+WHOLE = {
+    "jpeg": encode("JPEG", quality=95),
+    "jpeg progressive": encode("JPEG", quality=95, progressive=True),
+    "jpeg exif": encode("JPEG", exif=exif(6), icc_profile=LINEAR),
+    "jpeg cmyk": encode("JPEG", SCENE, "CMYK"),
+    "png": encode("PNG"),
+    "png palette": palette_with_holes()[0],
+    "png 16 bit grey": opencv(".png", RAMP16),
+    "webp": encode("WEBP"),
+    "webp lossless": encode("WEBP", RGBA, lossless=True, exif=exif(3), icc_profile=LINEAR),
+    "gif": encode("GIF", PALETTE),
+    "bmp": encode("BMP"),
+    "tiff": encode("TIFF"),
+    "tiff lzw": encode("TIFF", compression="tiff_lzw", icc_profile=LINEAR),
+    "tiff jpeg": encode("TIFF", compression="jpeg"),
+    "tiff 16 bit": tiff(SCENE16, photometric="rgb", tile=(32, 48)),
+    "tiff big-endian": tiff(SCENE, photometric="rgb", byteorder=">", rowsperstrip=16),
+}
+
+
+if features.check("avif"):
+    WHOLE["avif"] = encode("AVIF", RGBA)
+
+
+def check_photo(result):
+    assert isinstance(result, DecodedPhoto)
+    assert result.rgb.dtype == np.uint8
+    assert result.rgb.shape == (result.height, result.width, 3)
+    assert result.rgb.flags["C_CONTIGUOUS"]
+    assert result.rgb.flags["WRITEABLE"]

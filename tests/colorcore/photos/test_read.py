@@ -1,16 +1,13 @@
 """Photos of every format, mode, orientation and profile; damage, limits and bombs.
 
 Files are made here, in memory; what they should decode to is known from how they were made, from
-Pillow's own full decode, from published matrices, or from scikit-image.
-"""
+Pillow's own full decode, from published matrices, or from scikit-image."""
 
 import contextlib
-import pickle
 import resource
 import struct
 import warnings
 import zlib
-from io import BytesIO
 
 import cv2
 import numpy as np
@@ -20,23 +17,28 @@ from hypothesis import strategies as st
 from PIL import Image, features
 
 from colorcore.photos import read as photo
-from colorcore.photos.jpeg import reduction_for
-from colorcore.photos.read import Photo, read_photo
-from colorcore.photos.refusal import DAMAGED, PhotoLimits, PhotoRefused, Reason
+from colorcore.photos.read import read_photo
+from colorcore.photos.refusal import PhotoLimits, PhotoRefused, Reason
 from colorcore.photos.square import square
 from tests.colorcore.photos.photo_files import (
     ALPHA,
     GREY,
     HEIGHT,
-    LINEAR,
     NO_LIMITS,
+    PALETTE,
+    RAMP16,
     RGBA,
     SCENE,
+    SCENE16,
+    WHOLE,
     WIDTH,
+    check_photo,
     difference,
     encode,
+    exif,
     opencv,
     over_white,
+    palette_with_holes,
     pillow,
     refusal,
     scene,
@@ -45,21 +47,9 @@ from tests.colorcore.photos.photo_files import (
     tiff_with,
 )
 
-# ------------------------------------------------------------------------- formats and modes
-
-SCENE16 = SCENE.astype(np.uint16) * 257
 GREY16 = GREY.astype(np.uint16) * 257
-RAMP16 = np.tile(np.linspace(0, 65535, WIDTH).astype(np.uint16), (HEIGHT, 1))
+
 RAMP8 = np.tile(np.rint(np.linspace(0, 65535, WIDTH).astype(np.uint16) / 257.0), (HEIGHT, 1))
-
-
-def palette_with_holes():
-    """A palette picture whose entry 3 is half, and entry 7 fully transparent, and its RGBA."""
-    image = Image.fromarray(SCENE).quantize(16)
-    opacity = bytes({3: 128, 7: 0}.get(i, 255) for i in range(16))
-    rgba = np.asarray(image.convert("RGB"))
-    alpha = np.frombuffer(opacity, np.uint8)[np.asarray(image)]
-    return encode("PNG", image, transparency=opacity), over_white(rgba, alpha)
 
 
 def keyed(mode, picture, key, **options):
@@ -75,8 +65,8 @@ def animation(fmt):
     return encode(fmt, frames[0], save_all=True, append_images=frames[1:], duration=100)
 
 
-PALETTE = Image.fromarray(SCENE).quantize(64)
 BITS = GREY > 127
+
 EXACT = {
     "png": (encode("PNG"), SCENE),
     "png grey": (encode("PNG", GREY), three(GREY)),
@@ -126,6 +116,7 @@ EXACT = {
     "tiff 16 bit white is zero": (tiff(65535 - RAMP16, photometric="miniswhite"), three(RAMP8)),
     "tiff white is zero": (tiff(255 - GREY, photometric="miniswhite"), three(GREY)),
 }
+
 CLOSE = {
     "jpeg": (encode("JPEG", quality=97, subsampling=0), SCENE, 6),
     "jpeg progressive": (encode("JPEG", quality=97, subsampling=0, progressive=True), SCENE, 6),
@@ -136,6 +127,7 @@ CLOSE = {
     "webp lossy": (encode("WEBP", quality=98), SCENE, 12),
     "tiff jpeg": (encode("TIFF", compression="jpeg", quality=97), SCENE, 14),
 }
+
 if features.check("avif"):
     CLOSE["avif"] = (encode("AVIF", quality=98, subsampling="4:4:4"), SCENE, 12)
     CLOSE["avif alpha"] = (encode("AVIF", RGBA, quality=98), over_white(SCENE, ALPHA), 20)
@@ -158,14 +150,6 @@ def test_lossy_formats(name):
     result = read_photo(data)
     assert difference(result.rgb, expected) <= tolerance
     check_photo(result)
-
-
-def check_photo(result):
-    assert isinstance(result, Photo)
-    assert result.rgb.dtype == np.uint8
-    assert result.rgb.shape == (result.height, result.width, 3)
-    assert result.rgb.flags["C_CONTIGUOUS"]
-    assert result.rgb.flags["WRITEABLE"]
 
 
 @pytest.mark.parametrize("name", [n for n in CLOSE if n.startswith("jpeg")])
@@ -221,94 +205,6 @@ def test_suffixes():
     assert all(s == s.lower() and s.startswith(".") for s in photo.PHOTO_SUFFIXES)
 
 
-# ------------------------------------------------------------------------------- orientation
-
-
-def exif(orientation, order="<", kind=3, thumbnail=b""):
-    """A minimal EXIF block (with a second entry before the one that counts)."""
-    entries = [(0x010F, 2, 4, b"cam\0"), (0x0112, kind, 1, orientation)]
-    directory = struct.pack(order + "H", len(entries))
-    for tag, letter, count, value in entries:
-        form = {2: "4s", 3: "H2x", 4: "I"}[letter]
-        directory += struct.pack(order + "HHI" + form, tag, letter, count, value)
-    magic = b"II*\0" if order == "<" else b"MM\0*"
-    return b"Exif\0\0" + magic + struct.pack(order + "I", 8) + directory + bytes(4) + thumbnail
-
-
-@pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientations(orientation, order):
-    block = exif(orientation, order)
-    options = {
-        "JPEG": {"exif": block, "quality": 95},
-        "PNG": {"exif": block},
-        "WEBP": {"exif": block, "lossless": True},
-    }
-    for fmt, settings_ in options.items():
-        data = encode(fmt, **settings_)
-        assert Image.open(BytesIO(data)).getexif()[0x0112] == orientation
-        result = read_photo(data)
-        assert difference(result.rgb, pillow(data)) <= 2
-        check_photo(result)
-        expected = (WIDTH, HEIGHT) if orientation < 5 else (HEIGHT, WIDTH)
-        assert (result.width, result.height) == expected
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientations_of_tiffs_cmyk_and_grey(orientation):
-    upright = read_photo(encode("JPEG", exif=exif(orientation), quality=97)).rgb
-    tag = [(0x0112, "H", 1, orientation, False)]
-    assert difference(read_photo(tiff(SCENE16, photometric="rgb", extratags=tag)).rgb, upright) < 12
-    cmyk = encode("JPEG", SCENE, "CMYK", exif=exif(orientation), quality=97)
-    assert difference(read_photo(cmyk).rgb, upright) < 16
-    grey = encode("JPEG", GREY, exif=exif(orientation), quality=97)
-    assert difference(read_photo(grey).rgb, pillow(grey)) <= 2
-
-
-@pytest.mark.parametrize(
-    "block",
-    [
-        exif(0),
-        exif(9),
-        exif(6, kind=4)[:-6],
-        exif(6)[:20],
-        b"Exif\0\0",
-        b"Exif\0\0II*\0\xff\xff\xff\x7f",
-        b"Exif\0\0garbage" * 20,
-    ],
-)
-def test_damaged_exif_is_ignored(block):
-    for fmt, options in (("JPEG", {"quality": 97}), ("PNG", {})):
-        result = read_photo(encode(fmt, exif=block, **options))
-        assert difference(result.rgb, SCENE) <= 12
-
-
-def test_orientation_stored_as_a_long():
-    assert read_photo(encode("JPEG", exif=exif(6, kind=4))).width == HEIGHT
-
-
-# ------------------------------------------------------------------------- decoding reduced
-
-
-@pytest.mark.parametrize(
-    ("side", "min_size", "factor"),
-    [
-        (1023, None, 1),
-        (511, 256, 1),
-        (512, 256, 1),
-        (1023, 256, 2),
-        (1024, 256, 2),
-        (1022, 256, 1),
-        (2048, 256, 4),
-        (4096, 256, 8),
-        (40960, 256, 8),
-        (4096, 1024, 2),
-    ],
-)
-def test_the_largest_factor_that_leaves_twice_the_size(side, min_size, factor):
-    assert reduction_for(side, min_size) == factor
-
-
 @pytest.mark.parametrize("min_size", [160, 80, 40])
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_reduced_photos_look_like_full_ones(min_size, orientation):
@@ -327,86 +223,6 @@ def test_reduced_photos_look_like_full_ones(min_size, orientation):
 
 def test_reduction_leaves_other_formats_alone():
     assert read_photo(encode("PNG"), min_size=8).rgb.shape == SCENE.shape
-
-
-# ------------------------------------------------------------------------------------ damage
-
-WHOLE = {
-    "jpeg": encode("JPEG", quality=95),
-    "jpeg progressive": encode("JPEG", quality=95, progressive=True),
-    "jpeg exif": encode("JPEG", exif=exif(6), icc_profile=LINEAR),
-    "jpeg cmyk": encode("JPEG", SCENE, "CMYK"),
-    "png": encode("PNG"),
-    "png palette": palette_with_holes()[0],
-    "png 16 bit grey": opencv(".png", RAMP16),
-    "webp": encode("WEBP"),
-    "webp lossless": encode("WEBP", RGBA, lossless=True, exif=exif(3), icc_profile=LINEAR),
-    "gif": encode("GIF", PALETTE),
-    "bmp": encode("BMP"),
-    "tiff": encode("TIFF"),
-    "tiff lzw": encode("TIFF", compression="tiff_lzw", icc_profile=LINEAR),
-    "tiff jpeg": encode("TIFF", compression="jpeg"),
-    "tiff 16 bit": tiff(SCENE16, photometric="rgb", tile=(32, 48)),
-    "tiff big-endian": tiff(SCENE, photometric="rgb", byteorder=">", rowsperstrip=16),
-}
-if features.check("avif"):
-    WHOLE["avif"] = encode("AVIF", RGBA)
-
-
-@pytest.mark.parametrize("name", WHOLE)
-def test_truncated_files(name):
-    whole = WHOLE[name]
-    read_photo(whole)
-    tail = 4 if name == "gif" else 2 if name.startswith("jpeg") else 1
-    tail = 13 if name.startswith("png") else tail
-    cuts = {*range(24, len(whole) - tail, len(whole) // 40), len(whole) - tail}
-    for cut in sorted(cuts):
-        assert refusal(whole[:cut]) == Reason.TRUNCATED, f"{cut} of {len(whole)} bytes"
-    for cut in range(1, 24):
-        assert refusal(whole[:cut]) in {Reason.TRUNCATED, Reason.UNREADABLE}
-
-
-def test_an_end_marker_in_the_thumbnail_is_not_the_photos():
-    thumbnail = encode("JPEG", scene(64, 64))
-    data = encode("JPEG", exif=exif(6, thumbnail=thumbnail))
-    assert data.count(b"\xff\xd9") == 2
-    result = read_photo(data)
-    assert (result.width, result.height) == (HEIGHT, WIDTH)
-    assert refusal(data[: len(data) * 3 // 4]) == Reason.TRUNCATED
-    assert refusal(data[: data.index(b"\xff\xd9") + 2]) == Reason.TRUNCATED
-
-
-def test_jpegs_padded_with_zeros_after_a_cut_are_truncated():
-    whole = WHOLE["jpeg"]
-    assert refusal(whole[: len(whole) // 2] + bytes(len(whole) // 2)) == Reason.TRUNCATED
-
-
-@pytest.mark.parametrize("appendix", [b"\0" * 999, b"SEFT camera data", WHOLE["jpeg progressive"]])
-def test_data_after_the_end_is_fine(appendix):
-    for name in ("jpeg", "jpeg cmyk", "png", "gif", "tiff"):
-        assert difference(read_photo(WHOLE[name] + appendix).rgb, read_photo(WHOLE[name]).rgb) == 0
-
-
-def test_jpeg_markers_as_libjpeg_takes_them():
-    """Fill bytes before a marker, and junk between segments, are skipped."""
-    jpeg = WHOLE["jpeg"]
-    for between in (b"\xff" * 5, b"\0\0junk", b"\xff\x00\xff\x01\xff\xd0"):
-        data = jpeg[:2] + between + jpeg[2:]
-        if data.startswith(b"\xff\xd8\xff"):
-            assert difference(read_photo(data).rgb, read_photo(jpeg).rgb) == 0
-    app0 = 4 + jpeg[5]
-    data = jpeg[:app0] + b"\0\0junk" + jpeg[app0:]
-    assert difference(read_photo(data).rgb, read_photo(jpeg).rgb) == 0
-
-
-def test_jpegs_without_a_picture():
-    assert refusal(b"\xff\xd8\xff\xd9") == Reason.UNREADABLE
-    jpeg = WHOLE["jpeg"]
-    frame = jpeg.index(b"\xff\xc0")
-    no_frame = jpeg[:frame] + jpeg[frame + 2 + jpeg[frame + 3] :]
-    assert refusal(no_frame) == Reason.UNREADABLE
-    no_height = jpeg[: frame + 5] + b"\0\0" + jpeg[frame + 7 :]
-    assert refusal(no_height) == Reason.UNREADABLE
 
 
 def test_damage_inside_a_png_is_unreadable():
@@ -480,9 +296,13 @@ def jpeg_claiming(width, height):
 
 
 GIF, BMP = WHOLE["gif"], WHOLE["bmp"]
+
 FRAME = GIF.index(b"\x2c" + bytes(4) + struct.pack("<HH", WIDTH, HEIGHT))
+
 EXTENDED = encode("WEBP", RGBA, lossless=True, exif=exif(1))
+
 assert EXTENDED[12:16] == b"VP8X"
+
 BOMBS = {
     "png": png_header(60000, 60000),
     "gif": patched(GIF, o6=struct.pack("<HH", 60000, 60000)),
@@ -591,56 +411,3 @@ def test_limits_come_before_pixels():
         if name == "tiff big-endian":  # its directory stands at the front
             assert struct.unpack_from(">I", cut, 4)[0] < len(cut)
         assert refusal(cut, limits=PhotoLimits(min_side=1000)) == Reason.TOO_SMALL
-
-
-def test_refusals_travel_between_processes():
-    refused = PhotoRefused(Reason.TOO_SMALL, "expected 64 pixels or more a side, got 5x9")
-    copy = pickle.loads(pickle.dumps(refused))  # noqa: S301
-    assert (copy.reason, copy.detail) == (refused.reason, refused.detail)
-    assert str(copy) == "too_small: expected 64 pixels or more a side, got 5x9"
-    assert {r.value for r in DAMAGED} == {"empty", "unreadable", "truncated", "decompression_bomb"}
-
-
-# ------------------------------------------------------------------------------------ square
-
-
-def test_square_crops_the_centre():
-    assert np.array_equal(square(SCENE, 96), SCENE[:, 16:112])
-    tall = np.ascontiguousarray(SCENE.transpose(1, 0, 2))
-    assert np.array_equal(square(tall, 96), tall[16:112])
-    assert square(SCENE, 96).flags["C_CONTIGUOUS"]
-
-
-def test_square_shrinks_by_the_mean_of_the_pixels():
-    noise = np.random.default_rng(0).integers(0, 256, (96, 130, 3), np.uint8)
-    means = noise[:, 17:113].reshape(32, 3, 32, 3, 3).mean((1, 3))
-    assert np.abs(square(noise, 32) - means).max() <= 1.0
-
-
-@pytest.mark.parametrize(("side", "size"), [(257, 256), (375, 256), (512, 256), (1000, 64)])
-def test_square_is_the_exact_mean_of_the_area_rounded(side: int, size: int):
-    noise = np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8)
-    edges = np.arange(size + 1)[:, None] * side / size
-    covered = np.clip(edges - np.arange(side), 0, 1)  # of each pixel, left of each edge
-    share = np.diff(covered, axis=0) * size / side
-    exact = np.einsum("ij,jkc,lk->ilc", share, noise, share, optimize=True)
-    assert np.abs(square(noise, size) - exact).max() <= 0.5 + 1e-3
-
-
-def test_square_leaves_opencv_as_it_was():
-    assert not cv2.ipp.useIPP_NotExact()
-    square(SCENE, 32)
-    assert not cv2.ipp.useIPP_NotExact()
-
-
-def test_square_is_antialiased_at_any_ratio():
-    checkers = three(255 * (np.indices((200, 200)).sum(0) % 2))
-    assert np.abs(square(checkers, 77).astype(int) - 127.5).max() < 45
-    assert abs(square(checkers, 77).mean() - 127.5) < 1
-
-
-def test_square_enlarges_smoothly():
-    large = square(SCENE, 192)
-    assert large.shape == (192, 192, 3)
-    expected = Image.fromarray(SCENE[:, 16:112]).resize((192, 192), Image.Resampling.BICUBIC)
-    assert np.abs(large.astype(int) - np.asarray(expected)).mean() < 1.0
