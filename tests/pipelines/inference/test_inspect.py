@@ -12,7 +12,7 @@ from PIL import Image
 from pipelines.errors import WrongCallError
 from pipelines.inference.inspect import inspect_model
 from tests.cli.test_main import cc
-from tests.colorcore.checkpoints.test_foreign_unet import UNetColorizer, save
+from tests.colorcore.checkpoints.made_up_unet import UNetColorizer, save
 
 
 @pytest.fixture(scope="module")

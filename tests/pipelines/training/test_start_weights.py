@@ -20,7 +20,7 @@ from colorcore.recipes.recipe import load_recipe
 from pipelines.errors import WrongCallError
 from pipelines.training.driver import TrainReport, train
 from pipelines.training.start_weights import choose_initial, measure_readings
-from tests.colorcore.checkpoints.test_foreign_unet import UNetColorizer, save
+from tests.colorcore.checkpoints.made_up_unet import UNetColorizer, save
 from tests.trainings import TINY
 
 FITS = ["model.channels=4", "model.depth=3", "model.lightness=unit", "data.batch=4"]
