@@ -5,6 +5,10 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TypeAlias
+
+Option: TypeAlias = float | bool | str
+"""A value that a recipe may set for an option of a model or loss term."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -32,9 +32,9 @@ from colorcore.losses import (
     saturation,
     weighted_mse,
 )
-from colorcore.losses.term import Option, Term
+from colorcore.losses.term import Term
 from colorcore.models.prediction import Prediction
-from colorcore.options import options_of, require_known, takes
+from colorcore.options import Option, options_of, require_known, takes
 
 if TYPE_CHECKING:
     from colorcore.color.palette import Palette

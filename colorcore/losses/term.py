@@ -9,9 +9,6 @@ from torch import Tensor
 
 from colorcore.models.prediction import Prediction
 
-Option: TypeAlias = float | str | bool
-"""A value of a term's option in a recipe."""
-
 Term: TypeAlias = Callable[[Prediction, Tensor], Tensor]
 """Prediction and the true lab (B, 3, H, W) CIELAB float -> a scalar, smaller is better.
 

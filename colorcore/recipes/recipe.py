@@ -22,15 +22,13 @@ from pydantic import (
     model_validator,
 )
 
-from colorcore.options import nearest, require_kinds
+from colorcore.options import Option, nearest, require_kinds
 
 RECIPES = Path(__file__).parent
 OFF = "none"
 """What None is called in a recipe's file and in an override: TOML has no null."""
 DEFAULT_MODEL = "unet"
 Decay = Annotated[float, Field(ge=0, lt=1)]
-Option = float | bool | str
-"""A value of a loss term's option."""
 
 
 class RecipeError(Exception):
