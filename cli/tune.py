@@ -1,4 +1,4 @@
-"""`cc tune`: search a recipe's settings on a dataset; the best recipe and its model."""
+"""`cc tune`: search a recipe's settings on a dataset for the best recipe and model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tune.study import StudyReport
 
 _SHOWN = 10
-"""Trials in the table."""
+"""Rows of the table of trials."""
 
 
 def tune(
@@ -30,90 +30,80 @@ def tune(
         Path | None,
         typer.Option(
             metavar="FILE.toml",
-            help="What to search; default: learning rate, batch, channels, loss weights.",
+            help="Search space and options of the study (default: search learning rate, batch "
+            "size, channels, loss weights).",
         ),
     ] = None,
-    trials: Annotated[int, typer.Option(min=1, help="Trials in all.")] = 50,
+    trials: Annotated[int, typer.Option(min=1, help="Total number of trials.")] = 50,
     metric: Annotated[
         list[str] | None,
-        typer.Option(help="What to go by; twice for a Pareto front. Default: auc_balanced."),
+        typer.Option(
+            help="Validation metric to optimize; give two for a Pareto front "
+            "(default: auc_balanced)."
+        ),
     ] = None,
     concurrent: Annotated[
-        int | None, typer.Option(min=1, help="Trials at a time; default: all that fit.")
+        int | None, typer.Option(min=1, help="Concurrent trials (default: as many as fit).")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Data-parallel workers a trial.")] = 1,
-    out: Annotated[str, typer.Option(help="The study's folder.")] = "study",
+    workers: Annotated[int, typer.Option(min=1, help="Data-parallel workers per trial.")] = 1,
+    out: Annotated[str, typer.Option(help="Folder of the study.")] = "study",
     name: Annotated[
-        str | None, typer.Option(help="Of the study in MLflow; default: --out's last part.")
+        str | None,
+        typer.Option(help="Study name in MLflow (default: last component of --out)."),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the study in --out.")
-    ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
-    startup: Annotated[
-        int | None, typer.Option(min=1, help="Trials drawn at random before TPE.")
-    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the study in --out.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for sampling trials.")] = 0,
     grace: Annotated[
         int | None,
-        typer.Option(min=0, help="Epochs that ASHA leaves each trial; 0: no ASHA. Default: 1/16."),
-    ] = None,
-    reduction: Annotated[
-        int | None, typer.Option(min=2, help="ASHA keeps one trial in so many at each rung.")
-    ] = None,
-    prune_signs: Annotated[
-        bool,
-        typer.Option("--prune-signs/--no-prune-signs", help="End trials whose colours collapse."),
-    ] = True,
-    keep: Annotated[
-        int | None, typer.Option(min=1, help="Best trials whose checkpoints are kept.")
-    ] = None,
-    retries: Annotated[
-        int | None, typer.Option(min=0, help="More tries of a trial whose process dies.")
-    ] = None,
-    register: Annotated[
-        str | None, typer.Option(help="Name in MLflow's model registry; default: the study's.")
+        typer.Option(
+            min=0,
+            help="Epochs before ASHA may stop a trial; 0 turns ASHA off (default: about 1/16 of all).",
+        ),
     ] = None,
     tracking_uri: TrackingUri = None,
     address: Address = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check and show the search, and stop.")
+        bool, typer.Option("--dry-run", help="Check and print the search without running it.")
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Search a recipe's settings: learning rate, batch, channels, loss weights, or any others.
+    """Search learning rate, batch size, channels and loss weights, or any other recipe settings.
 
-    Scored by a validation metric, never by the loss, whose weights are what is searched.
+    Trials are compared by a validation metric, never by the loss, whose weights are searched.
     """
     from cli import show
     from colorcore.recipes.recipe import load_recipe
     from colorcore.storage.location import absolute_store
     from pipelines.sources.source import local_path
     from pipelines.tracking.store import tracking_uri as choose
+    from tune import study
     from tune.objective import objective_of
-    from tune.search import REDUCTION, STARTUP, SearchSettings, default_grace
-    from tune.settings import KEEP, RETRIES, StudySettings
-    from tune.space import default_space, load_space
-    from tune.study import check_space
-    from tune.study import tune as run
+    from tune.search import SearchSettings, default_grace
+    from tune.settings import StudyOptions, StudySettings, load_space_file
+    from tune.space import default_space
 
     loaded = load_recipe(recipe, set_ or [])
-    reduction = reduction or REDUCTION
+    fixed = {override.partition("=")[0].strip() for override in set_ or []}
+    if space is None:
+        searched, options = default_space(loaded, fixed), StudyOptions()
+    else:
+        searched, options = load_space_file(space, loaded, fixed)
     if grace is None:
-        grace = default_grace(loaded.train.epochs, loaded.train.eval_every, reduction)
+        grace = default_grace(loaded.train.epochs, loaded.train.eval_every, options.reduction)
     settings = StudySettings(
         recipe=loaded,
-        space=load_space(space, loaded) if space else default_space(loaded),
+        space=searched,
         objective=objective_of(metric or []),
-        search=SearchSettings(seed, startup or STARTUP, grace, reduction, prune_signs),
+        search=SearchSettings(seed, options.startup, grace, options.reduction, options.prune_signs),
         workers=workers,
     )
     folder = local_path(out, "--out")
     if dry_run:
-        check_space(absolute_store(dataset), settings)
-        _show_search(settings, trials, as_json=json)
+        study.check_space(absolute_store(dataset), settings)
+        _show_search(settings, trials, fixed, as_json=json)
         return
     with show.progress("tune") as advance:
-        report = run(
+        report = study.tune(
             dataset,
             settings,
             folder,
@@ -123,14 +113,14 @@ def tune(
             concurrent=concurrent,
             resume=resume,
             address=address,
-            keep=KEEP if keep is None else keep,
-            retries=RETRIES if retries is None else retries,
-            register=register,
+            keep=options.keep,
+            retries=options.retries,
+            register=options.register,
             on_trial=lambda record: show.warn(_line(record, settings)),
             on_progress=lambda progress: advance(
                 progress.ended, progress.trials, _note(progress, settings)
             ),
-            on_retry=lambda number, why: show.warn(f"trial {number}: goes on, {why}"),
+            on_retry=lambda number, why: show.warn(f"trial {number}: retrying ({why})"),
             on_unsent=show.warn,
         )
     if json:
@@ -139,7 +129,7 @@ def tune(
         _show_report(report, settings.space)
 
 
-def _show_search(settings: StudySettings, trials: int, *, as_json: bool) -> None:
+def _show_search(settings: StudySettings, trials: int, fixed: set[str], *, as_json: bool) -> None:
     from cli import show
     from tune.space import shown_values
 
@@ -160,25 +150,34 @@ def _show_search(settings: StudySettings, trials: int, *, as_json: bool) -> None
         ["searched", "values", "recipe's own"],
         [(axis.path, str(axis), flat.get(axis.path)) for axis in settings.space.axes],
     )
-    for path in _left_out(settings.recipe, settings.space):
-        print(f"{path} is not searched: of a loss of one term AdamW takes no notice of the weight")
-    print(f"by {' and '.join(settings.objective.metrics)}; {trials} trials, seed {search.seed}")
+    for path, reason in _not_searched(settings.recipe, settings.space, fixed):
+        print(f"{path} is not searched: {reason}")
+    metrics = " and ".join(settings.objective.metrics)
+    print(f"objective: {metrics}; {trials} trials, seed {search.seed}")
     if not first:
-        print("the recipe's own values lie outside, so all trials are drawn")
+        print("the recipe's own values lie outside the search space, so every trial is sampled")
     for number, values in enumerate(first):
-        print(f"trial {number}, not drawn: {shown_values(values)}")
+        print(f"trial {number} (not sampled): {shown_values(values)}")
     if settings.objective.is_single and search.grace:
-        rungs = _rungs(search.grace, search.reduction, settings.recipe.train.epochs)
+        epochs = settings.recipe.train.epochs
+        rungs = ", ".join(map(str, _rungs(search.grace, search.reduction, epochs)))
         print(
-            f"ASHA: about one trial in {search.reduction} goes on after "
-            f"{', '.join(map(str, rungs))} of {settings.recipe.train.epochs} epochs"
+            f"ASHA promotes about one in {search.reduction} trials after {rungs} of {epochs} epochs"
         )
 
 
-def _left_out(recipe: Recipe, space: Space) -> list[str]:
+def _not_searched(recipe: Recipe, space: Space, fixed: set[str]) -> list[tuple[str, str]]:
+    """Paths of the default space that this one leaves out, with the reason."""
+    from tune.space import default_space
+
+    searched = {axis.path for axis in space.axes}
     terms = [name for name, weight in recipe.loss.items() if weight]
-    paths = {axis.path for axis in space.axes}
-    return [f"loss.{name}" for name in terms if len(terms) == 1 and f"loss.{name}" not in paths]
+    reasons = {
+        axis.path: "--set fixes it" for axis in default_space(recipe).axes if axis.path in fixed
+    }
+    if len(terms) == 1:
+        reasons[f"loss.{terms[0]}"] = "with a single loss term AdamW is insensitive to its weight"
+    return [(path, reason) for path, reason in reasons.items() if path not in searched]
 
 
 def _rungs(grace: int, reduction: int, epochs: int) -> list[int]:
@@ -190,7 +189,7 @@ def _rungs(grace: int, reduction: int, epochs: int) -> list[int]:
 
 
 def _line(record: TrialRecord, settings: StudySettings) -> str:
-    """What is said of a trial that has ended."""
+    """One line about a trial that has ended."""
     from tune.space import shown_values
 
     scores = ", ".join(
@@ -198,11 +197,10 @@ def _line(record: TrialRecord, settings: StudySettings) -> str:
         for name in settings.objective.metrics
         if name in record.scores
     )
-    why = f" ({record.reason})" if record.reason else ""
-    told = f": {scores}" if scores else ""
+    epochs = f"{record.epochs} {'epoch' if record.epochs == 1 else 'epochs'}"
     return (
-        f"trial {record.number}: {shown_values(record.values)}: {record.outcome} after "
-        f"{record.epochs} {'epoch' if record.epochs == 1 else 'epochs'}{why}{told}"
+        f"trial {record.number}: {shown_values(record.values)}: {record.outcome} after {epochs}"
+        f"{f' ({record.reason})' if record.reason else ''}{f': {scores}' if scores else ''}"
     )
 
 
@@ -247,7 +245,7 @@ def _show_report(report: StudyReport, space: Space) -> None:
 
     paths = [axis.path for axis in space.axes]
     if report.front:
-        print("Pareto front: no other trial is better in both")
+        print("Pareto front: trials that no other trial beats in both metrics")
     shown = report.front or report.best
     show.table(
         ["trial", *report.metrics, *paths, "epochs"],
@@ -265,11 +263,12 @@ def _show_report(report: StudyReport, space: Space) -> None:
     print(f"trials: {counts}")
     for metric, shares in report.importances.items():
         ordered = sorted(shares.items(), key=lambda item: -item[1])
-        told = ", ".join(f"{path} {share:.0%}" for path, share in ordered if share >= 0.005)
-        print(f"share in the spread of {metric}: {told}")
+        parts = ", ".join(f"{path} {share:.0%}" for path, share in ordered if share >= 0.005)
+        print(f"importance for {metric}: {parts}")
     if report.overhead is not None:
-        print(f"beside its epochs a trial took {report.overhead:.1f} s")
-    print(f"best recipe: {report.out / 'best.toml'}; train it with: cc train DATASET --recipe")
+        print(f"overhead per trial: {report.overhead:.1f} s")
+    best = report.out / "best.toml"
+    print(f"best recipe: {best}; train with it: cc train DATASET --recipe {best}")
     if report.model:
         print(f"best model: {report.model}")
-    print(f"study {report.name} in {report.tracking_uri}; look at it with: cc ui {report.name}")
+    print(f"study {report.name} in {report.tracking_uri}; open it with: cc ui {report.name}")

@@ -1,4 +1,8 @@
-"""What a study goes by: validation metrics that no loss weight changes, and signs of collapse."""
+"""What a study optimizes, why a trial ends, and what a trial reports after each validation.
+
+The objective consists of validation metrics that do not depend on the loss weights: these are
+searched, so a loss would only compare the weights.
+"""
 
 from __future__ import annotations
 
@@ -8,46 +12,78 @@ from dataclasses import dataclass
 from typing import Literal
 
 from colorcore.options import nearest
-from colorcore.scores.metrics import HIGHER_IS_BETTER
 from pipelines.errors import WrongCallError
 
 DEFAULT_METRIC = "auc_balanced"
 MOST_METRICS = 2
 COLLAPSE = ("diverged", "grey", "sepia", "two_tone")
-"""Signs (:mod:`colorcore.scores.signs`) that mean: this training's colours are lost.
+"""Signs (:mod:`colorcore.scores.signs`) of a collapse from which trainings rarely recover.
 
-The others are matters of degree, and ones that trainings recover from: pale and glaring colours,
-a cast, a loss that goes up and down.
+The other signs (pale or glaring colours, a colour cast, an oscillating loss) are matters of
+degree, and trainings do recover from them.
 """
 SIGN_PATIENCE = 3
-"""Validations running that show such a sign before a trial is ended for it.
+"""Consecutive validations with the same sign of collapse after which a trial is pruned.
 
 Young trainings (:attr:`colorcore.scores.loss_history.LossHistory.young`: the warm-up, and the
-first two epochs of 1,000 photos) show no signs but a diverged loss, so these come after that.
+first two epochs of 1,000 photos) only show the sign ``diverged``, so counting starts after that.
+"""
+
+Outcome = Literal["finished", "stopped", "pruned", "failed"]
+"""How a trial ended: it trained all epochs; ASHA stopped it; a sign of collapse pruned it; or an
+error or a diverged loss ended it.
 """
 
 
 @dataclass(frozen=True, slots=True)
+class Ending:
+    """How a trial ends, and why."""
+
+    outcome: Outcome
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationReport:
+    """What rank 0 of a trial reports after a validation.
+
+    number   the trial's number
+    attempt  counts from 1; each retry after lost processes is a new attempt
+    signs    names of the signs that the validation shows
+    seconds  training and validation time since the previous report
+    """
+
+    number: int
+    attempt: int
+    epoch: int
+    scores: dict[str, float]
+    signs: tuple[str, ...]
+    is_last: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Objective:
-    """The metrics to better, the first of which chooses each trial's best checkpoint."""
+    """The metrics to optimize; the first one selects each trial's best checkpoint."""
 
     metrics: tuple[str, ...] = (DEFAULT_METRIC,)
 
     @property
     def is_single(self) -> bool:
-        """Whether trials can be put into one order."""
+        """Whether there is one metric, so that trials can be ranked."""
         return len(self.metrics) == 1
 
     @property
     def directions(self) -> list[Literal["maximize", "minimize"]]:
-        """``maximize`` or ``minimize`` of each metric."""
-        return ["maximize" if HIGHER_IS_BETTER[name] else "minimize" for name in self.metrics]
+        """``maximize`` or ``minimize`` for each metric."""
+        higher = _higher_is_better()
+        return ["maximize" if higher[name] else "minimize" for name in self.metrics]
 
     def values(self, scores: Mapping[str, float]) -> tuple[float, ...]:
         """The metrics' scores.
 
         Raises:
-            ValueError: one is no finite number.
+            ValueError: a score is NaN or infinite.
         """
         values = tuple(float(scores[name]) for name in self.metrics)
         for name, value in zip(self.metrics, values, strict=True):
@@ -55,35 +91,38 @@ class Objective:
                 raise ValueError(f"{name} is {value} on the validation photos")
         return values
 
-    def better(self, one: float, other: float | None) -> bool:
-        """Whether a score of the first metric is above another, or the other is none."""
-        sign = 1.0 if HIGHER_IS_BETTER[self.metrics[0]] else -1.0
-        return other is None or sign * one > sign * other
-
 
 def objective_of(metrics: Sequence[str]) -> Objective:
-    """The objective of one metric's name or of two.
+    """The objective for the names of one or two metrics; without any, the default.
 
     Raises:
         WrongCallError: an unknown metric, the same one twice, or more than two.
     """
-    names = tuple(metrics) or (DEFAULT_METRIC,)
+    names, known = tuple(metrics) or (DEFAULT_METRIC,), _higher_is_better()
     for name in names:
-        if name not in HIGHER_IS_BETTER:
-            raise WrongCallError(f"unknown metric {name!r}{nearest(name, HIGHER_IS_BETTER)}")
+        if name not in known:
+            raise WrongCallError(f"unknown metric {name!r}{nearest(name, known)}")
     if len(names) > MOST_METRICS or len(set(names)) < len(names):
         raise WrongCallError(f"expected one metric, or two different ones, got {', '.join(names)}")
     return Objective(names)
 
 
-def collapsed(shown: Sequence[Sequence[str]]) -> str | None:
+def _higher_is_better() -> dict[str, bool]:
+    # Imported late: the mailbox's process unpickles this module's classes and must start at once,
+    # and the metrics import torch.
+    from colorcore.scores.metrics import HIGHER_IS_BETTER
+
+    return HIGHER_IS_BETTER
+
+
+def collapsed(signs: Sequence[Sequence[str]]) -> str | None:
     """The sign of collapse that the last :data:`SIGN_PATIENCE` validations all show, if any.
 
-    shown  the names of the signs of each validation so far, in order
+    signs  the names of the signs of each validation so far, in order
     """
-    if len(shown) < SIGN_PATIENCE:
+    if len(signs) < SIGN_PATIENCE:
         return None
     for name in COLLAPSE:
-        if all(name in signs for signs in shown[-SIGN_PATIENCE:]):
+        if all(name in shown for shown in signs[-SIGN_PATIENCE:]):
             return name
     return None

@@ -1,4 +1,4 @@
-"""What a study leaves in its folder: tables, the best recipe, shares of importance, plots."""
+"""The files that a study writes: tables, the best recipe, importances, plots."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colorcore.storage.atomic import replace_bytes
-from tune.plots import draw_front, draw_importances, draw_parallel, parallel_page
+from tune.plots import draw_front, draw_importances
 from tune.search import TrialRecord, dumps
 from tune.space import shown_values, with_values
 
@@ -19,25 +19,19 @@ if TYPE_CHECKING:
     from tune.search import Search
 
 TRIALS, BEST, IMPORTANCES = "trials.csv", "best.toml", "importances.json"
-PARALLEL, PARALLEL_PAGE = "parallel_coordinates.png", "parallel_coordinates.html"
 IMPORTANCES_PLOT, FRONT, FRONT_PLOT = "importances.png", "front.csv", "front.png"
-ARTIFACTS = (
-    TRIALS, BEST, IMPORTANCES, PARALLEL, PARALLEL_PAGE, IMPORTANCES_PLOT, FRONT, FRONT_PLOT,
-)  # fmt: skip
-"""Files that the study's run in MLflow holds, too."""
+ARTIFACTS = (TRIALS, BEST, IMPORTANCES, IMPORTANCES_PLOT, FRONT, FRONT_PLOT)
+"""Files that are also logged as artifacts of the study's run in MLflow."""
 
 
 def write_results(out: Path, search: Search, *, final: bool = False) -> dict[str, dict[str, float]]:
-    """Write the table of trials; when the study is over everything else. Returns importances."""
+    """Write the table of trials; with ``final`` also everything else. Returns the importances."""
     records = [record for record in search.records() if record.outcome is not None]
     replace_bytes(out / TRIALS, _table(records, search).encode())
     if not final:
         return {}
     importances = search.importances()
     replace_bytes(out / IMPORTANCES, dumps(importances).encode())
-    replace_bytes(out / PARALLEL, draw_parallel(records, search.space, search.objective))
-    page = parallel_page(records, search.space, search.objective)
-    replace_bytes(out / PARALLEL_PAGE, page.encode())
     replace_bytes(out / IMPORTANCES_PLOT, draw_importances(importances, search.importance_epochs))
     if not search.objective.is_single:
         front = search.front()
@@ -47,16 +41,16 @@ def write_results(out: Path, search: Search, *, final: bool = False) -> dict[str
 
 
 def write_recipe(out: Path, best: TrialRecord, recipe: Recipe, objective: Objective) -> None:
-    """The recipe of a trial as a file that `cc train --recipe` takes."""
+    """Write a trial's recipe as a file for `cc train --recipe`."""
     metric = objective.metrics[0]
-    told = shown_values(best.values)
-    about = f"The best of a study: {metric} {best.scores[metric]:.4f} with {told}"
-    values = {**best.values, "train.metric": metric, "about": about}
-    replace_bytes(out / BEST, with_values(recipe, values).to_toml().encode())
+    values = shown_values(best.values)
+    about = f"The best trial of a study: {metric} {best.scores[metric]:.4f} with {values}"
+    changed = {**best.values, "train.metric": metric, "about": about}
+    replace_bytes(out / BEST, with_values(recipe, changed).to_toml().encode())
 
 
 def _table(records: Sequence[TrialRecord], search: Search) -> str:
-    """A row a trial."""
+    """A CSV table with one row per trial."""
     paths = [axis.path for axis in search.space.axes]
     metrics = list(search.objective.metrics)
     text = io.StringIO()

@@ -1,12 +1,12 @@
-"""Which trial comes next, and which goes on: Optuna's TPE and ASHA over a study kept in a journal.
+"""Which values the next trial gets, and which trials continue: Optuna's TPE and ASHA, journaled.
 
-Every answer is written down before it is given, so a killed study knows all that it was told. A
-trial's values are drawn with a seed of their own, made of the study's and the trial's number:
-a study that was resumed draws what it would have drawn without the interruption.
+Every decision is in the journal before it takes effect, so a killed study loses none. Each trial is
+sampled with a seed derived from the study's seed and the trial's number, so a resumed study samples
+what it would have sampled without the interruption.
 
 TPE: Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization". ASHA: Li et al. 2020, "A
-System for Massively Parallel Hyperparameter Tuning", algorithm 2, its early-stopping form
-(section 3.3), in which a trial that is not promoted at once ends.
+System for Massively Parallel Hyperparameter Tuning", algorithm 2 in its early-stopping form
+(section 3.3), which ends a trial that is not promoted at once.
 """
 
 from __future__ import annotations
@@ -19,35 +19,38 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from colorcore.storage.lines import cut_unfinished_line
 from pipelines.errors import JobError
-from tune.desk import Outcome, Verdict
-from tune.objective import SIGN_PATIENCE, Objective, collapsed
+from pipelines.tracking.names import LOST_CONSTRAINT
+from tune.objective import SIGN_PATIENCE, Ending, Objective, Outcome, collapsed
+from tune.optuna_internals import set_rung_scores
 from tune.space import Space, Value
 
 if TYPE_CHECKING:
     import optuna
 
 STARTUP = 8
-"""Trials drawn at random before TPE takes over."""
+"""Random trials before TPE takes over."""
 REDUCTION = 4
-"""ASHA keeps about one in so many trials at each rung."""
+"""ASHA promotes about one in this many trials at each rung."""
 RUNGS = 2
-"""Rungs that ASHA has by default: the first at epochs / REDUCTION**RUNGS."""
-_INFEASIBLE = "colorcore.lost"
-"""The constraint that failed and collapsed trials break: TPE takes them for the worst."""
-_RUNG = "completed_rung_"
-"""What the names begin with by which Optuna's ASHA keeps a trial's scores at rungs."""
+"""ASHA's rungs by default: the first is at epochs / REDUCTION**RUNGS."""
+FEW = 10
+"""Importances of fewer trials than this would be chance."""
+_STUDY = "study"
+"""The study's name in its journal, which holds no other."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchSettings:
     """How a study searches.
 
-    seed         of all that is drawn
-    startup      trials drawn at random before TPE takes over
-    grace        epochs that ASHA leaves every trial; 0 turns ASHA off
-    reduction    ASHA keeps about one in so many at each rung, grace · reduction**k epochs
-    prune_signs  whether a trial ends when its colours collapse
+    seed         random seed for sampling
+    startup      random trials before TPE takes over
+    grace        epochs before ASHA's first rung; 0 turns ASHA off
+    reduction    ASHA promotes about one in this many trials at each rung, grace · reduction**k
+                 epochs
+    prune_signs  whether trials whose colours collapse are pruned
     """
 
     seed: int = 0
@@ -59,13 +62,14 @@ class SearchSettings:
 
 @dataclass(frozen=True, slots=True)
 class TrialRecord:
-    """What a study knows of a trial.
+    """A trial as the journal holds it.
 
-    outcome  None while it runs, or when it was interrupted
-    scores   of its best checkpoint by the first metric, all metrics; {} when it had none
-    epochs   trained
-    run_id   in MLflow
-    seconds  in its epochs, and in all
+    outcome            None while it runs, or after an interruption
+    scores             all metrics of its best checkpoint by the first metric; {} without one
+    epochs             epochs trained
+    run_id             its run in MLflow
+    seconds            wall time in the call of `cc tune` that ended it
+    seconds_in_epochs  the part of it spent training and validating
     """
 
     number: int
@@ -81,20 +85,20 @@ class TrialRecord:
 
 
 def default_grace(epochs: int, eval_every: int, reduction: int = REDUCTION) -> int:
-    """Epochs that every trial gets: the first of :data:`RUNGS` rungs below the whole training."""
+    """Epochs before ASHA's first rung, of :data:`RUNGS` in a training; ends at a validation."""
     grace: int = round(epochs / reduction**RUNGS)
     validations = max(1, math.ceil(grace / eval_every))
     return validations * eval_every
 
 
 class Search:
-    """A study: what was tried, what comes next.
+    """A study's search: its trials so far, and the decisions about the next ones.
 
     Args:
-        space: what is searched.
-        objective: what it is searched for. With two metrics trials have no order, and ASHA is off.
-        settings: how.
-        journal: the file it is kept in and goes on from; None keeps it in memory alone.
+        space: the values to search.
+        objective: the metrics to optimize. Two metrics do not rank trials, so ASHA is off.
+        settings: how to search.
+        journal: the file that holds the search and from which it resumes; None keeps it in memory.
 
     Raises:
         JobError: the journal cannot be read.
@@ -109,22 +113,21 @@ class Search:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.space, self.objective, self.settings = space, objective, settings
-        self._shown: dict[int, list[tuple[str, ...]]] = {}
-        self._best: dict[int, float] = {}
-        storage: optuna.storages.BaseStorage = InMemoryStorage()
+        self._storage: optuna.storages.BaseStorage = InMemoryStorage()
         if journal is not None:
-            _cut_unfinished_line(journal)
+            cut_unfinished_line(journal)
+            # A killed process leaves Optuna's lock behind; the study's folder has its own.
             journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
             try:
-                storage = JournalStorage(JournalFileBackend(str(journal)))
+                self._storage = JournalStorage(JournalFileBackend(str(journal)))
             except (OSError, ValueError, KeyError) as error:
                 raise JobError(
                     f"cannot read the study's journal {journal}: {error}; "
                     "start a new study with another --out"
                 ) from error
         self._study = optuna.create_study(
-            storage=storage,
-            study_name="study",
+            storage=self._storage,
+            study_name=_STUDY,
             directions=objective.directions,
             load_if_exists=True,
         )
@@ -138,7 +141,7 @@ class Search:
     # -- before a trial ---------------------------------------------------------------------------
 
     def ask(self, first: Sequence[Mapping[str, Value]] = ()) -> TrialRecord:
-        """Draw the next trial; the first ones have the values of ``first`` instead."""
+        """Sample the next trial; the first trials take their values from ``first`` instead."""
         number = len(self._trials())
         self._study.sampler = self._sampler(number)
         if number < len(first):
@@ -156,10 +159,10 @@ class Search:
         )
 
     def note(self, number: int, **facts: Any) -> None:
-        """Keep facts of a running trial (a TrialRecord's fields) in the journal."""
+        """Write facts about a running trial (fields of TrialRecord) into the journal."""
         trial = self._trial_id(number)
         for name, value in facts.items():
-            self._study._storage.set_trial_user_attr(trial, name, value)
+            self._storage.set_trial_user_attr(trial, name, value)
 
     # -- while it runs ----------------------------------------------------------------------------
 
@@ -171,30 +174,30 @@ class Search:
         signs: tuple[str, ...] = (),
         *,
         is_last: bool = False,
-    ) -> Verdict | None:
-        """Tell of a validation, after ``epoch`` epochs; answers why the trial ends, if it does.
+    ) -> Ending | None:
+        """Record a validation after ``epoch`` epochs; returns why the trial ends, if it does.
 
-        At its last validation a trial has nothing left to be spared: ASHA lets it be.
+        ASHA never stops a trial at its last validation, which would save nothing.
         """
         try:
             values = self.objective.values(scores)
         except ValueError as error:
-            return Verdict("failed", str(error))
+            return Ending("failed", str(error))
         frozen = self._trials()[number]
-        shown = [*map(tuple, frozen.user_attrs.get("signs", [])), signs][-SIGN_PATIENCE:]
-        self.note(number, signs=shown, epochs=epoch)
-        if self.settings.prune_signs and (name := collapsed(shown)):
-            return Verdict("pruned", f"sign {name} in {SIGN_PATIENCE} validations running")
-        return self._race(number, epoch, values[0], is_last=is_last)
+        recent = [*map(tuple, frozen.user_attrs.get("signs", [])), signs][-SIGN_PATIENCE:]
+        self.note(number, signs=recent, epochs=epoch)
+        if self.settings.prune_signs and (name := collapsed(recent)):
+            return Ending("pruned", f"sign {name} in {SIGN_PATIENCE} consecutive validations")
+        return self._compare(number, epoch, values[0], is_last=is_last)
 
-    def _race(self, number: int, epoch: int, value: float, *, is_last: bool) -> Verdict | None:
-        """ASHA, by the best score so far: a trial stands for its best checkpoint."""
-        if not self.objective.is_single:  # Optuna keeps courses of single scores alone
+    def _compare(self, number: int, epoch: int, value: float, *, is_last: bool) -> Ending | None:
+        """ASHA by the best score so far, because a trial's result is its best checkpoint."""
+        if not self.objective.is_single:  # Optuna takes no reports in studies of two metrics
             return None
         best = max if self.objective.directions[0] == "maximize" else min
         trial = self._running(number)
         before = self._trials()[number].intermediate_values
-        if epoch in before:  # told again, after an interruption
+        if epoch in before:  # reported again after an interruption
             return None
         value = best([value, *before.values()])
         trial.report(value, epoch)
@@ -204,12 +207,12 @@ class Search:
         if not trial.should_prune():
             return None
         metric = self.objective.metrics[0]
-        return Verdict("stopped", f"behind the others: {metric} {value:.4f} after epoch {epoch}")
+        return Ending("stopped", f"behind other trials: {metric} {value:.4f} after epoch {epoch}")
 
     # -- when it ends -----------------------------------------------------------------------------
 
     def tell(self, record: TrialRecord) -> None:
-        """Write down how a trial ended."""
+        """Write into the journal how a trial ended."""
         from optuna.trial import TrialState
 
         facts = {
@@ -228,21 +231,17 @@ class Search:
             self._study.tell(record.number, values, state=TrialState.COMPLETE)
             return
         if record.outcome != "stopped":
-            self._running(record.number).set_constraint(_INFEASIBLE, 1.0)
-            self._lower_rungs(record.number)
+            # TPE ranks trials that violate a constraint last.
+            self._running(record.number).set_constraint(LOST_CONSTRAINT, 1.0)
+            # No other trial shall be stopped for being behind this one.
+            worst = -math.inf if self.objective.directions[0] == "maximize" else math.inf
+            set_rung_scores(self._storage, self._trial_id(record.number), worst)
         self._study.tell(record.number, state=TrialState.PRUNED)
 
-    def _lower_rungs(self, number: int) -> None:
-        """Take a trial for the worst at the rungs that it reached: nobody shall fall behind it."""
-        trial = self._trials()[number]
-        worst = -math.inf if self.objective.directions[0] == "maximize" else math.inf
-        for key in [each for each in trial.system_attrs if each.startswith(_RUNG)]:
-            self._study._storage.set_trial_system_attr(trial._trial_id, key, worst)
-
-    # -- what is known ----------------------------------------------------------------------------
+    # -- results ----------------------------------------------------------------------------------
 
     def records(self) -> list[TrialRecord]:
-        """All trials by number."""
+        """All trials, ordered by number."""
         return [_record(trial) for trial in self._trials()]
 
     def record(self, number: int) -> TrialRecord:
@@ -250,28 +249,28 @@ class Search:
         return _record(self._trials()[number])
 
     def unfinished(self) -> list[TrialRecord]:
-        """Trials that were begun and have not ended."""
+        """Trials that have started but not ended."""
         return [record for record in self.records() if record.outcome is None]
 
     def ranked(self) -> list[TrialRecord]:
-        """Finished trials, the best by the first metric first."""
+        """Finished trials by the first metric, best first."""
         sign = -1.0 if self.objective.directions[0] == "maximize" else 1.0
         metric = self.objective.metrics[0]
         finished = [record for record in self.records() if record.outcome == "finished"]
         return sorted(finished, key=lambda record: (sign * record.scores[metric], record.number))
 
     def front(self) -> list[TrialRecord]:
-        """Finished trials that no other one betters in all metrics, by the first metric."""
+        """The Pareto front of the finished trials, ordered by the first metric."""
         best = {trial.number for trial in self._study.best_trials} if self.ranked() else set()
         return [record for record in self.ranked() if record.number in best]
 
     def importances(self) -> dict[str, dict[str, float]]:
-        """By metric: each path's share in the spread of the scores, a forest's estimate.
+        """Each path's share of the variance in the scores, by metric, estimated with a forest.
 
         fANOVA (Hutter et al. 2014, "An Efficient Approach for Assessing Hyperparameter
-        Importance"), of scores that were all taken after the same time: of a race those after its
-        first rung, which every trial reaches that is not lost; else those of finished trials.
-        Empty with fewer than :data:`FEW` such trials, or where all are alike.
+        Importance") on scores taken after the same number of epochs: with ASHA at the first rung,
+        which every trial reaches unless it fails or collapses; otherwise those of finished trials.
+        A metric with fewer than :data:`FEW` scores, or with equal ones, is left out.
         """
         import optuna
         from optuna.importance import FanovaImportanceEvaluator, get_param_importances
@@ -295,11 +294,11 @@ class Search:
 
     @property
     def importance_epochs(self) -> int | None:
-        """After how many epochs the scores of :meth:`importances` were taken; None: at the end."""
+        """Epochs after which the scores of :meth:`importances` were taken; None: at the end."""
         return None if self._asha is None else self.settings.grace
 
     def _comparable(self, metric: str) -> list[tuple[dict[str, Value], float]]:
-        """Values and scores of trials, all after the same time."""
+        """Values and scores of trials, all after the same number of epochs."""
         if self._asha is None:
             finished = self.ranked()
             return [(record.values, record.scores[metric]) for record in finished]
@@ -314,16 +313,13 @@ class Search:
         return self._study.get_trials(deepcopy=False)
 
     def _trial_id(self, number: int) -> int:
-        return self._trials()[number]._trial_id
+        study = self._storage.get_study_id_from_name(_STUDY)
+        return self._storage.get_trial_id_from_study_id_trial_number(study, number)
 
     def _running(self, number: int) -> optuna.trial.Trial:
         import optuna
 
         return optuna.trial.Trial(self._study, self._trial_id(number))
-
-
-FEW = 10
-"""Trials below which shares of importance would be chance."""
 
 
 def _record(trial: optuna.trial.FrozenTrial) -> TrialRecord:
@@ -339,29 +335,12 @@ def _record(trial: optuna.trial.FrozenTrial) -> TrialRecord:
 
 
 def _seed(seed: int, number: int) -> int:
-    """A seed for one trial, 0 … 2³² - 1."""
+    """The seed of one trial, 0 … 2³² - 1."""
     import numpy as np
 
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
-def _cut_unfinished_line(journal: Path) -> None:
-    """Leave out what a killed process wrote half of."""
-    if not journal.exists():
-        return
-    with journal.open("rb+") as file:
-        end = file.seek(0, 2)
-        while end:
-            start = max(0, end - 4096)
-            file.seek(start)
-            at = file.read(end - start).rfind(b"\n")
-            if at >= 0:
-                file.truncate(start + at + 1)
-                return
-            end = start
-        file.truncate(0)
-
-
 def dumps(value: Any) -> str:
-    """JSON as the study's files have it."""
+    """JSON as in the study's files."""
     return json.dumps(value, indent=2, ensure_ascii=False)

@@ -1,28 +1,28 @@
-"""What a study searches: dotted paths of the recipe, each with the values it may take.
+"""The search space: dotted paths of the recipe, each with the values it may take.
 
-A space is a TOML file with a table a path::
+A space is a TOML file with one table per path::
 
     ["optim.lr"]
-    log = [1e-5, 1e-3]          # between the two, evenly on a logarithmic scale
+    log = [1e-5, 1e-3]          # a range, sampled uniformly on a logarithmic scale
 
     ["model.dropout"]
-    uniform = [0.0, 0.4]        # evenly between the two
+    uniform = [0.0, 0.4]        # a range, sampled uniformly
 
     ["model.depth"]
-    uniform = [2, 5]            # whole numbers, where the recipe's value is one
+    uniform = [2, 5]            # integers if the recipe's value is an integer
 
     ["data.batch"]
     choices = [8, 16, 32]       # one of these
 
-A path is as ``--set`` and a run's parameters in MLflow name it. Everything is checked against the
-recipe before anything starts.
+Paths are named as for ``--set`` and in a run's parameters in MLflow. Everything is checked against
+the recipe before anything starts.
 """
 
 from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -42,13 +42,13 @@ LR = (1e-5, 1e-3)
 BATCHES = (8, 16, 32, 64)
 CHANNELS = (48, 64, 96, 128)
 WEIGHT_SPREAD = 4.0
-"""A loss weight w is searched from w / 4 to 4 w."""
+"""The range of a loss weight w is w / 4 to 4 w."""
 NOT_SEARCHED = {
-    "about": "it is text",
-    "train.metric": "a study has one for all trials: --metric",
+    "about": "it is a description",
+    "train.metric": "all trials of a study share it; set --metric",
 }
 _PROBES = 5
-"""Values of a range that are tried on the recipe before a study starts, both ends among them."""
+"""Values of a range that are checked before a study starts, including both ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Axis:
     """One path of the recipe and the values it may take.
 
     values   ``low, high`` of a range (``log``, ``uniform``), or the choices
-    integer  a range's values are whole numbers
+    integer  whether a range holds integers only
     """
 
     path: str
@@ -65,7 +65,7 @@ class Axis:
     integer: bool = False
 
     def distribution(self) -> BaseDistribution:
-        """The same for Optuna."""
+        """The values as Optuna's distribution."""
         from optuna.distributions import (
             CategoricalDistribution,
             FloatDistribution,
@@ -80,7 +80,7 @@ class Axis:
         return FloatDistribution(low, high, log=self.kind == "log")
 
     def holds(self, value: object) -> bool:
-        """Whether the value is one that may be drawn."""
+        """Whether the value lies in the axis."""
         if self.kind == "choices":
             return any(value == one and isinstance(value, type(one)) for one in self.values)
         low, high = self._bounds()
@@ -88,7 +88,7 @@ class Axis:
         return number and low <= value <= high  # type: ignore[operator]
 
     def probes(self) -> list[Value]:
-        """Values to try before a study starts: all choices, or the ends of a range and between."""
+        """Values to check before a study starts: all choices, or some of a range."""
         if self.kind == "choices":
             return list(self.values)
         low, high = self._bounds()
@@ -101,21 +101,21 @@ class Axis:
         return [round(value) for value in between] if self.integer else list(between)
 
     def extremes(self) -> tuple[Value, Value]:
-        """The smallest and the largest value of numbers."""
+        """The smallest and the largest number."""
         numbers = [value for value in self.values if isinstance(value, (int, float))]
         least, most = min(numbers), max(numbers)
         return (round(least), round(most)) if self.integer else (least, most)
 
     def as_table(self) -> dict[str, list[Value]]:
-        """What a TOML file holds under the path."""
+        """The path's table in a TOML file."""
         return {self.kind: list(self.values)}
 
     def __str__(self) -> str:
         if self.kind == "choices":
             return " | ".join(map(_shown, self.values))
         scale = "log" if self.kind == "log" else "uniform"
-        whole = ", whole numbers" if self.integer else ""
-        return f"{_shown(self.values[0])} … {_shown(self.values[1])} ({scale}{whole})"
+        kind = ", integers" if self.integer else ""
+        return f"{_shown(self.values[0])} … {_shown(self.values[1])} ({scale}{kind})"
 
     def _bounds(self) -> tuple[float, float]:
         low, high = self.values
@@ -124,32 +124,32 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """The axes of a search, in the order in which values are drawn."""
+    """The axes of a search, in the order in which their values are sampled."""
 
     axes: tuple[Axis, ...]
 
     def distributions(self) -> dict[str, BaseDistribution]:
-        """By path, for Optuna."""
+        """Optuna's distributions by path."""
         return {axis.path: axis.distribution() for axis in self.axes}
 
     def tables(self) -> dict[str, dict[str, list[Value]]]:
-        """What a TOML file of this space holds."""
+        """The tables of a TOML file with this space."""
         return {axis.path: axis.as_table() for axis in self.axes}
 
     def own_values(self, recipe: Recipe) -> dict[str, Value] | None:
-        """The recipe's own values, if all of them lie in the space."""
+        """The recipe's own values, if all of them lie in the space; else None."""
         flat = recipe.flat()
         own = {axis.path: flat.get(axis.path) for axis in self.axes}
         inside = all(axis.holds(own[axis.path]) for axis in self.axes)
         return own if inside else None  # type: ignore[return-value]
 
     def first_values(self, recipe: Recipe) -> list[dict[str, Value]]:
-        """What the first trials have, before anything is drawn; nothing without ``own_values``.
+        """The values of the first trials, which are not sampled; [] without ``own_values``.
 
-        The recipe's own values, and the same with the smallest batch and the widest model: the
-        guides' first advice against grey and sepia (docs/guides.md), which costs steps and seldom
-        score, and a start from which a short search gets further than from values at random
-        (docs/tuning.md has the measurement).
+        The recipe's own values, and these with the smallest batch and the widest model: the guides'
+        first advice against grey and sepia colours (docs/guides.md). It costs time but seldom
+        score, and a short search that starts from it ends higher than one that starts from random
+        values (measured in docs/tuning.md).
         """
         own = self.own_values(recipe)
         if own is None:
@@ -164,7 +164,7 @@ class Space:
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any], where: str = "recipe") -> Recipe:
-    """The recipe with other values at some dotted paths.
+    """The recipe with other values at the given dotted paths.
 
     Raises:
         RecipeError: an unknown path, or a value that the recipe refuses.
@@ -184,44 +184,57 @@ def with_values(recipe: Recipe, values: Mapping[str, Any], where: str = "recipe"
     return parse_recipe(nested, where)
 
 
-def default_space(recipe: Recipe) -> Space:
-    """Learning rate, batch, channels where the model has them, and the loss weights above 0.
+def default_space(recipe: Recipe, fixed: Collection[str] = ()) -> Space:
+    """Learning rate, batch size, channels if the model has them, and the loss weights above 0.
 
-    A loss of one term has no weight to search: AdamW's steps do not depend on the loss's scale
-    (Kingma and Ba 2015, section 2.1).
+    Paths in ``fixed`` are left out: whoever sets a value on the command line means that value. The
+    weight of a single loss term is left out too, because AdamW's steps do not depend on the scale
+    of the loss (Kingma and Ba 2015, section 2.1).
+
+    Raises:
+        WrongCallError: nothing is left to search.
     """
     axes = [Axis("optim.lr", "log", LR), Axis("data.batch", "choices", BATCHES)]
     if "channels" in recipe.model.options():
         axes.append(Axis("model.channels", "choices", CHANNELS))
-    weights = {name: weight for name, weight in recipe.loss.items() if weight > 0}
     if len([weight for weight in recipe.loss.values() if weight]) > 1:
         axes += [
             Axis(f"loss.{name}", "log", (weight / WEIGHT_SPREAD, weight * WEIGHT_SPREAD))
-            for name, weight in weights.items()
+            for name, weight in recipe.loss.items()
+            if weight > 0
         ]
-    return Space(tuple(axes))
+    searched = tuple(axis for axis in axes if axis.path not in fixed)
+    if not searched:
+        raise WrongCallError(
+            "--set fixes every setting that is searched by default; "
+            "list the settings to search in a file and pass it with --space"
+        )
+    return Space(searched)
 
 
-def load_space(file: Path, recipe: Recipe) -> Space:
-    """The space of a TOML file, checked against the recipe.
+def read_tables(file: Path) -> dict[str, Any]:
+    """The tables of a space file, unchecked.
 
     Raises:
-        WrongCallError: no such file, no valid TOML, an unknown path or kind, a range or choice
-            that the recipe refuses.
+        WrongCallError: the file cannot be read, or is not valid TOML.
     """
     try:
-        tables = tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise WrongCallError(f"cannot read the space {file}: {error}") from error
-    return space_of(tables, recipe, str(file))
+        raise WrongCallError(f"cannot read the search space {file}: {error}") from error
 
 
 def space_of(tables: Mapping[str, Any], recipe: Recipe, where: str = "space") -> Space:
-    """The space of such tables as a TOML file holds; see :func:`load_space`."""
+    """The space of the tables of a TOML file, checked against the recipe.
+
+    Raises:
+        WrongCallError: no table, an unknown path or kind, or a range or choice that the recipe
+            refuses.
+    """
     axes = tuple(_axis(path, table, recipe, where) for path, table in _paths(tables, where))
     if not axes:
         raise WrongCallError(
-            f'{where} holds no path; expected tables such as ["optim.lr"] log = [1e-5, 1e-3]'
+            f'{where} is empty; expected tables such as ["optim.lr"] log = [1e-5, 1e-3]'
         )
     space = Space(axes)
     for axis in axes:
@@ -232,7 +245,7 @@ def space_of(tables: Mapping[str, Any], recipe: Recipe, where: str = "space") ->
 def _paths(
     tables: Mapping[str, Any], where: str, prefix: str = ""
 ) -> Iterable[tuple[str, Mapping[str, Any]]]:
-    """Path and table of each axis; ``[optim.lr]`` without quotes means the same as with."""
+    """Path and table of each axis; ``[optim.lr]`` means the same as ``["optim.lr"]``."""
     for name, table in tables.items():
         path = f"{prefix}{name}"
         if not isinstance(table, Mapping):
@@ -251,7 +264,9 @@ def _axis(path: str, table: Mapping[str, Any], recipe: Recipe, where: str) -> Ax
         if key not in KINDS:
             raise WrongCallError(f"{where}: unknown key {key}{nearest(key, KINDS)}")
     if len(table) != 1:
-        raise WrongCallError(f"{where}: expected one of {', '.join(KINDS)}, got {len(table)}")
+        raise WrongCallError(
+            f"{where}: expected exactly one of {', '.join(KINDS)}, got {len(table)}"
+        )
     if path in NOT_SEARCHED:
         raise WrongCallError(f"{where}: cannot be searched, {NOT_SEARCHED[path]}")
     ((kind, values),) = table.items()
@@ -265,9 +280,9 @@ def _axis(path: str, table: Mapping[str, Any], recipe: Recipe, where: str) -> Ax
 def _choices(values: list[Any], where: str) -> tuple[Value, ...]:
     wrong = [value for value in values if not isinstance(value, (bool, int, float, str))]
     if wrong:
-        raise WrongCallError(f"{where}: expected numbers, text, true or false, got {wrong[0]!r}")
+        raise WrongCallError(f"{where}: expected numbers, strings or booleans, got {wrong[0]!r}")
     if len({(type(value), value) for value in values}) < 2 or len(values) != len(set(values)):
-        raise WrongCallError(f"{where}: expected two different choices or more, got {values}")
+        raise WrongCallError(f"{where}: expected at least two different choices, got {values}")
     return tuple(values)
 
 
@@ -279,18 +294,18 @@ def _range(path: str, kind: Any, values: list[Any], recipe: Recipe, where: str) 
         raise WrongCallError(f"{where}: expected {kind} = [low, high], got {values}")
     low, high = numbers
     if low >= high:
-        raise WrongCallError(f"{where}: expected low below high, got {low} and {high}")
+        raise WrongCallError(f"{where}: expected low < high, got {low} and {high}")
     if kind == "log" and low <= 0:
-        raise WrongCallError(f"{where}: expected low above 0 on a log scale, got {low}")
+        raise WrongCallError(f"{where}: expected low > 0 on a log scale, got {low}")
     own = recipe.flat().get(path)
-    whole = isinstance(own, int) and not isinstance(own, bool)
-    if whole and not all(isinstance(value, int) for value in numbers):
-        raise WrongCallError(f"{where}: expected whole numbers, got {values}")
-    return Axis(path, kind, (low, high), integer=whole)
+    is_integer = isinstance(own, int) and not isinstance(own, bool)
+    if is_integer and not all(isinstance(value, int) for value in numbers):
+        raise WrongCallError(f"{where}: expected integers, got {values}")
+    return Axis(path, kind, (low, high), integer=is_integer)
 
 
 def _try(axis: Axis, recipe: Recipe, where: str) -> None:
-    """Whether the recipe takes the axis's values, each with its own others."""
+    """Check that the recipe accepts the axis's values, one at a time."""
     for value in axis.probes():
         try:
             with_values(recipe, {axis.path: value}, where)
@@ -305,5 +320,5 @@ def _shown(value: Value) -> str:
 
 
 def shown_values(values: Mapping[str, Value]) -> str:
-    """A trial's values in one line: ``optim.lr 3.1e-4, data.batch 16``."""
+    """A trial's values on one line: ``optim.lr 3.1e-4, data.batch 16``."""
     return ", ".join(f"{path} {_shown(value)}" for path, value in values.items())

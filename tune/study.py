@@ -1,9 +1,9 @@
-"""The job of `cc tune`: a dataset, a recipe and a space -> the best recipe and its model.
+"""The job of `cc tune`: dataset, recipe and search space -> the best recipe and its model.
 
-The driver draws values, starts trials, answers them after each validation, and writes everything
-down before it goes on: the search in ``study.log``, each trial's checkpoints under ``trials/``,
-runs in MLflow. A study that was killed goes on with ``resume``: ended trials stay as they are, and
-interrupted ones go on from their last validation.
+A study's folder holds everything that is needed to resume it: the search in ``study.log``, its
+settings in ``study.json``, each trial's checkpoints under ``trials/``. A killed study continues
+with ``resume``: trials that have ended are not rerun, interrupted ones resume from their last
+validation.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from pipelines.tracking.names import DATASET_TAG
 from pipelines.tracking.redact import without_secrets
 from pipelines.training.job import Job, prepare_job
 from tune.driver import StudyDriver, StudyProgress
+from tune.runs import StudyRun
 from tune.search import Search, TrialRecord, dumps
 from tune.settings import KEEP, RETRIES, StudySettings
+from tune.slots import layout_for
 from tune.space import Axis, with_values
-from tune.tracked import StudyRun
-from tune.trials import layout_for
 
 FORMAT = 1
 SETTINGS = "study.json"
@@ -38,11 +38,14 @@ JOURNAL = "study.log"
 
 @dataclass(frozen=True, slots=True)
 class StudyReport:
-    """What `cc tune` did.
+    """The results of a study.
 
-    best      finished trials, the best first: one order by the first metric
-    front     with two metrics: finished trials that none betters in both
-    overhead  seconds a trial that its slot spent on other things than its epochs, in this call
+    outcomes     number of trials by outcome
+    best         finished trials by the first metric, best first
+    front        with two metrics: the Pareto front of the finished trials
+    importances  by metric: each searched path's share of the variance
+    model        URI of the best trial's registered model; None if it was not registered
+    overhead     mean seconds per trial beyond its epochs, over the trials that ended in this call
     """
 
     out: Path
@@ -77,17 +80,17 @@ def tune(
     on_retry: Callable[[int, str], None] = lambda *_: None,
     on_unsent: Callable[[str], None] = lambda _: None,
 ) -> StudyReport:
-    """Search the recipe's space on the dataset with so many trials in all.
+    """Search the space on the dataset, with ``trials`` trials in total.
 
-    ``register`` is the model's name in MLflow's registry, the study's name by default; ``keep`` and
-    ``retries`` are as :data:`KEEP` and :data:`RETRIES`. ``on_unsent`` is told where that lies which
-    the tracking server could not be told.
+    ``keep``, ``retries`` and ``register`` are as in :class:`tune.settings.StudyOptions`.
+    ``on_retry`` receives a trial's number and how its processes were lost; ``on_unsent`` receives
+    the location of records that the tracking server did not accept.
 
     Raises:
-        WrongCallError: ``out`` holds another study, a value of the space cannot work on the
+        WrongCallError: ``out`` holds another study, a value of the space does not work on the
             dataset, or the cluster is too small.
         DatasetError, FileNotFoundError: no finished dataset, or no palette in it.
-        JobError: Ray or MLflow cannot be reached, or no trial has come to its end.
+        JobError: Ray or MLflow cannot be reached, or no trial finished.
     """
     store = absolute_store(dataset)
     base = check_space(store, settings)
@@ -115,7 +118,7 @@ def tune(
         try:
             with ray_session(address):
                 layout = layout_for(settings.workers, concurrent)
-                driver.run(layout)
+                driver.run_trials(layout)
             importances = driver.finish()
             model = run.register(search.ranked()[0], register or name)
             status = "FINISHED"
@@ -144,22 +147,22 @@ def tune(
 
 
 def check_space(dataset: Store, settings: StudySettings) -> Job:
-    """Whether every value of the space works on the dataset; returns the recipe's own job.
+    """Check that every value of the space works on the dataset; returns the recipe's own job.
 
     Raises:
-        WrongCallError: naming the value that does not.
+        WrongCallError: a value does not work; the message names it.
     """
     base = _first_that_works(dataset, settings)
     for axis in settings.space.axes:
         if axis.path.partition(".")[0] not in ("data", "model"):
-            continue  # what else a recipe says, a dataset has no part in
+            continue  # the dataset has no bearing on the other settings
         for value in axis.probes():
             _check_value(dataset, settings, axis, value)
     return base
 
 
 def _first_that_works(dataset: Store, settings: StudySettings) -> Job:
-    """The job of the recipe; searched values that do not work as they are do not matter."""
+    """The recipe's job, with a value of the space wherever its own lies outside."""
     values = {axis.path: axis.probes()[0] for axis in settings.space.axes}
     flat = settings.recipe.flat()
     own = {
@@ -177,7 +180,9 @@ def _check_value(dataset: Store, settings: StudySettings, axis: Axis, value: Any
         recipe = with_values(settings.recipe, {axis.path: value})
         prepare_job(dataset, recipe, Path("unused"), settings.workers)
     except (JobError, RecipeError, DatasetError) as error:
-        raise WrongCallError(f"the space's {axis.path} = {value} cannot work: {error}") from error
+        raise WrongCallError(
+            f"{axis.path} = {value} in the search space does not work: {error}"
+        ) from error
 
 
 def _palette(job: Job) -> dict[str, Any]:
@@ -186,23 +191,25 @@ def _palette(job: Job) -> dict[str, Any]:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Hold the study's folder against a second `cc tune`; let go by the system if this one dies."""
+    """Lock the study's folder against a second `cc tune`; a killed process releases the lock."""
     with try_lock(out / ".lock") as held:
         if not held:
-            raise WrongCallError(f"another cc tune works in {out}; wait for it to end")
+            raise WrongCallError(f"another cc tune is running in {out}; wait for it to end")
         yield
 
 
 def _open(out: Path, identity: Mapping[str, Any], *, resume: bool) -> str | None:
-    """The study's run in MLflow, if there is a study to go on with."""
+    """The ID of the MLflow run of the study to resume; None for a new study."""
     file = out / SETTINGS
     if not file.exists():
         if resume:
-            raise WrongCallError(f"nothing to resume: found no study in {out}")
+            raise WrongCallError(
+                f"nothing to resume: found no study in {out}; run without --resume to start one"
+            )
         return None
     if not resume:
         raise WrongCallError(
-            f"{out} holds a study already; go on with --resume or choose another --out"
+            f"{out} already holds a study; continue it with --resume or choose another --out"
         )
     try:
         there = json.loads(file.read_text(encoding="utf-8"))
@@ -214,13 +221,13 @@ def _open(out: Path, identity: Mapping[str, Any], *, resume: bool) -> str | None
         raise WrongCallError(f"cannot read {file}: {error}; choose another --out") from error
     asked = _flat(json.loads(json.dumps(identity)))
     differences = [
-        f"{key} is {before.get(key)} there, {asked.get(key)} asked"
+        f"{key} was {before.get(key)}, got {asked.get(key)}"
         for key in sorted(before.keys() | asked.keys())
         if before.get(key) != asked.get(key) and key != "recipe.about"
     ]
     if differences:
         raise WrongCallError(
-            f"{out} holds another study: {'; '.join(differences)}; "
+            f"{out} holds a study with other settings: {'; '.join(differences)}; "
             "repeat its settings or choose another --out"
         )
     return run_id

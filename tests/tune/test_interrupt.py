@@ -38,12 +38,13 @@ def command(dataset: Path, tmp_path: Path) -> list[str]:
     copy = shutil.copytree(dataset, tmp_path / "dataset")
     make_palette(copy, bins=16)
     new_store(tmp_path)
-    (tmp_path / "space.toml").write_text('["optim.lr"]\nlog = [1e-4, 1e-2]\n')
+    space = "[study]\nprune_signs = false\n[optim.lr]\nlog = [1e-4, 1e-2]\n"
+    (tmp_path / "space.toml").write_text(space)
     sets = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
     return [
         sys.executable, "-m", "cli.main", "tune", str(copy), "--recipe", "unet-l1", *sets,
         "--space", "space.toml", "--trials", "3", "--concurrent", "1", "--grace", "0",
-        "--no-prune-signs", "--json",
+        "--json",
     ]  # fmt: skip
 
 
@@ -88,7 +89,7 @@ def test_a_study_is_killed_then_interrupted_then_finished(
     # Not without --resume; then it goes on, and Ctrl-C ends it in order.
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert again.returncode == 2
-    assert "go on with --resume" in again.stderr
+    assert "continue it with --resume" in again.stderr
     (last / "seen").touch()
     code, errors = stop([*command, "--resume"], signal.SIGINT, last)
     assert code == 130, errors

@@ -10,8 +10,7 @@ import pytest
 
 from colorcore.recipes.recipe import Recipe, load_recipe
 from pipelines.errors import WrongCallError
-from tune.desk import Verdict
-from tune.objective import SIGN_PATIENCE, Objective, collapsed, objective_of
+from tune.objective import SIGN_PATIENCE, Ending, Objective, collapsed, objective_of
 from tune.search import Search, SearchSettings, TrialRecord, default_grace
 from tune.space import Space, default_space, space_of
 
@@ -52,7 +51,7 @@ def go_on(search: Search, record: TrialRecord, course=score, start: int = 1) -> 
 
 
 def end(
-    search: Search, record: TrialRecord, verdict: Verdict | None, scores: dict, epoch: int = 0
+    search: Search, record: TrialRecord, verdict: Ending | None, scores: dict, epoch: int = 0
 ) -> None:
     outcome, reason = (verdict.outcome, verdict.reason) if verdict else ("finished", "")
     search.tell(replace(record, outcome=outcome, reason=reason, scores=scores, epochs=epoch))
@@ -69,7 +68,7 @@ def test_asha_keeps_the_best_third_at_each_rung(space: Space) -> None:
     ended = [(record.outcome, record.epochs) for record in search.records()]
     whole, first = ("finished", EPOCHS), ("stopped", 1)
     assert ended == [whole, first, whole, first, first, whole, ("stopped", 3), first, first]
-    assert search.records()[6].reason == "behind the others: auc_balanced 0.6500 after epoch 3"
+    assert search.records()[6].reason == "behind other trials: auc_balanced 0.6500 after epoch 3"
 
 
 def test_a_trial_stands_for_its_best_checkpoint_so_far(space: Space) -> None:
@@ -88,7 +87,7 @@ def test_nobody_falls_behind_a_trial_that_collapsed(
     journal = tmp_path / "study.log"
     search = Search(space, Objective((name,)), SearchSettings(grace=1, reduction=3), journal)
 
-    def reached(record: TrialRecord, epochs: int, score: float, *signs: str) -> Verdict | None:
+    def reached(record: TrialRecord, epochs: int, score: float, *signs: str) -> Ending | None:
         verdicts = [
             search.report(record.number, epoch, {name: sign * score}, signs)
             for epoch in range(1, epochs + 1)
@@ -197,7 +196,7 @@ def test_signs_prune_unless_that_is_switched_off(space: Space) -> None:
 def test_a_score_that_is_no_number_fails_the_trial(space: Space) -> None:
     search = Search(space, Objective(), SearchSettings(), None)
     verdict = search.report(search.ask().number, 1, {"auc_balanced": math.nan})
-    assert verdict == Verdict("failed", "auc_balanced is nan on the validation photos")
+    assert verdict == Ending("failed", "auc_balanced is nan on the validation photos")
 
 
 def test_two_metrics_have_a_front(space: Space) -> None:
@@ -210,7 +209,7 @@ def test_two_metrics_have_a_front(space: Space) -> None:
         end(search, record, None, scores)
     assert [record.number for record in search.front()] == [0, 1, 4]
     lost = search.ask()
-    end(search, lost, Verdict("failed", "so"), {})
+    end(search, lost, Ending("failed", "so"), {})
     assert [record.number for record in search.front()] == [0, 1, 4]
 
 

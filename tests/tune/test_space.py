@@ -1,4 +1,4 @@
-"""Spaces: what a file may say, what is refused before a study starts, what is searched unasked."""
+"""Search spaces: their files, what is refused before a study starts, and the default space."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from colorcore.recipes.recipe import load_recipe
 from pipelines.errors import WrongCallError
-from tune.space import Axis, Space, default_space, load_space, space_of, with_values
+from tune.settings import StudyOptions, load_space_file, options_of
+from tune.space import Axis, Space, default_space, space_of, with_values
 
 
 def tables_of(space: Space) -> dict[str, dict[str, list[object]]]:
@@ -39,6 +40,57 @@ def test_the_weight_of_a_loss_of_one_term_is_not_searched() -> None:
     ]
 
 
+def test_what_set_fixes_is_not_searched_by_default() -> None:
+    overrides = ["model.channels=16", "loss.ab_l1=0.5"]
+    recipe = load_recipe("simple", overrides)
+    fixed = {override.partition("=")[0] for override in overrides}
+    paths = [axis.path for axis in default_space(recipe, fixed).axes]
+    assert paths == ["optim.lr", "data.batch", "loss.weighted_mse"]
+    with pytest.raises(WrongCallError, match=r"--set fixes every setting.*--space"):
+        default_space(load_recipe("simple"), {"optim.lr", "data.batch", "model.channels"})
+
+
+def test_the_study_table_sets_options_and_leaves_the_default_space(tmp_path: Path) -> None:
+    file, recipe = tmp_path / "space.toml", load_recipe("simple")
+    file.write_text(
+        """
+        [study]
+        startup = 3
+        reduction = 2
+        prune_signs = false
+        keep = 1
+        retries = 0
+        register = "photos"
+        """
+    )
+    options = StudyOptions(3, 2, prune_signs=False, keep=1, retries=0, register="photos")
+    assert load_space_file(file, recipe) == (default_space(recipe), options)
+    fixed = {"optim.lr"}
+    assert load_space_file(file, recipe, fixed)[0] == default_space(recipe, fixed)
+    file.write_text("[study]\nkeep = 1\n[optim.lr]\nlog = [1e-4, 1e-2]\n")
+    space, options = load_space_file(file, recipe, fixed)  # a path in the file is searched anyway
+    assert tables_of(space) == {"optim.lr": {"log": [1e-4, 1e-2]}}
+    assert options == StudyOptions(keep=1)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"startups": 3}, r"study: unknown key startups; did you mean startup\?"),
+        ({"reduction": 1}, r"study\.reduction: expected an integer of at least 2, got 1"),
+        ({"retries": -1}, r"study\.retries: expected an integer of at least 0, got -1"),
+        ({"keep": 2.5}, r"study\.keep: expected an integer of at least 1, got 2\.5"),
+        ({"startup": True}, r"study\.startup: expected an integer of at least 1, got True"),
+        ({"prune_signs": 0}, r"study\.prune_signs: expected true or false, got 0"),
+        ({"register": ""}, r"study\.register: expected a model name, got ''"),
+        (3, r"study: expected a table, got 3"),
+    ],
+)
+def test_wrong_options_are_refused(table: object, message: str) -> None:
+    with pytest.raises(WrongCallError, match=message):
+        options_of(table)
+
+
 def test_a_file_of_any_paths(tmp_path: Path) -> None:
     file = tmp_path / "space.toml"
     file.write_text(
@@ -57,7 +109,8 @@ def test_a_file_of_any_paths(tmp_path: Path) -> None:
         choices = [true, false]
         """
     )
-    space = load_space(file, load_recipe("simple"))
+    space, options = load_space_file(file, load_recipe("simple"))
+    assert options == StudyOptions()
     assert tables_of(space) == {
         "optim.lr": {"log": [1e-4, 1e-2]},
         "model.depth": {"uniform": [2, 5]},
@@ -66,44 +119,44 @@ def test_a_file_of_any_paths(tmp_path: Path) -> None:
         "model.norm": {"choices": ["batch", "group"]},
         "data.flip": {"choices": [True, False]},
     }
-    whole = {axis.path for axis in space.axes if axis.integer}
-    assert whole == {"model.depth"}  # where the recipe's own value is a whole number
+    integers = {axis.path for axis in space.axes if axis.integer}
+    assert integers == {"model.depth"}  # the recipe's own value is an integer
 
 
 @pytest.mark.parametrize(
-    ("tables", "says"),
+    ("tables", "message"),
     [
         ({"optim.lrr": {"log": [1e-4, 1e-2]}}, r"optim\.lrr; did you mean lr\?"),
         ({"optm.lr": {"log": [1e-4, 1e-2]}}, r"unknown key optm; did you mean optim\?"),
         ({"loss.ab_l2": {"log": [0.1, 1]}}, r"'ab_l2'; did you mean ab_l1\?"),
         ({"optim.lr": {"lg": [1e-4, 1e-2]}}, r"unknown key lg; did you mean log\?"),
-        ({"optim.lr": {"log": [1e-2, 1e-4]}}, r"low below high, got 0\.01 and 0\.0001"),
-        ({"optim.lr": {"log": [0, 1]}}, r"above 0 on a log scale"),
+        ({"optim.lr": {"log": [1e-2, 1e-4]}}, r"low < high, got 0\.01 and 0\.0001"),
+        ({"optim.lr": {"log": [0, 1]}}, r"low > 0 on a log scale"),
         ({"optim.lr": {"log": [1e-4]}}, r"log = \[low, high\], got \[0\.0001\]"),
         ({"optim.lr": {"log": [1e-4, 20.0]}}, r"less than 10, got 20\.0 \(optim\.lr = 20\)"),
         ({"data.batch": {"choices": [8, "many"]}}, r"data\.batch: .*got 'many'"),
         ({"data.batch": {"choices": [8]}}, r"two different choices"),
         ({"data.batch": {"choices": 8}}, r"expected a list under choices, got 8"),
-        ({"data.batch": {"uniform": [8.5, 16]}}, r"whole numbers"),
+        ({"data.batch": {"uniform": [8.5, 16]}}, r"expected integers"),
         ({"data.batch": 8}, r"expected a table"),
-        ({"optim.lr": {"log": [1e-4, 1e-2], "choices": [1]}}, r"expected one of .*got 2"),
+        ({"optim.lr": {"log": [1e-4, 1e-2], "choices": [1]}}, r"expected exactly one of .*got 2"),
         ({"train.metric": {"choices": ["psnr", "ssim"]}}, r"cannot be searched.*--metric"),
         ({"model.norm": {"choices": ["batch", "layer"]}}, r"got 'layer'"),
-        ({}, r"holds no path"),
+        ({}, r"space is empty"),
     ],
 )
-def test_what_cannot_work_is_refused_in_a_line(tables: dict[str, object], says: str) -> None:
-    with pytest.raises(WrongCallError, match=says) as refused:
+def test_invalid_spaces_are_refused_with_one_line(tables: dict[str, object], message: str) -> None:
+    with pytest.raises(WrongCallError, match=message) as refused:
         space_of(tables, load_recipe("simple"))
     assert "\n" not in str(refused.value)
 
 
-def test_no_file_and_no_toml_are_told(tmp_path: Path) -> None:
-    with pytest.raises(WrongCallError, match="cannot read the space"):
-        load_space(tmp_path / "no.toml", load_recipe("simple"))
+def test_a_missing_file_and_invalid_toml_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(WrongCallError, match="cannot read the search space"):
+        load_space_file(tmp_path / "no.toml", load_recipe("simple"))
     (tmp_path / "bad.toml").write_text("[optim.lr")
-    with pytest.raises(WrongCallError, match="cannot read the space"):
-        load_space(tmp_path / "bad.toml", load_recipe("simple"))
+    with pytest.raises(WrongCallError, match="cannot read the search space"):
+        load_space_file(tmp_path / "bad.toml", load_recipe("simple"))
 
 
 @given(
@@ -112,7 +165,7 @@ def test_no_file_and_no_toml_are_told(tmp_path: Path) -> None:
     flip=st.booleans(),
     weight=st.floats(0.01, 10),
 )
-def test_values_reach_the_recipe_at_their_paths_and_nothing_else_changes(
+def test_with_values_changes_nothing_but_the_given_paths(
     lr: float, depth: int, flip: bool, weight: float
 ) -> None:
     recipe = load_recipe("unet-l1", ["model.channels=8"])
@@ -131,7 +184,7 @@ def test_values_reach_the_recipe_at_their_paths_and_nothing_else_changes(
     }
 
 
-def test_the_recipes_own_values_are_known_where_they_lie_in_the_space() -> None:
+def test_own_values_are_none_if_one_lies_outside_the_space() -> None:
     recipe = load_recipe("simple")
     space = default_space(recipe)
     own = {"optim.lr": 5e-5, "data.batch": 16, "model.channels": 96}
@@ -156,7 +209,7 @@ def test_the_first_trials_are_the_recipes_own_and_a_small_batch_with_a_wide_mode
     assert space_of(rate, recipe).first_values(recipe) == [{"optim.lr": 5e-5}]
 
 
-def test_a_range_of_whole_numbers_is_tried_at_whole_numbers() -> None:
+def test_a_range_of_integers_is_checked_at_integers() -> None:
     axis = Axis("model.depth", "uniform", (2, 5), integer=True)
     assert axis.probes() == [2, 3, 4, 4, 5]
     assert all(axis.holds(value) for value in axis.probes())
