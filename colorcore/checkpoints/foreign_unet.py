@@ -228,7 +228,7 @@ def _place(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, str]]
         raise ValueError(f"expected one head of 2 (ab) or 3 (RGB) channels, found {found}")
     if len(widths) < 2:
         raise ValueError(f"expected encoder layers of two or more widths, found {widths}")
-    options = {
+    options: dict[str, Any] = {
         "channels": widths[0],
         "depth": len(widths) - 1,
         "head": "ab" if heads[0][0] == 2 else "rgb",

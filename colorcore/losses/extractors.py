@@ -20,6 +20,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from colorcore.losses.term import LossError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -174,8 +176,6 @@ def load_extractor(net: str, weights: str = "") -> Extractor:
     Raises:
         LossError: the weights are not there or are not those of this network.
     """
-    from colorcore.losses.term import LossError
-
     extractor = Extractor(net)
     path = Path(weights).expanduser() if weights else official_weights(net)
     state = _read(path, net)
@@ -201,8 +201,6 @@ def official_weights(net: str) -> Path:
     Raises:
         LossError: it could not be had, or is another file; the message says what to do.
     """
-    from colorcore.losses.term import LossError
-
     plan = NETWORKS[net]
     path = Path(torch.hub.get_dir()) / "checkpoints" / plan.file
     advice = (
@@ -275,8 +273,6 @@ def _read(path: Path, net: str) -> dict[str, Tensor]:
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-
-    from colorcore.losses.term import LossError
 
     try:
         if path.suffix == ".safetensors":

@@ -1,4 +1,4 @@
-"""Two kinds of attention: gates on skip connections, and every place of a map on every other."""
+"""Two kinds of attention: gates on skip connections, and self-attention over a feature map."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from torch import Tensor
 
+REDUCTION = 16
+"""Channels of a map per channel of its self-attention's queries and keys; the guide's value."""
+
 
 class AttentionGate(nn.Module):
-    """How much of each place of a skip connection the decoder gets to see.
+    """A gate that weights each position of a skip connection by what the decoder has found.
 
     Oktay et al. 2018 ("Attention U-Net"), eq. 1 and 2, with a map of weights in 0..1 that all
     channels share::
 
         weight = sigmoid(psi · relu(W_skip · skip + W_gate · gate + b_gate) + b_psi)
 
-    They add at the gate's coarse grid and enlarge the weight; here the gate's projection is
-    enlarged (bilinearly) and the weight is as fine as the skip, so that it can follow an edge.
-    Of S skip and G gate channels, with S/2 in between (rounded down, at least 1), it has
+    The paper adds on the gate's coarse grid and upsamples the weight. Here the gate's projection
+    is upsampled (bilinearly), so the weight is as fine as the skip and can follow an edge.
+    With S skip and G gate channels and S/2 in between (rounded down, at least 1), it has
     (S + G + 2)·S/2 + 1 parameters.
 
     Args:
@@ -38,7 +41,7 @@ class AttentionGate(nn.Module):
         self.psi = nn.Conv2d(between, 1, 1)
 
     def forward(self, skip: Tensor, gate: Tensor) -> Tensor:
-        """Skip (B, S, H, W) and gate (B, G, h, w) -> the skip, weighed, (B, S, H, W)."""
+        """Skip (B, S, H, W) and gate (B, G, h, w) -> the weighted skip (B, S, H, W)."""
         coarse = F.interpolate(
             self.of_gate(gate), size=skip.shape[-2:], mode="bilinear", align_corners=False
         )
@@ -47,22 +50,21 @@ class AttentionGate(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Each place of a map looks at all others: x + gamma · attention(x).
+    """Self-attention over all positions of a map: x + gamma · attention(x).
 
-    Zhang et al. 2019 ("Self-Attention GAN"), eq. 1 to 3, with gamma 0 at first, so that it starts
-    as the identity. Queries and keys have 1/``reduction`` of the channels; values keep them all,
-    which makes the paper's last convolution (W_v) part of the values'. Scores are divided by the
-    root of the queries' width (Vaswani et al. 2017, §3.2.1), or the softmax would saturate. Of
-    C channels it has C² + 2·C²/``reduction`` + 1 parameters.
+    Zhang et al. 2019 ("Self-Attention GAN"), eq. 1 to 3. gamma is 0 at first, so the layer starts
+    as the identity. Queries and keys have 1/16 of the channels (at least one); values keep them
+    all, which makes the paper's last convolution (W_v) part of the values'. Scores are divided by
+    the root of the queries' width (Vaswani et al. 2017, §3.2.1), or the softmax would saturate.
+    With C channels it has C² + 2·C²/16 + 1 parameters.
 
     Args:
-        channels: of the map; at least one is left for the queries.
-        reduction: of the queries' and keys' width; the guide's is 16.
+        channels: channels of the map.
     """
 
-    def __init__(self, channels: int, reduction: int = 16) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        narrow = max(1, channels // reduction)
+        narrow = max(1, channels // REDUCTION)
         self.query = nn.Conv2d(channels, narrow, 1, bias=False)
         self.key = nn.Conv2d(channels, narrow, 1, bias=False)
         self.value = nn.Conv2d(channels, channels, 1, bias=False)
