@@ -17,12 +17,12 @@ import pytest
 from tests.clusters import namespaced_nodes, several_nodes, why_no_namespaces
 from tests.servers.child import ROOT
 
+pytestmark = pytest.mark.slow
+
 JOB = """
 import sys, time
 from pathlib import Path
 import ray
-
-pytestmark = pytest.mark.slow
 
 done = Path(sys.argv[1])
 ray.init(address="auto", log_to_driver=False)

@@ -31,6 +31,8 @@ from tests.pipelines.sharding.folders import (
 )
 from tests.servers.child import ROOT
 
+pytestmark = pytest.mark.slow
+
 PHOTOS, UNITS = 40, 10
 
 # What the command's own process does before it starts: it kills itself at a moment.
@@ -69,8 +71,6 @@ def killed_at_index(number: int, dataset: Path) -> str:
     """Hooks: SIGKILL as soon as so many units have an index, with others under way."""
     return f"""{KILL}
 import threading, time, pathlib
-
-pytestmark = pytest.mark.slow
 def watch():
     folder = pathlib.Path({str(dataset / "index")!r})
     while not folder.is_dir() or len(list(folder.glob("[!.]*.parquet"))) < {number}:
