@@ -57,7 +57,8 @@ def tune(
         int | None,
         typer.Option(
             min=0,
-            help="Epochs before ASHA may stop a trial; 0 turns ASHA off (default: about 1/16 of all).",
+            help="Epochs before ASHA may stop a trial; 0 turns ASHA off (default: about 1/16 of "
+            "all).",
         ),
     ] = None,
     tracking_uri: TrackingUri = None,

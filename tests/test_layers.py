@@ -492,6 +492,7 @@ def test_private_names_may_stand_in_the_file_named_for_them(tmp_path: Path) -> N
         ("colorcore.dataset.unit", {"torch", "kornia", "sklearn", "matplotlib"}),
         ("colorcore.color.palette", {"torch", "cv2", "sklearn", "matplotlib"}),
         ("pipelines.training.board", {"torch", "numpy", "ray", "mlflow"}),
+        ("tune.messages", {"torch", "numpy", "ray", "mlflow", "optuna"}),
     ],
 )
 def test_a_process_loads_no_library_that_it_does_not_use(module: str, unneeded: set[str]) -> None:

@@ -31,8 +31,7 @@ from typing import Any
 from colorcore.recipes.recipe import Recipe, load_recipe
 from colorcore.training.events import Observer, StepEvent, TrainingDivergedError, ValidationEvent
 from colorcore.training.fit import fit
-from tune.desk import Verdict
-from tune.objective import Objective
+from tune.objective import Ending, Objective
 from tune.search import Search, SearchSettings, TrialRecord, default_grace
 from tune.space import CHANNELS, Axis, Space, default_space, with_values
 
@@ -191,7 +190,7 @@ def play(search: Search, base: Recipe, record: TrialRecord, run: Runner) -> Trai
     """One trial, as `cc tune` runs it: ask after each validation, write down how it ended."""
     metric = search.objective.metrics[0]
     recipe = with_values(base, {**record.values, "train.metric": metric})
-    verdict: Verdict | None = None
+    verdict: Ending | None = None
 
     def ask(epoch: Epoch) -> bool:
         nonlocal verdict
@@ -206,7 +205,7 @@ def play(search: Search, base: Recipe, record: TrialRecord, run: Runner) -> Trai
 
     trained = run(recipe, ask)
     if trained.failure:
-        verdict = Verdict("failed", trained.failure)
+        verdict = Ending("failed", trained.failure)
     best = trained.best(metric)
     search.tell(
         replace(
