@@ -28,7 +28,7 @@ SETTINGS = {
     "model.depth": 2,
     "model.norm": "group",
     "data.batch": 4,
-    "train.epochs": 24,
+    "train.epochs": 8,
     "train.metric": "psnr",  # the study's goes before it
 }
 
