@@ -71,7 +71,7 @@ def train(
             address=address,
             on_progress=lambda progress: _display(advance, progress, signs, told),
             on_initial=lambda about: show.warn(f"starts from {about}"),
-            on_unsent=show.warn,
+            on_warning=show.warn,
         )
     if json:
         show.as_json(

@@ -5,6 +5,7 @@ Ray is imported inside the functions, because `pipelines.cluster` sets its envir
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,9 +39,8 @@ def on_loopback() -> Iterator[None]:
 
 def uses_token_auth() -> bool:
     """Whether this process's Ray authenticates by token; Ray has no public way to ask."""
-    from ray._raylet import AuthenticationMode, get_authentication_mode
-
-    return bool(get_authentication_mode() == AuthenticationMode.TOKEN)
+    raylet: Any = importlib.import_module("ray._raylet")  # compiled, so without types
+    return bool(raylet.get_authentication_mode() == raylet.AuthenticationMode.TOKEN)
 
 
 def trainer_without_sigint_handler() -> type[TorchTrainer]:

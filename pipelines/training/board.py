@@ -1,7 +1,7 @@
-"""What a training's driver and its first worker tell each other, by way of a tiny actor.
+"""The actor through which a training's driver and its first worker talk to each other.
 
-Only plain values pass, and nothing of torch is imported here or by what passes: so the actor's
-process is there at once, and small.
+Only plain values pass, and neither this module nor those values import torch: so the actor's
+process starts at once and stays small.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Board:
-    """The first worker pins up its progress, the driver notes what is wanted."""
+    """The first worker posts its progress here; the driver reads it and asks for a stop."""
 
     def __init__(self) -> None:
         self._progress: dict[str, Any] = {}
@@ -18,31 +18,28 @@ class Board:
         self._stop = False
         self._stopped: str | None = None
 
-    def pin(self, progress: dict[str, Any]) -> bool:
-        """The first worker's; returns whether the training shall stop."""
+    def post(self, progress: dict[str, Any]) -> bool:
+        """Replace the progress; return whether the training should stop. For the first worker."""
         self._progress = progress
         return self._stop
 
     def read(self, stop: bool = False) -> dict[str, Any]:
-        """The driver's, which says whether the training shall stop: what was pinned last.
-
-        ``stopping`` is added to it.
-        """
+        """The last progress, with ``stopping`` added; ``stop`` asks for a stop. For the driver."""
         self._stop = self._stop or stop
         return {**self._progress, "stopping": self._stop}
 
     def give_up(self, reason: str) -> None:
-        """Note an error that another try would only repeat."""
+        """Note an error that a retry would only repeat."""
         self._reason = reason
 
     def reason(self) -> str | None:
-        """The error that was noted, if one was."""
+        """The error that was noted, if any."""
         return self._reason
 
     def stopped(self, where: str) -> None:
-        """Note that the workers did stop."""
+        """Note that the workers have stopped on request."""
         self._stopped = where
 
     def ended(self) -> str | None:
-        """Where the workers stopped, if they did."""
+        """Where the workers stopped, if they did so on request."""
         return self._stopped

@@ -1,11 +1,11 @@
-"""The job of `cc train`: a dataset and a recipe -> checkpoints and a tracked run, by Ray Train.
+"""The job of `cc train`: a dataset and a recipe -> checkpoints and a run in MLflow, by Ray Train.
 
-The driver checks everything that can be wrong before Ray starts, begins the run in MLflow and
-shows progress; the workers build their loaders and call ``colorcore.training.fit``. ``out/last``
-is the one place from which training goes on: after ``--resume``, and when Ray replaces workers.
+The driver checks what can be wrong before Ray starts, starts the run in MLflow, shows progress,
+and ends the run. The workers build their loaders and call ``colorcore.training.fit``. A training
+resumes only from ``out/last``: after ``--resume``, and when Ray replaces workers.
 
-Ctrl-C reaches the driver, which notes it on a board; the first worker looks there, and all stop
-together after the step that they are in.
+The driver receives Ctrl-C and notes it on a board, which the first worker reads; all workers then
+stop together after their current step.
 """
 
 from __future__ import annotations
@@ -26,23 +26,24 @@ from colorcore.dataset.samples import Samples
 from colorcore.models.decoding import Decoding
 from colorcore.recipes.advice import Advised
 from colorcore.recipes.recipe import Recipe
-from colorcore.storage.store import Store
 from pipelines.cluster import ray_session
-from pipelines.errors import StoppedError, WrongCallError
+from pipelines.errors import StoppedError, WrongCallError, differences
 from pipelines.run_log.runs import end_run, start_run
 from pipelines.tracking.model import local_model
+from pipelines.tracking.names import DATASET_TAG, FROM_TAG, MISSING_TAG, NOTE_TAG
 from pipelines.tracking.redact import without_secrets
+from pipelines.tracking.store import TrackedRun
 from pipelines.training.interrupts import catch_interrupts
-from pipelines.training.job import Job, Workers, prepare_job
+from pipelines.training.job import Job, Workers, describe_error, prepare_job
 from pipelines.training.start_weights import choose_initial
 from pipelines.training.trainer import TrainProgress, run_workers, with_advice
 
 
 @dataclass(frozen=True, slots=True)
 class TrainReport:
-    """What `cc train` did; scores and signs are those of the best checkpoint.
+    """The result of `cc train`; ``scores`` and ``signs`` are of the best checkpoint.
 
-    out is a path, or a URI; decoded are the scores with ``decoding``, which was chosen at the end.
+    ``decoded`` are its scores with ``decoding``, which was chosen at the end.
     """
 
     out: Path | str
@@ -73,32 +74,34 @@ def train(
     address: str | None = None,
     on_progress: Callable[[TrainProgress], None] = lambda _: None,
     on_initial: Callable[[str], None] = lambda _: None,
-    on_unsent: Callable[[str], None] = lambda _: None,
+    on_warning: Callable[[str], None] = lambda _: None,
 ) -> TrainReport:
     """Train the recipe on the dataset with ``workers`` data-parallel workers.
 
-    While it trains, the first Ctrl-C or SIGTERM lets it stop in order, and a second one ends it
-    at once; with a pair of numbers as ``workers`` it goes on with fewer when nodes are lost.
+    During training the first Ctrl-C or SIGTERM stops it after the current step, the second one at
+    once. With a range as ``workers`` it continues with fewer when nodes are lost.
 
     ``initial`` is a checkpoint folder or an old .pt file whose weights a new training starts
-    from, ``reading`` how the latter is read; ``on_initial`` is told what was taken over, and
-    ``on_unsent`` where that lies which the tracking server could not be told.
+    from, ``reading`` the input convention of the latter. ``on_initial`` receives a description of
+    those weights; ``on_warning`` what the run in MLflow lacks at the end, and where that is.
 
     Raises:
-        WrongCallError: ``out`` holds another training, the batch is too small, a file of
-            weights that the recipe names is not there, or ``initial`` does not fit the recipe.
+        WrongCallError: ``out`` holds another training, the batch is too small, a file of weights
+            that the recipe names does not exist, or ``initial`` does not fit the recipe.
         CheckpointError: ``initial`` cannot be read.
-        DatasetError, FileNotFoundError: no finished dataset, or no palette in it.
+        DatasetError, FileNotFoundError: the dataset is not finished, or has no palette.
         JobError: Ray or MLflow cannot be reached, or the training failed.
-        StoppedError: it was asked to stop, and ``out/last`` is of that very step.
-        KeyboardInterrupt: it was asked to while nothing had begun, or twice.
+        StoppedError: it stopped on request, and saved ``out/last``.
+        KeyboardInterrupt: it was interrupted before the first step, or twice.
         StorageError: a remote ``out`` or dataset cannot be reached.
     """
     if initial is not None and resume:
-        raise WrongCallError("--from starts a new training, --resume goes on with one: not both")
+        raise WrongCallError(
+            "--from starts a new training, --resume continues one; give only one of them"
+        )
     job = prepare_job(dataset, recipe, out, workers)
     previous = _previous(job, resume=resume)
-    tags = {"colorcore.dataset": str(dataset), "mlflow.note.content": recipe.about}
+    tags = {DATASET_TAG: str(dataset), NOTE_TAG: recipe.about}
     start = None
     if initial is not None:
         palette = load_palette(job.dataset.below("palette"))
@@ -106,7 +109,7 @@ def train(
         start = choose_initial(
             local_model(initial, tracking_uri), job.recipe, palette, val, reading
         )
-        tags["colorcore.from"] = start.about
+        tags[FROM_TAG] = start.about
         on_initial(start.about)
     run = start_run(
         tracking_uri,
@@ -126,17 +129,7 @@ def train(
         status = "KILLED"
         raise
     finally:
-        with tempfile.TemporaryDirectory() as folder:
-            as_toml = Path(folder) / "recipe.toml"
-            as_toml.write_text(job.recipe.to_toml(), encoding="utf-8")
-            artifacts = {as_toml.name: as_toml}
-            if status == "FINISHED":
-                picture = Path(folder) / "palette.png"
-                job.dataset.fetch("palette/palette.png", picture)
-                best_here = _here(job.store.below("best"), Path(folder))
-                artifacts |= {"best": best_here, "palette": picture}
-            if unsent := end_run(run, status, artifacts, job.store):
-                on_unsent(str(unsent))
+        close_run(job, run, status, on_warning)
     best = load_checkpoint(job.store.below("best"))
     last = load_checkpoint(job.store.below("last"))
     return TrainReport(
@@ -155,8 +148,50 @@ def train(
     )
 
 
-def _here(place: Store, folder: Path) -> Path:
-    """The folder of a checkpoint; of a remote one, a copy."""
+def close_run(job: Job, run: TrackedRun, status: str, on_warning: Callable[[str], None]) -> None:
+    """End a training's run, with as many of its artifacts as can be had.
+
+    The training is over, and the checkpoints are where they belong: a picture that is missing or
+    a store that fails must not turn it into a failure, nor leave its run RUNNING.
+    """
+    sources = {"recipe.toml": _recipe_file}
+    if status == "FINISHED":
+        sources |= {"best": _best_checkpoint, "palette": _palette_picture}
+    artifacts: dict[str, Path] = {}
+    missing: list[str] = []
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        try:
+            for name, fetch in sources.items():
+                try:
+                    artifacts[name] = fetch(job, Path(folder))
+                except Exception as error:
+                    missing.append(f"{name} ({describe_error(error)})")
+        finally:  # Ctrl-C, too, must not leave the run RUNNING
+            tags = {MISSING_TAG: "; ".join(missing)} if missing else {}
+            unsent = end_run(run, status, artifacts, job.store, tags)
+    if missing:
+        on_warning(
+            f"the run in MLflow lacks {', '.join(missing)}; "
+            f"the checkpoints in {job.store.show()} are complete"
+        )
+    if unsent:
+        on_warning(str(unsent))
+
+
+def _recipe_file(job: Job, folder: Path) -> Path:
+    file = folder / "recipe.toml"
+    file.write_text(job.recipe.to_toml(), encoding="utf-8")
+    return file
+
+
+def _palette_picture(job: Job, folder: Path) -> Path:
+    file = folder / "palette.png"
+    job.dataset.fetch("palette/palette.png", file)
+    return file
+
+
+def _best_checkpoint(job: Job, folder: Path) -> Path:
+    place = job.store.below("best")
     if place.local is not None:
         return place.local
     save_checkpoint(load_checkpoint(place), folder / "best")
@@ -167,17 +202,13 @@ def _signs(checkpoint: Checkpoint) -> tuple[Advised, ...]:
     return with_advice(checkpoint.signs, checkpoint.recipe)
 
 
-_CHANGES_NOTHING = ("train.save_every",)
-"""Settings that may be others when a training is resumed."""
-
-
 def _previous(job: Job, *, resume: bool) -> Checkpoint | None:
-    """The checkpoint to go on from, if that was asked for and makes sense."""
-    out, last, recipe = job.store.show(), job.store.below("last"), job.recipe
+    """The checkpoint to resume from, if ``--resume`` asks for it and it is of the same training."""
+    out, last = job.store.show(), job.store.below("last")
     exists = has_checkpoint(last)
     if exists and not resume:
         raise WrongCallError(
-            f"{out} holds a training already; go on with --resume or choose another --out"
+            f"{out} already holds a training; continue it with --resume or choose another --out"
         )
     if resume and not exists:
         raise WrongCallError(f"nothing to resume: found no checkpoint in {last.show()}")
@@ -189,15 +220,12 @@ def _previous(job: Job, *, resume: bool) -> Checkpoint | None:
             f"{out} was trained on the dataset {previous.dataset}, "
             f"this one is {job.fingerprint}; resume on the same dataset"
         )
-    there, asked = previous.recipe.flat(), recipe.flat()
-    differences = [
-        f"{key} is {there.get(key)} there, {asked.get(key)} asked"
-        for key in sorted(there.keys() | asked.keys())
-        if there.get(key) != asked.get(key) and key not in _CHANGES_NOTHING
-    ]
-    if differences:
+    # How often it saves changes nothing about what is learned.
+    if changes := differences(
+        previous.recipe.flat(), job.recipe.flat(), ignored=("train.save_every",)
+    ):
         raise WrongCallError(
-            f"{out} was trained with another recipe: {'; '.join(differences)}; "
-            "repeat it or choose another --out"
+            f"{out} was trained with another recipe: {changes}; "
+            "use the same settings or choose another --out"
         )
     return previous

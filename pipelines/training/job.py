@@ -1,13 +1,12 @@
 """A training ready to run: what `cc train` and a trial of `cc tune` have in common.
 
-`prepare_job` checks in the driver all that can be wrong before a worker starts; `train_rank` is
-what one rank does with it, inside of Ray Train.
+`prepare_job` runs in the driver and finds what is wrong before a worker starts. `train_rank` is
+what one rank does, inside Ray Train. `is_worth_a_retry` decides what to do when a rank fails.
 """
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,23 +29,26 @@ from pipelines.tracking.store import TrackedRun
 from pipelines.training.start_weights import Initial
 
 Workers = int | tuple[int, int]
-"""How many: so many, or from so many to so many, whatever the cluster has room for."""
+"""A number of workers, or the least and the most: as many as the cluster has room for."""
+_LOST_PEER = re.compile(
+    r"gloo/transport/.*"
+    r"(closed by peer|Read error|Connection reset|Broken pipe|Socket closed|[Tt]imed? ?out)"
+)
+"""How gloo reports a broken connection (torch 2.13): a plain RuntimeError with this text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """All that a worker needs to know; small enough to hand to one.
+    """All that a worker needs to know, small enough to send to one.
 
-    out      the folder of the training here: `--out` itself, or one for what must be local
-    store    where ``last`` and ``best`` are
-    threads  CPU threads a worker; None shares out the CPUs of its node
-    run      where it is tracked; None before that is known
+    store    where ``last`` and ``best`` are: `--out`
+    run      the run in MLflow; None before it has started
+    threads  CPU threads per worker; None shares out the CPUs of its node
     mark     a file below ``store`` that every worker must see before it begins, if any
     """
 
     dataset: Store
     recipe: Recipe
-    out: Path
     store: Store
     fingerprint: str
     mean_ab: tuple[float, float]
@@ -58,7 +60,7 @@ class Job:
     mark: str | None = None
 
     def data(self) -> FitData:
-        """What the training learns from, opened in the process that asks."""
+        """The data to train on, opened in the calling process."""
         return FitData(
             train=Samples(self.dataset, "train"),
             val=Samples(self.dataset, "val"),
@@ -71,40 +73,33 @@ class Job:
 def prepare_job(
     dataset: str | Path | Store, recipe: Recipe, out: str | Path | Store, workers: Workers
 ) -> Job:
-    """The job of training the recipe on the dataset with so many workers; reads, writes nothing.
+    """Check a training of the recipe on the dataset, and describe it as a job; writes nothing.
 
     Raises:
-        WrongCallError: the batch has fewer photos than there are workers, the palette has another
-            number of bins than the recipe's model, or a file of weights that the recipe names is
-            not there.
-        DatasetError, FileNotFoundError: no finished dataset, or no palette in it.
+        WrongCallError: the batch has fewer photos than there are workers, the numbers of bins of
+            the palette and of the recipe's model differ, or a file of weights that the recipe
+            names does not exist.
+        DatasetError, FileNotFoundError: the dataset is not finished, or has no palette.
     """
     store = absolute_store(dataset)
-    recipe = _with_absolute_files(recipe)
+    recipe = with_absolute_files(recipe)
     info = read_info(store)
     palette = load_palette(store.below("palette"))
     _check_bins(recipe, palette)
     mean = mean_ab(read_histogram(store))
-    target = absolute_store(out)
     return Job(
         dataset=store,
         recipe=recipe,
-        out=target.local or _scratch(target),
-        store=target,
+        store=absolute_store(out),
         fingerprint=info.fingerprint or "",
         mean_ab=(float(mean[0]), float(mean[1])),
-        steps_an_epoch=_check_batches(store, recipe, most_of(workers)),
+        steps_an_epoch=_check_batches(store, recipe, workers),
         params=_params(recipe, info, palette, workers),
     )
 
 
-def most_of(workers: Workers) -> int:
-    """The largest number of workers that there may be."""
-    return workers if isinstance(workers, int) else workers[1]
-
-
 def parse_workers(text: str) -> Workers:
-    """``"4"`` or ``"2-8"`` as numbers.
+    """Parse a number of workers such as ``"4"``, or a range such as ``"2-8"``.
 
     Raises:
         WrongCallError: it is neither.
@@ -116,8 +111,7 @@ def parse_workers(text: str) -> Workers:
         numbers = (0, 0)
     if not 1 <= numbers[0] <= numbers[1]:
         raise WrongCallError(
-            f"expected a number of workers such as 4, or the least and the most such as 2-8, "
-            f"got {text!r}"
+            f"expected a number of workers such as 4, or a range such as 2-8, got {text!r}"
         )
     return numbers if dash else numbers[0]
 
@@ -128,15 +122,14 @@ def train_rank(
     *,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """One rank, inside of Ray Train: loaders, resume, fit.
+    """Train as one rank, inside Ray Train; rank 0 also logs the run.
 
-    Rank 0 tracks the run besides. There is a ``last`` of this very run when Ray replaces a
-    worker, too, and then it goes on from there. ``stop`` as :func:`colorcore.training.fit.fit`
-    takes it.
+    The rank resumes from ``last`` if that exists: after ``--resume``, and when Ray has replaced a
+    lost worker. ``stop`` is passed on to :func:`colorcore.training.fit.fit`.
 
     Raises:
         JobError: this rank's node does not see the folder of the checkpoints.
-        TrainingStoppedError: it was asked to stop, and ``last`` is written.
+        TrainingStoppedError: ``stop`` returned True, and ``last`` is saved.
     """
     import torch
     from ray.train.torch import get_device
@@ -173,8 +166,46 @@ def train_rank(
             run.close()
 
 
+def is_worth_a_retry(error: BaseException) -> bool:
+    """Whether a rank failed only because another process was lost; the rule for all trainings.
+
+    A killed rank breaks the collectives in which the others wait. Torch has no single type for
+    that: NCCL and the rendezvous raise a DistError, gloo a plain RuntimeError that only its text
+    tells apart. Ray has its own errors for a lost process or node. Every other error, such as
+    an exhausted memory, a wrong shape or a diverged loss, would just occur again.
+    """
+    from ray import exceptions as ray_errors
+    from torch.distributed import DistError
+
+    if isinstance(error, ray_errors.RayTaskError):
+        error = error.cause  # what the rank itself raised
+    lost = (
+        ray_errors.RayActorError,
+        ray_errors.WorkerCrashedError,
+        ray_errors.NodeDiedError,
+        ray_errors.LocalRayletDiedError,
+        ray_errors.ObjectLostError,
+        ray_errors.OutOfMemoryError,  # the node's: Ray has killed whatever used most
+    )
+    if isinstance(error, DistError):
+        # NCCL reports its own misuse and an exhausted GPU by the same type.
+        return re.search(r"out of memory|ncclInvalid", str(error)) is None
+    return isinstance(error, lost) or (
+        isinstance(error, RuntimeError) and _LOST_PEER.search(str(error)) is not None
+    )
+
+
+def describe_error(error: BaseException) -> str:
+    """An error's first line, after its type unless its message is written for the user."""
+    lines = str(error).strip().splitlines()
+    if not lines:
+        return type(error).__name__
+    ours = type(error).__module__.partition(".")[0] in ("colorcore", "pipelines")
+    return lines[0] if ours else f"{type(error).__name__}: {lines[0]}"
+
+
 def _check_shared(job: Job) -> None:
-    """See that this worker's ``--out`` is the driver's, and not one of the same name."""
+    """Check that this worker's ``--out`` is the driver's, and not another folder of that name."""
     if job.mark is not None and not job.store.exists(job.mark):
         import ray
 
@@ -186,7 +217,7 @@ def _check_shared(job: Job) -> None:
 
 
 def _threads_here() -> int:
-    """CPUs of this worker's node, shared out among the workers on it."""
+    """This worker's share of the CPUs of its node."""
     import ray
     from ray import train as ray_train
 
@@ -194,20 +225,14 @@ def _threads_here() -> int:
     cpus = next(
         (node["Resources"].get("CPU", 1) for node in ray.nodes() if node["NodeID"] == own), 1
     )
-    beside: int = ray_train.get_context().get_local_world_size()
-    return max(1, int(cpus) // beside)
+    neighbours: int = ray_train.get_context().get_local_world_size()
+    return max(1, int(cpus) // neighbours)
 
 
-def _scratch(remote: Store) -> Path:
-    """A folder on this machine for a training whose ``--out`` is elsewhere."""
-    digest = hashlib.sha256(remote.show().encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"colorcore-{digest}"
+def with_absolute_files(recipe: Recipe) -> Recipe:
+    """Make the paths of the weights that a recipe names absolute.
 
-
-def _with_absolute_files(recipe: Recipe) -> Recipe:
-    """The recipe with the files of weights that it names by their whole path.
-
-    A worker's current folder is another one, and so may be that of a later ``--resume``.
+    A worker runs in another folder than the driver, and a later ``--resume`` may, too.
     """
     values = recipe.values()
     tables = [("model", values["model"]), *values["loss_options"].items()]
@@ -226,16 +251,17 @@ def _check_bins(recipe: Recipe, palette: Palette) -> None:
     bins = recipe.model.options().get("bins")
     if bins is not None and bins != len(palette):
         raise WrongCallError(
-            f"the recipe's model answers in {bins} bins, the dataset's palette has {len(palette)}; "
+            f"the recipe's model has {bins} bins, the dataset's palette {len(palette)}; "
             f"train with --set model.bins={len(palette)}, or: cc priors DATASET --bins {bins}"
         )
 
 
-def _check_batches(dataset: Store, recipe: Recipe, workers: int) -> int:
-    """Steps an epoch, if there are samples to train and to validate on."""
+def _check_batches(dataset: Store, recipe: Recipe, workers: Workers) -> int:
+    """Steps per epoch, if there are samples to train and to validate on."""
+    world = workers if isinstance(workers, int) else workers[1]
     Samples(dataset, "val")
     try:
-        return len(TrainLoader(Samples(dataset, "train"), recipe.data.batch, world=workers))
+        return len(TrainLoader(Samples(dataset, "train"), recipe.data.batch, world=world))
     except ValueError as error:
         raise WrongCallError(f"{error}; raise data.batch or set fewer --workers") from error
 

@@ -89,8 +89,9 @@ def meeting_variables(meeting: Meeting, rank: int, world: int) -> dict[str, str]
 def interface_of(address: str) -> str | None:
     """The network interface that has an address, if any; for all of 127/8 the loopback one."""
     wanted = ipaddress.ip_address(address)
-    for name, having in psutil.net_if_addrs().items():
-        for each in having:
+    interfaces: dict[str, list[Any]] = psutil.net_if_addrs()
+    for name, addresses in interfaces.items():
+        for each in addresses:
             if each.family not in (socket.AF_INET, socket.AF_INET6):
                 continue
             own = ipaddress.ip_address(each.address.partition("%")[0])

@@ -1,8 +1,10 @@
-"""Ray Train around the workers: start them, replace lost ones, watch their progress."""
+"""Ray Train around the workers: start them, replace lost ones, watch their progress.
+
+All of this runs in the driver. Each worker runs `pipelines.training.worker.train_worker`.
+"""
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import tempfile
@@ -16,27 +18,30 @@ from colorcore.recipes.advice import Advised, advised
 from colorcore.recipes.recipe import Recipe
 from colorcore.scores.signs import Sign
 from pipelines.errors import JobError, StoppedError, WrongCallError
+from pipelines.ray_internals import trainer_without_sigint_handler
 from pipelines.training.board import Board
 from pipelines.training.interrupts import Interrupts
 from pipelines.training.job import Job, Workers
 from pipelines.training.worker import train_worker
 
 WORKER_RESTARTS = 3
-"""Times in a row that lost workers are replaced without the training getting any further."""
+"""How often in a row lost workers are replaced before the training must have progressed."""
 POLL_S = 0.25
+"""Seconds between two reads of the workers' progress."""
 MARK = ".training-"
+"""Prefix of the file by which workers recognize the driver's ``--out``; see ``Job.mark``."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainProgress:
-    """Where a training stands, for a display; scores and signs are those of ``scored_step``.
+    """The progress of a training, for a display.
 
-    workers are those that train now; stopping says that it was asked to stop and soon will.
+    ``scores`` and ``signs`` are of ``scored_step``; ``workers`` counts those that train now;
+    ``stopping`` is True from the request to stop until the end.
     """
 
     step: int = 0
     total_steps: int = 0
-    first_step: int = 0
     epoch: int = 0
     epochs: int = 0
     loss: float | None = None
@@ -49,11 +54,8 @@ class TrainProgress:
 
 
 def with_advice(signs: Iterable[Mapping[str, Any]], recipe: Recipe) -> tuple[Advised, ...]:
-    """Signs as checkpoints and boards have them, with what to do about them."""
+    """Signs as checkpoints and the board hold them, each with advice on the recipe."""
     return advised([Sign(**values) for values in signs], recipe)
-
-
-# -- in the driver, while workers train --------------------------------------------------------
 
 
 def run_workers(
@@ -63,27 +65,32 @@ def run_workers(
     on_progress: Callable[[TrainProgress], None],
     interrupts: Interrupts,
 ) -> None:
-    """Train with so many workers on the Ray that is connected, until the end or an interrupt."""
+    """Train on the connected Ray until the training ends or an interrupt stops it.
+
+    Raises:
+        WrongCallError: the cluster has fewer CPUs than ``workers``.
+        JobError: the training failed.
+        StoppedError: it stopped on request and saved ``last``.
+    """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    # It would tell workers what a cloud announces, and none listens; lost nodes are noticed anyway.
+    # The watcher tells workers that a cloud will take their node; ours do not listen, and Ray
+    # replaces lost nodes without it.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     import ray
     from ray.train import ScalingConfig
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    for logger in ("ray.train", "ray.tune", "ray.data"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
     resources = ray.cluster_resources()
     least = workers if isinstance(workers, int) else workers[0]
     gpus = resources.get("GPU", 0.0) >= least
     cpus = int(resources.get("CPU", 1))
     if not gpus and least > cpus:
         raise WrongCallError(
-            f"expected at most {cpus} workers, one a CPU of this cluster, got {least}"
+            f"expected at most {cpus} workers, one per CPU of this cluster, got {least}"
         )
     if (asked := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(asked):
         job = replace(job, threads=int(asked))
-    # Beside Ray Train's controller, whose node's loss ends the training anyway.
+    # On the node of Ray Train's controller: losing that node ends the training anyway.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     kind: Any = ray.remote(Board)
     board = kind.options(num_cpus=0, scheduling_strategy=here).remote()
@@ -94,28 +101,23 @@ def run_workers(
     if reason := ray.get(board.reason.remote()):
         raise JobError(f"the training stopped: {reason}")
     if where := ray.get(board.ended.remote()):
-        raise StoppedError(f"interrupted: {where}; the same command with --resume does so")
+        raise StoppedError(
+            f"interrupted: {where}; rerun the same command with --resume to continue"
+        )
 
 
 def _fit_until_it_ends(name: str, config: dict[str, Any], scaling: Any) -> None:
-    """Train, replacing lost workers for as long as the training gets further each time."""
+    """Train, and replace lost workers for as long as the training progresses in between."""
     import ray
     from ray.train import FailureConfig, RunConfig
-    from ray.train.torch import TorchTrainer
 
     from pipelines.training.rendezvous import MeetingConfig
 
-    class Trainer(TorchTrainer):
-        controller: Any = None
-
-        def _register_sigint_handler(self, controller: Any) -> None:
-            """Ray's own would abort the workers at once; see pipelines.training.interrupts."""
-            self.controller = controller
-
+    trainer_class: Any = trainer_without_sigint_handler()
     board, reached = config["board"], -1
     while True:
         with tempfile.TemporaryDirectory(prefix="colorcore-train-") as storage:
-            trainer = Trainer(
+            trainer = trainer_class(
                 train_worker,
                 train_loop_config=config,
                 torch_config=MeetingConfig(use_gpu=scaling.use_gpu),
@@ -130,12 +132,13 @@ def _fit_until_it_ends(name: str, config: dict[str, Any], scaling: Any) -> None:
                 trainer.fit()
                 return
             except KeyboardInterrupt:
-                with suppress(Exception):  # workers go with it, also where Ray itself stays
+                # On a cluster, Ray outlives the driver: the controller takes its workers along.
+                with suppress(Exception):
                     ray.kill(trainer.controller)
                 raise
-            except SystemExit as stop:  # what Ray's own handler would make of Ctrl-C
-                raise KeyboardInterrupt from stop
             except ray.train.TrainingFailedError as error:
+                # Ray counts restarts over the whole training. One of weeks may lose more
+                # workers than that, so the count starts anew once it has progressed.
                 step = ray.get(board.read.remote()).get("step", 0)
                 if step <= reached or ray.get(board.reason.remote()) is not None:
                     raise JobError(_why(error)) from error
@@ -144,12 +147,12 @@ def _fit_until_it_ends(name: str, config: dict[str, Any], scaling: Any) -> None:
 
 @contextmanager
 def _marked(job: Job) -> Iterator[Job]:
-    """The job with a file beside its checkpoints, until the block ends: see ``Job.mark``."""
+    """The job with a mark, a file next to its checkpoints that exists during the block."""
     if job.store.local is None:
         yield job
         return
     for name in job.store.names(""):
-        if name.startswith(MARK):  # of a driver that was killed
+        if name.startswith(MARK):  # left by a driver that was killed
             job.store.remove(name)
     mark = f"{MARK}{secrets.token_hex(8)}"
     job.store.write(mark, b"")
@@ -166,36 +169,36 @@ def _watch(
     on_progress: Callable[[TrainProgress], None],
     interrupts: Interrupts,
 ) -> Iterator[None]:
-    """Hand the board's progress on, four times a second, until the block ends."""
+    """Pass the progress on the board to ``on_progress`` during the block."""
     import ray
     from ray.exceptions import RayError
 
     stop = threading.Event()
 
-    def look() -> None:
-        pinned = ray.get(board.read.remote(stop=interrupts.asked.is_set()))
-        signs = with_advice(pinned.pop("signs", ()), recipe)
-        progress = TrainProgress(epochs=recipe.train.epochs, signs=signs, **pinned)
+    def update() -> None:
+        posted = ray.get(board.read.remote(stop=interrupts.asked.is_set()))
+        signs = with_advice(posted.pop("signs", ()), recipe)
+        progress = TrainProgress(epochs=recipe.train.epochs, signs=signs, **posted)
         interrupts.can_stop = progress.total_steps > 0  # before that there is nothing to save
         on_progress(progress)
 
     def poll() -> None:
-        with suppress(RayError):  # the head is gone, as the training itself will notice
+        with suppress(RayError):  # the head is gone; the training itself reports that
             while not stop.wait(POLL_S):
-                look()
+                update()
 
     thread = threading.Thread(target=poll, name="progress", daemon=True)
     thread.start()
     try:
         yield
-        look()
+        update()
     finally:
         stop.set()
         thread.join()
 
 
 def _why(error: Exception) -> str:
-    """The one line of a failed training that its user needs."""
+    """A failed training's cause in one line."""
     failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
     for failure in failures.values():
         cause = getattr(failure, "cause", None) or failure
