@@ -1,4 +1,4 @@
-"""The dataset on disk: the one place that knows its layout and schemas.
+"""The dataset on disk: the only module that knows its layout and schemas.
 
 ::
 
@@ -6,20 +6,20 @@
     units/000000.parquet    the slices of source photos of up to 1,000 units, one row group each
     train/000017-000.tar    WebDataset: <key>.lab.npy (3, H, W) uint8, <key>.json
     val/000017-000.tar      (--compress zstd: <key>.lab.npy.zst)
-    index/000017.parquet    a row a kept sample; written last: a unit with an index is done
-    rejected/000017.parquet a row a refused photo: source, reason, detail, a few thumbnails
+    index/000017.parquet    one row per kept sample; written last: a unit with an index is done
+    rejected/000017.parquet one row per refused photo: source, reason, detail, a few thumbnails
     histogram/000017.npy    (256, 256) int64 counts of the (a, b) cells of its train samples
-    shards.parquet          a row a shard: how many samples the loader finds in it
-    duplicates.parquet      samples whose photo is in an earlier unit too: the loader skips them
+    shards.parquet          one row per shard, with the number of samples the loader reads from it
+    duplicates.parquet      samples whose photo is also in an earlier unit: the loader skips them
     histogram.npy           the sum of all units' histograms
     palette/                by `cc priors`
 
-A unit is a pure function of its slice, the bytes of those photos and the settings: it can be
-done again anywhere, byte for byte. ``shards.parquet``, ``duplicates.parquet`` and
-``histogram.npy`` are made of the units' files when all are done (``colorcore.dataset.merge``), then
-``dataset.json`` is completed. No clock, host name or random number gets into a dataset.
+A unit is a pure function of its slice, the bytes of its photos and the settings: it can be redone
+anywhere, byte for byte. When all units are done, ``shards.parquet``, ``duplicates.parquet`` and
+``histogram.npy`` are merged from their files (``colorcore.dataset.merge``), then ``dataset.json``
+is completed. No clock, host name or random number gets into a dataset.
 
-A dataset lies in a local folder or in an object store; all functions here take either.
+A dataset is a local folder or a prefix in an object store; all functions here take either.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ if TYPE_CHECKING:
 FORMAT = 1
 SPLITS = ("train", "val")
 CF_STEP = 5
-"""Width of a class of ``DatasetInfo.colorfulness``."""
+"""Width of a bin of ``DatasetInfo.colorfulness``."""
 CF_CLASSES = 31
-"""Classes: 0 to 5, …, 145 to 150, and above."""
+"""Number of bins: 0 to 5, …, 145 to 150, and above."""
 INDEX_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -89,21 +89,21 @@ DUPLICATES_SCHEMA = pa.schema([("key", pa.string()), ("first_key", pa.string())]
 
 
 class DatasetError(Exception):
-    """A dataset that is missing, unfinished, of another make, or damaged."""
+    """A dataset that is missing, unfinished, damaged, or of another format."""
 
 
 class SampleSettings(BaseModel):
-    """What decides whether a photo is kept, and how it is stored; part of ``dataset.json``."""
+    """Which photos are kept, and how they are stored; part of ``dataset.json``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: int = Field(256, ge=16, le=4096, description="samples are size x size pixels")
     min_colorfulness: float = Field(15.0, ge=0, le=200, description="Hasler-Süsstrunk CF")
     val_percent: float = Field(5.0, ge=0, lt=100, description="share of photos held out")
-    min_side: int = Field(64, ge=1, description="pixels of a photo's shorter side")
+    min_side: int = Field(64, ge=1, description="minimum pixels on the shorter side")
     max_aspect: float = Field(5.0, ge=1, description="longer side / shorter side")
-    max_pixels: int = Field(100_000_000, ge=1, description="beyond: a decompression bomb")
-    max_bytes: int = Field(268_435_456, ge=1, description="of a photo's file")
+    max_pixels: int = Field(100_000_000, ge=1, description="more counts as a decompression bomb")
+    max_bytes: int = Field(268_435_456, ge=1, description="maximum size of a photo's file")
 
     @property
     def limits(self) -> PhotoLimits:
@@ -117,18 +117,18 @@ class SampleSettings(BaseModel):
 
 
 class ShardSettings(SampleSettings):
-    """The settings of `cc shard`: with the photos, they decide every byte of a dataset."""
+    """The settings of `cc shard`: with the photos, they determine every byte of a dataset."""
 
-    photos_per_unit: int = Field(250, ge=1, le=100_000, description="source photos a unit")
+    photos_per_unit: int = Field(250, ge=1, le=100_000, description="source photos per unit")
     compress: Literal["none", "zstd"] = Field("none", description="how samples are stored")
 
 
 class DatasetInfo(BaseModel):
-    """``dataset.json``; what follows ``sources`` is there once sharding has finished.
+    """``dataset.json``; the fields after ``sources`` are set when sharding has finished.
 
-    counts        photos, train, val, duplicates, units; duplicates are among train and val
+    counts        photos, train, val, duplicates, units; train and val include duplicates
     refused       photos by reason
-    colorfulness  kept photos by colourfulness, in steps of ``CF_STEP``; the last is open
+    colorfulness  kept photos by colourfulness, in bins of ``CF_STEP``; the last is open-ended
     disk          bytes of the shards by split
     fingerprint   16 hex digits over the settings and every unit's index
     """
@@ -147,7 +147,7 @@ class DatasetInfo(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class UnitResult:
-    """What became of a unit: samples kept by split, photos refused by reason."""
+    """The result of one unit: samples kept by split, photos refused by reason."""
 
     unit: int
     kept: dict[str, int]
@@ -163,12 +163,12 @@ class UnitResult:
 
 
 def unit_name(unit: int) -> str:
-    """Six digits or more, so that the names of the first million sort as units do."""
+    """Six digits or more, so that the names of the first million units sort in order."""
     return f"{unit:06d}"
 
 
 def index_name(unit: int) -> str:
-    """The unit's index; its presence says that the unit is done."""
+    """The unit's index; it exists if and only if the unit is done."""
     return f"index/{unit_name(unit)}.parquet"
 
 
@@ -183,12 +183,12 @@ def histogram_name(unit: int) -> str:
 
 
 def done_units(dataset: str | Path | Store) -> list[int]:
-    """The units that have an index, in order. Holds one int a unit: fine up to 10⁷ units."""
+    """The units that have an index, in order. Holds one int per unit: fine up to 10⁷ units."""
     return numbers_in(open_store(dataset), "index")
 
 
 def numbers_in(store: Store, folder: str) -> list[int]:
-    """The numbers that a folder's files are named by, sorted."""
+    """The numbers in the names of a folder's files, sorted."""
     stems = (name.partition(".")[0] for name in store.names(folder))
     return sorted(int(stem) for stem in stems if stem.isdigit())
 
@@ -222,7 +222,7 @@ def read_info(dataset: str | Path | Store, *, finished: bool = True) -> DatasetI
                 "shard the photos again with this version"
             )
         info = DatasetInfo.model_validate(record)
-    except ValueError as error:  # of JSON, Unicode and pydantic too
+    except ValueError as error:  # the base class of JSON's, Unicode's and pydantic's errors
         detail = str(error).splitlines()[0]
         raise DatasetError(
             f"{path} is damaged: {detail}; "
@@ -252,9 +252,9 @@ def read_table(
 
 @contextmanager
 def reading(store: Store, name: str, *, unit: int | None = None) -> Iterator[None]:
-    """Turn what goes wrong while a dataset's file is read into an error that says the cure.
+    """Turn errors from reading a dataset's file into one that names the fix.
 
-    ``unit`` is whose file it is: without the unit's index, `cc shard` does the unit again.
+    ``unit`` is the unit that the file belongs to: once its index is removed, `cc shard` redoes it.
 
     Raises:
         DatasetError: the file is missing or damaged.

@@ -1,14 +1,13 @@
 """Batches from a dataset's shards, in an order that (seed, epoch) alone decides.
 
 Global batch k is the slice [k·B, (k+1)·B) of the epoch's order (``colorcore.dataset.order``), and
-rank r
-of W takes every W-th of it from the r-th on. So every rank has the same number of steps, and any
-step of any epoch can be resumed on any number of ranks with the very same global batches.
+rank r of W takes every W-th photo of it, starting with the r-th. So every rank has the same number
+of steps, and a training can resume at any step, on any number of ranks, with the same global
+batches.
 
-Local shards are memory-mapped; remote ones are fetched ahead into a bounded folder
+Local shards are memory-mapped; remote shards are fetched ahead into a bounded folder
 (``colorcore.dataset.shard_cache``) and mapped there. Batches stay uint8 until they are on the
-device. What is
-held in memory is a row a shard; the index of a unit is read when one of its samples is.
+device. Memory holds one row per shard; the index of a unit is read with its first sample.
 """
 
 from __future__ import annotations
@@ -32,24 +31,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from torch import Tensor
 PREFETCH = 3
-"""Batches that are read ahead."""
+"""Batches read ahead of the training step."""
 FETCHES = 4
-"""Remote shards that are fetched at a time."""
+"""Remote shards fetched at the same time."""
 _Job = tuple[int, "NDArray[np.int64]"]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One rank's share of a global batch, and where it stands in the run.
+    """One rank's share of a global batch, and its place in the run.
 
     lab_u8     (B, 3, H, W) uint8 stored LAB, on the CPU
     positions  (B,) the samples' positions in the split's index
-    epoch, step  of this batch; training resumes at step + 1
+    epoch, step  place of this batch; training resumes at step + 1
     """
 
     lab_u8: Tensor
@@ -61,17 +56,17 @@ class Batch:
 class TrainLoader:
     """Shuffled training batches of one rank.
 
-    batch_size is that of the global batch. Where ``world`` does not divide it, the first ranks
-    have a photo more than the others, the same ones at every step.
+    ``batch_size`` is the size of the global batch. If ``world`` does not divide it, the first ranks
+    get one photo more than the others, the same ranks at every step.
 
     Attributes:
-        share: photos of each batch that are this rank's.
+        share: photos of each batch that go to this rank.
 
-    With ``pin`` batches lie in page-locked memory, which a GPU copies while others compute.
+    With ``pin``, batches lie in page-locked memory, from which a GPU copies while it computes.
 
     Raises:
-        DatasetError: see :class:`Samples`; or fewer samples than one global batch, or a cache
-            that cannot hold two blocks of the order.
+        DatasetError: see :class:`Samples`; or there are fewer samples than one global batch, or the
+            cache cannot hold two blocks of the order.
         ValueError: the batch has fewer photos than there are ranks.
     """
 
@@ -87,29 +82,35 @@ class TrainLoader:
     ) -> None:
         if batch_size < world:
             raise ValueError(
-                f"expected a batch of at least a photo for each of the {world} workers, "
+                f"expected a batch of at least one photo for each of the {world} workers, "
                 f"got {batch_size}"
             )
         if len(samples) < batch_size:
             raise DatasetError(
                 f"expected at least one batch of {batch_size} training samples, "
-                f"found {len(samples)}; shard more photos or set data.batch lower"
+                f"found {len(samples)}; shard more photos or lower data.batch"
             )
         self._samples, self._batch_size, self._seed = samples, batch_size, seed
         self._rank, self._world, self._pin = rank, world, pin
         self.share = len(range(rank, batch_size, world))
         if samples.cache is not None:
+            # The samples of a block are scattered over all its shards, so a cache that cannot hold
+            # the block being read and the next one would fetch each shard again for every sample.
             total = int(samples.shard_bytes.sum())
             needed = min(total, round(2.1 * BLOCK_SAMPLES * total / len(samples)))
             if samples.cache.limit < needed:
                 raise DatasetError(
                     f"expected a cache of at least {gigabytes(needed)} for this dataset, got "
-                    f"{gigabytes(samples.cache.limit)}; set COLORCORE_CACHE_GB higher, "
-                    "or copy the dataset here"
+                    f"{gigabytes(samples.cache.limit)}; raise COLORCORE_CACHE_GB, "
+                    "or copy the dataset to this machine"
                 )
 
     def __len__(self) -> int:
-        """Steps an epoch, the same on every rank; what does not fill a batch waits an epoch."""
+        """Steps per epoch, the same on every rank.
+
+        Samples that do not fill a last batch are left out of this epoch; the next one has another
+        order. A short batch would leave some ranks without photos, waiting for the others.
+        """
         return len(self._samples) // self._batch_size
 
     def positions(self, epoch: int, step: int) -> NDArray[np.int64]:
@@ -117,7 +118,7 @@ class TrainLoader:
         return self._share(EpochOrder(self._samples.shard_counts, self._seed, epoch), step)
 
     def epoch(self, epoch: int, *, start_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from ``start_step`` on, read ahead by a thread."""
+        """The batches of an epoch from ``start_step``, read ahead by a thread."""
         order = EpochOrder(self._samples.shard_counts, self._seed, epoch)
         jobs = ((step, self._share(order, step)) for step in range(start_step, len(self)))
         with _fetch_ahead(self._samples, self._shards(order, start_step)) as used:
@@ -135,7 +136,8 @@ class TrainLoader:
         for block in range(order.blocks):
             first, stop = int(order.starts[block]), int(order.starts[block + 1])
             if stop <= start:
-                continue
+                continue  # a resumed epoch: this block was read before
+            # A block is laid out when its shards are due, not before: an epoch may have thousands.
             skip = max(0, start - first)
             mine = (np.arange(first + skip, stop) % self._batch_size) % self._world == self._rank
             shards = self._samples.shards_of(order.block(block)[skip:][mine])
@@ -146,7 +148,10 @@ class TrainLoader:
 def val_batches(
     samples: Samples, batch_size: int, *, rank: int = 0, world: int = 1, pin: bool = False
 ) -> Iterator[Tensor]:
-    """Every sample once, in index order, shared out among the ranks: (<= batch_size, 3, H, W)."""
+    """Every sample once, in index order, divided among the ranks: (<= batch_size, 3, H, W).
+
+    Ranks may get different numbers of batches: scores are summed at the end, not per step.
+    """
     size, count = len(samples), len(range(rank, len(samples), world))
     starts = range(0, count, batch_size)
     jobs = (
@@ -163,15 +168,17 @@ def val_batches(
 def _fetch_ahead(
     samples: Samples, shards: Iterable[int]
 ) -> Iterator[Callable[[NDArray[np.int64]], None]]:
-    """Fetch remote shards in threads, up to half a cache ahead of their first use.
+    """Fetch remote shards in threads, at most half a cache ahead of their first use.
 
-    Yields what is to be called with the positions that were read. A shard that cannot be fetched
-    fails when it is read.
+    Yields a function to call with the positions that were read. If a shard cannot be fetched, the
+    reader raises the error.
     """
     if samples.cache is None:
         yield lambda _: None
         return
+    # Half: the other half keeps the shards in use, which fetching must not evict.
     room = samples.cache.limit // 2
+    # ``waiting`` counts the bytes of shards that were fetched and not yet read.
     change, waiting = threading.Condition(), 0
     fetched: set[int] = set()
     seen: set[int] = set()
@@ -187,7 +194,9 @@ def _fetch_ahead(
                     change.notify_all()
 
     def fetch(shard: int) -> None:
-        with contextlib.suppress(Exception):  # the reader meets it again, and raises
+        # The reader fetches a missing shard itself, and raises at the batch that needs it. The
+        # error here may be about a shard that is never read.
+        with contextlib.suppress(Exception):
             samples.fetch(shard)
 
     def work() -> None:
@@ -200,7 +209,7 @@ def _fetch_ahead(
                     if stopped:
                         pool.shutdown(cancel_futures=True)
                         return
-                    if shard not in seen:
+                    if shard not in seen:  # the reader may have overtaken this thread
                         fetched.add(shard)
                         waiting += size
                 pool.submit(fetch, shard)
@@ -219,12 +228,18 @@ def _fetch_ahead(
 def _read_ahead(
     samples: Samples, jobs: Iterator[_Job], *, pin: bool
 ) -> Iterator[tuple[int, NDArray[np.int64], Tensor]]:
-    """Read jobs in a thread, at most ``PREFETCH`` batches ahead of the consumer."""
+    """Read jobs in a thread, at most ``PREFETCH`` batches ahead of the consumer.
+
+    A thread, not a process: copying from a memory map and decompressing release the GIL, and
+    batches need not be pickled.
+    """
     ready: queue.Queue[tuple[int, NDArray[np.int64], Tensor] | BaseException | None]
     ready = queue.Queue(PREFETCH)
     stop = threading.Event()
 
     def put(item: tuple[int, NDArray[np.int64], Tensor] | BaseException | None) -> None:
+        # Never block for good: a consumer that stops early no longer empties the queue, and joins
+        # this thread.
         while not stop.is_set():
             with contextlib.suppress(queue.Full):
                 ready.put(item, timeout=0.1)
@@ -238,7 +253,7 @@ def _read_ahead(
                 lab_u8 = samples.read(positions)
                 put((step, positions, lab_u8.pin_memory() if pin else lab_u8))
             put(None)
-        except BaseException as error:  # handed to the consumer
+        except BaseException as error:  # whatever it is, the consumer raises it
             put(error)
 
     thread = threading.Thread(target=work, name="loader", daemon=True)

@@ -1,8 +1,8 @@
-"""Finishing a dataset: what its units' files add up to, in pieces that fit at any size.
+"""Finishing a dataset: merge the files of its units, in pieces that fit into memory at any size.
 
-:func:`summarise` reads the files of a group of units and can run anywhere; the samples' hashes
-come back cut by hash prefix, so that :func:`find_copies` sees all copies of a photo in one
-piece, however many samples there are. :func:`write_finished` needs the sums alone.
+:func:`summarise` reads the files of a group of units, on any machine. It returns the hashes of the
+samples split by hash prefix, so that one call of :func:`find_copies` sees all copies of a photo,
+however many samples there are. :func:`write_finished` needs only the sums and the copies.
 """
 
 from __future__ import annotations
@@ -45,13 +45,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MERGED = ("histogram.npy", "duplicates.parquet", "shards.parquet")
-"""What is made of all units' files, before ``dataset.json`` is completed."""
+"""The files merged from all units, before ``dataset.json`` is completed."""
 REMOTE_READS = 16
-"""Units of a remote dataset that are read at a time."""
+"""Units of a remote dataset that are read at the same time."""
 HASHES = np.dtype(
     [("high", "u8"), ("low", "u8"), ("unit", "i4"), ("position", "i4"), ("shard", "i4")]
 )
-"""A kept sample: the first 128 bits of its SHA-256, its unit and position, its unit's shard."""
+"""A kept sample: the first 128 bits of its SHA-256, its unit, position and shard in the unit.
+
+28 bytes per sample. By the birthday bound, 10⁹ different photos collide in 128 bits with a
+probability of about 10⁻²¹.
+"""
 COPIES = np.dtype(
     [
         ("unit", "i4"),
@@ -61,17 +65,17 @@ COPIES = np.dtype(
         ("first_position", "i4"),
     ]
 )
-"""A copy of a photo that is in an earlier unit, and where it is first."""
+"""A copy of a photo of an earlier unit, and the place of the first one."""
 
 _T = TypeVar("_T")
 
 
 @dataclass(slots=True)
 class Summary:
-    """What some units add up to.
+    """The sums over some units.
 
     indexes  (unit, hex SHA-256 of its index) in order of units
-    shards   rows of SHARDS_SCHEMA; ``samples`` counts copies too
+    shards   rows of SHARDS_SCHEMA; ``samples`` includes copies
     """
 
     kept: Counter[str] = field(default_factory=Counter)
@@ -97,7 +101,7 @@ def summarise(
     """Read the files of some units -> their sums, and their samples' HASHES in ``pieces``.
 
     Raises:
-        DatasetError: a file is missing or damaged, or a shard is shorter than its index says.
+        DatasetError: a file is missing or damaged, or a shard is shorter than its index requires.
         StorageError: the store does not answer.
     """
     total = Summary()
@@ -116,7 +120,9 @@ def summarise(
 
 
 def find_copies(hashes: Iterable[NDArray[np.void]]) -> NDArray[np.void]:
-    """The samples (HASHES) whose photo is in an earlier one too -> COPIES, in no order."""
+    """Samples whose photo also occurs earlier (HASHES) -> COPIES, in no particular order."""
+    # Sorted by hash, then by place: copies become neighbours, led by the one that is kept. The
+    # order of arrival does not matter, so the same photos give the same bytes.
     rows = np.concatenate([np.empty(0, HASHES), *hashes])
     rows = rows[np.lexsort((rows["position"], rows["unit"], rows["low"], rows["high"]))]
     new = np.ones(len(rows), bool)
@@ -133,9 +139,9 @@ def find_copies(hashes: Iterable[NDArray[np.void]]) -> NDArray[np.void]:
 def write_finished(
     dataset: Store, info: DatasetInfo, total: Summary, copies: NDArray[np.void]
 ) -> DatasetInfo:
-    """Write what the units add up to, and the completed ``dataset.json`` last.
+    """Write the merged files, and the completed ``dataset.json`` last.
 
-    Holds the table of shards and all copies (20 bytes each): fine up to 10⁷ of either.
+    Holds the table of shards and all copies (20 bytes each) in memory: fine up to 10⁷ of either.
     """
     copies = np.sort(copies, order=["unit", "position"])
     duplicates = {
@@ -209,6 +215,7 @@ def _shards(dataset: Store, unit: int, index: pa.Table) -> list[dict[str, object
     rows: list[dict[str, object]] = []
     for name in sorted(set(names)):
         mine = names == name
+        # One size per shard shows a lost or cut shard here, not hours later in a training.
         try:
             size = dataset.size(name)
         except FileNotFoundError:
@@ -238,7 +245,7 @@ def _hashes(unit: int, index: pa.Table) -> NDArray[np.void]:
 
 
 def shard_number(name: str) -> int:
-    """A shard's number within its unit over both splits: ``val/000017-002.tar`` -> 5."""
+    """A shard's number within its unit, counting both splits: ``val/000017-002.tar`` -> 5."""
     split, _, file = name.partition("/")
     return int(file.partition("-")[2].removesuffix(".tar")) * len(SPLITS) + SPLITS.index(split)
 
@@ -247,11 +254,13 @@ def _cut(rows: NDArray[np.void], pieces: int) -> list[NDArray[np.void]]:
     """Rows by hash prefix: piece i holds the i-th of ``pieces`` equal ranges."""
     if pieces == 1:
         return [rows]
+    # The upper 32 bits of a hash times ``pieces`` fit into 64 bits, so the ranges are exact.
     piece = ((rows["high"] >> np.uint64(32)) * np.uint64(pieces)) >> np.uint64(32)
     return [rows[piece == i] for i in range(pieces)]
 
 
 def _without_copies(shards: pa.Table, copies: NDArray[np.void]) -> pa.Table:
+    """The table of shards with ``samples`` counting what the loader finds: no copies."""
     numbers = np.array([shard_number(name) for name in shards["shard"].to_pylist()], np.int64)
     units = shards["unit"].to_numpy().astype(np.int64)
     row_of = {pair: row for row, pair in enumerate(zip(units, numbers, strict=True))}
@@ -270,6 +279,8 @@ def _keys(units: NDArray[np.int32], positions: NDArray[np.int32]) -> list[str]:
 def _each(
     dataset: Store, units: Sequence[int], read: Callable[[int], _T]
 ) -> Iterable[tuple[int, _T]]:
+    # Threads hide a store's latency. They work on blocks: ``map`` over all units would queue every
+    # read at once, and hold the answers until they are consumed.
     if dataset.local is not None:
         yield from ((unit, read(unit)) for unit in units)
         return

@@ -1,13 +1,13 @@
-"""The order of an epoch: decided by (seed, epoch) and the shards' sizes alone, a block at a time.
+"""The order of an epoch, one block at a time: it depends only on (seed, epoch) and shard sizes.
 
 Shards are shuffled and cut into blocks of about ``BLOCK_SAMPLES`` samples. A block's samples,
 in the order of its shuffled shards, are dealt into up to ``LANES`` lanes of neighbours; each lane
-is shuffled, and the order takes one sample of each lane in turn. That is random enough for
-training, and it keeps readers apart: of W ranks that take every W-th sample, W dividing
-``LANES``, each reads 1/W of a large block's shards.
+is shuffled, and the order takes one sample from each lane in turn. That is random enough for
+training, and it keeps readers apart: if W ranks take every W-th sample and W divides ``LANES``,
+each rank reads 1/W of a large block's shards.
 
-Only one block is ever laid out, so the order of 10⁹ samples costs what its shards cost: 24 bytes
-each, and 512 kB for the block.
+Only a block is laid out at a time, so the order of 10⁹ samples needs 24 bytes per shard, and 512 kB
+for the block.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK_SAMPLES = 65_536
-"""Samples that are shuffled among each other; a smaller dataset is shuffled as a whole."""
+"""Samples that are shuffled together; a smaller dataset is shuffled as a whole."""
 BLOCK_SHARDS = 1024
-"""A block of tiny shards ends after this many, so that all of a block can be open at once."""
+"""A block of tiny shards ends after this many, so that all its shards can be open at once."""
 LANES = 64
 LANE_SAMPLES = 1024
-"""A lane is not shorter than this: smaller blocks have fewer lanes, the smallest just one."""
+"""Minimum length of a lane: smaller blocks have fewer lanes, the smallest only one."""
 
 
 class EpochOrder:
-    """A permutation of all positions of a split, laid out a block at a time.
+    """A permutation of all positions of a split, laid out one block at a time.
 
-    shard_counts  (S,) samples of each shard, in index order; none is 0
+    shard_counts  (S,) samples per shard, in index order, each above 0
     """
 
     def __init__(self, shard_counts: NDArray[np.int64], seed: int, epoch: int) -> None:
@@ -53,11 +53,11 @@ class EpochOrder:
 
     @property
     def blocks(self) -> int:
-        """How many blocks there are; block b is positions starts[b] to starts[b + 1]."""
+        """Number of blocks; block b covers places starts[b] to starts[b + 1] of the order."""
         return len(self._blocks)
 
     def block(self, block: int) -> NDArray[np.int64]:
-        """One block of the order."""
+        """The positions of one block, in order."""
         return self._laid_out(block)
 
     def slice(self, start: int, stop: int) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """From the bytes of one photo to one sample, or to the reason why there is none.
 
-A sample is what a shard holds for a photo: stored LAB at the dataset's size and the few facts
-by which one finds the photo again. This is the whole filter of `cc shard` in one function.
+A sample is what a shard stores of a photo: LAB at the dataset's size, and a few facts that identify
+the photo. :func:`make_sample` is the whole filter of `cc shard`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Sample:
     sha256: str
 
     def facts(self) -> dict[str, Any]:
-        """What the sample's JSON member and index row share."""
+        """The fields shared by the sample's JSON member and its index row."""
         return {
             "width": self.width,
             "height": self.height,
@@ -53,8 +53,8 @@ class Sample:
 def split_of(sha256: str, val_percent: float) -> str:
     """The split of a photo: val for the ``val_percent`` lowest content hashes.
 
-    Decided by the content alone, so copies of one photo never straddle the splits and adding
-    photos never moves old ones.
+    It depends on the content alone, so copies of a photo are never in both splits, and adding
+    photos never moves existing ones.
     """
     return "val" if int(sha256[:8], 16) < val_percent / 100 * 2**32 else "train"
 
@@ -72,7 +72,7 @@ def make_sample(data: bytes, settings: SampleSettings) -> Sample:
     """One photo's sample.
 
     Raises:
-        PhotoRefused: with the reason; the photo must not get into a shard.
+        PhotoRefused: the photo must not get into a shard; the error holds the reason.
     """
     photo = read_photo(data, limits=settings.limits, min_size=settings.size)
     rgb = square(photo.rgb, settings.size)

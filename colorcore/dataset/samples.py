@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 
 OPEN_SHARDS = 2 * BLOCK_SHARDS
-"""Shards that are kept mapped, and units whose index is kept."""
+"""Shards that stay mapped, and units whose index stays in memory."""
 _TAR_BLOCK = 512
 _SHARD_NAME = r"\A(train|val)/[0-9]{6,}-[0-9]{3,}\.tar\z"
-"""A name from a dataset becomes a path: nothing else may."""
+"""Shard names become paths: a damaged or hostile table must not lead out of the dataset."""
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -40,7 +40,7 @@ _V = TypeVar("_V")
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """The samples of one shard: where they are, how long, and what they are called."""
+    """The samples of one shard: byte offsets, lengths, keys, and member names in the tar."""
 
     offsets: NDArray[np.int64]
     lengths: NDArray[np.int64]
@@ -51,11 +51,15 @@ class _Rows:
 class Samples:
     """Random access to the samples of one split.
 
-    ``cache`` holds the shards of a remote dataset; the default is :class:`ShardCache`'s own.
+    Memory holds one row per shard, and the index rows of the units in use: opening a dataset does
+    not read its indexes. A position counts the samples in index order, without copies.
+
+    ``cache`` holds the shards of a remote dataset, by default in the user's cache folder; tests
+    pass their own.
 
     Raises:
-        DatasetError: no finished dataset, no samples in the split, an index that is missing or
-            damaged, or a tar that does not match its index.
+        DatasetError: the dataset is missing or unfinished, the split has no samples, an index is
+            missing or damaged, or a tar does not match its index.
         StorageError: a remote dataset's store does not answer.
     """
 
@@ -87,12 +91,12 @@ class Samples:
             raise DatasetError(
                 f"expected samples in the split {self._split!r} of {self._dataset.show()}, "
                 "found none; shard more photos"
-                f"{' or a higher --val-percent' if self._split == 'val' else ''}"
+                f"{' or raise --val-percent' if self._split == 'val' else ''}"
             )
         self.shards = table["shard"].combine_chunks()
         if not pc.all(pc.match_substring_regex(self.shards, _SHARD_NAME)).as_py():
             raise DatasetError(
-                f"{self._dataset.show('shards.parquet')} is damaged: a shard has a strange name; "
+                f"{self._dataset.show('shards.parquet')} is damaged: a shard has an invalid name; "
                 "remove it, then run the same cc shard command again"
             )
         self.shard_counts = table["samples"].to_numpy().astype(np.int64)
@@ -101,7 +105,7 @@ class Samples:
         self._starts = np.concatenate([[0], np.cumsum(self.shard_counts)])
 
     def _read_copies(self) -> None:
-        """(unit, position) of the samples that are left out; 12 bytes each."""
+        """(unit, position) of the samples to leave out; 12 bytes each, sorted by unit."""
         keys = read_table(self._dataset, "duplicates.parquet", ["key"])["key"].combine_chunks()
         with reading(self._dataset, "duplicates.parquet"):
             parts = pc.split_pattern(keys, "-")
@@ -112,7 +116,7 @@ class Samples:
         return int(self._starts[-1])
 
     def first(self, count: int) -> Samples:
-        """The same split, ending after the shard of its ``count``-th sample: what a look needs."""
+        """The same split cut after the shard of its ``count``-th sample: enough for a preview."""
         shards = int(np.searchsorted(self._starts, min(count, len(self))))
         few = copy.copy(self)
         few.shards = self.shards.slice(0, shards)
@@ -121,7 +125,7 @@ class Samples:
         return few
 
     def keys(self, positions: NDArray[np.int64]) -> list[str]:
-        """The keys of samples, by which `cc inspect` and the index know them."""
+        """The samples' keys, as in the index and in `cc inspect`."""
         shards = self.shards_of(positions)
         return [
             self._rows_of(int(shard)).keys[int(position - self._starts[shard])]
@@ -129,7 +133,10 @@ class Samples:
         ]
 
     def read(self, positions: NDArray[np.int64]) -> Tensor:
-        """Stored LAB of some samples. positions (B,) -> (B, 3, H, W) uint8."""
+        """Stored LAB of some samples. positions (B,) -> (B, 3, H, W) uint8.
+
+        The result is a copy: shards may be unmapped while a batch is still in use.
+        """
         batch = np.empty((len(positions), 3, self.size, self.size), np.uint8)
         shards = self.shards_of(positions)
         rows = positions - self._starts[shards]
@@ -138,11 +145,11 @@ class Samples:
         return torch.from_numpy(batch)
 
     def shards_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The shards that samples are in: (B,) places in ``shards``."""
+        """The shards that hold samples: positions (B,) -> (B,) indices into ``shards``."""
         return np.searchsorted(self._starts, positions, side="right") - 1
 
     def fetch(self, shard: int) -> None:
-        """Bring a remote shard into the cache, and its rows into memory."""
+        """Fetch a remote shard into the cache, and its index rows into memory."""
         if self.cache is not None:
             self._rows_of(shard)
             self.cache.path(self.shards[shard].as_py(), int(self.shard_bytes[shard]))
@@ -151,6 +158,8 @@ class Samples:
         rows = self._rows_of(shard)
         offset, length = int(rows.offsets[row]), int(rows.lengths[row])
         data, header = self._maps.get(shard), len(self._header)
+        # Check name and header at every read: a tar swapped or shifted since it was indexed would
+        # otherwise train on other pixels without any error.
         member = rows.members[row]
         if data[offset - _TAR_BLOCK : offset - _TAR_BLOCK + len(member)] != member:
             raise self._damaged(shard, f"does not match its index at byte {offset}")
@@ -158,7 +167,7 @@ class Samples:
             if length != header + out.size or data[offset : offset + header] != self._header:
                 raise self._damaged(shard, f"does not match its index at byte {offset}")
             if offset + length > len(data):
-                raise self._damaged(shard, f"ends before its index does, at byte {len(data)}")
+                raise self._damaged(shard, f"ends at byte {len(data)}, before its last sample")
             out.reshape(-1)[:] = np.frombuffer(data, np.uint8, out.size, offset + header)
             return
         try:
@@ -173,6 +182,7 @@ class Samples:
 
     def _rows_of(self, shard: int) -> _Rows:
         rows = self._rows.get(int(self._units[shard])).get(self.shards[shard].as_py())
+        # Positions follow the table of shards: with one row less, every later one would be wrong.
         if rows is None or len(rows.keys) != self.shard_counts[shard]:
             found = 0 if rows is None else len(rows.keys)
             raise self._damaged(
@@ -181,7 +191,7 @@ class Samples:
         return rows
 
     def _read_unit(self, unit: int) -> dict[str, _Rows]:
-        """The rows of a unit's shards in this split, copies left out."""
+        """The rows of a unit's shards in this split, without copies."""
         columns = ["key", "split", "shard", "offset", "length"]
         table = read_table(self._dataset, index_name(unit), columns, unit=unit)
         table = table.filter(pc.equal(table["split"], self._split))
@@ -203,25 +213,25 @@ class Samples:
         name = self.shards[shard].as_py()
         if self.cache is not None:
             path = self.cache.path(name, int(self.shard_bytes[shard]))
-            self._let_go(self.cache)
+            self._drop_evicted(self.cache)
         elif self._dataset.local is not None:
             path = self._dataset.local / name
         try:
             with path.open("rb") as file:
                 return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError as error:
-            if self.cache is not None:  # evicted between the two lines: fetch it again
+            if self.cache is not None:  # another process evicted it before it was opened
                 return self._map(shard)
             raise self._damaged(shard, f"cannot be read ({error})") from error
         except (OSError, ValueError) as error:
             raise self._damaged(shard, f"cannot be read ({error})") from error
 
-    def _let_go(self, cache: ShardCache) -> None:
-        """Unmap what the cache has dropped: until then its place on the disk is not free."""
+    def _drop_evicted(self, cache: ShardCache) -> None:
+        """Unmap evicted shards: a mapped file keeps its disk space after it is removed."""
         self._maps.drop(lambda shard: not cache.holds(self.shards[shard].as_py()))
 
     def _damaged(self, shard: int, what: str) -> DatasetError:
-        """The error of a shard; without its index, `cc shard` does the unit again."""
+        """The error for a shard. Once its index is removed, `cc shard` redoes the unit."""
         return DatasetError(
             f"the shard {self._dataset.show(self.shards[shard].as_py())} {what}; "
             f"remove {self._dataset.show(index_name(int(self._units[shard])))}, "
@@ -230,7 +240,11 @@ class Samples:
 
 
 class _Recent(Generic[_K, _V]):
-    """The values used last, made when they are missing; safe to use from several threads."""
+    """The most recently used values, made on demand; several threads may use it.
+
+    Not ``lru_cache``: evicted shards have to be dropped by key. Two threads that miss the same key
+    both make the value; a lock held meanwhile would serialize all reads behind one download.
+    """
 
     def __init__(self, limit: int, make: Callable[[_K], _V]) -> None:
         self._limit, self._make = limit, make
@@ -251,7 +265,7 @@ class _Recent(Generic[_K, _V]):
         return value
 
     def drop(self, unwanted: Callable[[_K], bool]) -> None:
-        """Forget the values of some keys."""
+        """Forget the values of unwanted keys."""
         with self._lock:
             for key in [key for key in self._values if unwanted(key)]:
                 del self._values[key]

@@ -1,10 +1,10 @@
 """A bounded folder of shards fetched from a remote dataset, shared by processes.
 
-A shard is fetched once a machine: processes that want the same one wait for the one that
-fetches it. A file lock is held meanwhile, and the kernel drops the lock of a process that dies,
-so nothing has to be cleaned by hand. A file is there whole or not at all. When the folder
-would grow over its bound, the shards that were used longest ago go first; a process that has one
-of them mapped keeps its pages until it maps another one.
+Each machine fetches a shard once: processes that want the same shard wait for the one that is
+fetching it. That process holds a file lock, which the kernel drops if it dies, so nothing has to be
+cleaned up by hand. A reader sees a shard whole or not at all. When the folder would exceed its
+limit, the least recently used shards are evicted; a process that has one of them mapped keeps its
+pages until it maps another shard.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def default_bytes() -> int:
     """``COLORCORE_CACHE_GB``, or 50 GB.
 
     Raises:
-        DatasetError: the variable is no positive number.
+        DatasetError: the variable is not a positive number.
     """
     given = os.environ.get("COLORCORE_CACHE_GB")
     if given is None:
@@ -52,14 +52,15 @@ def default_bytes() -> int:
 
 
 def gigabytes(size: int) -> str:
-    """A size in GB to three digits, never too small."""
+    """A size in GB to three digits, never rounded down: users copy it into COLORCORE_CACHE_GB."""
     return f"{size / 1e9 * 1.005:.3g} GB"
 
 
 class ShardCache:
-    """The cache of one dataset, of the state that ``fingerprint`` names.
+    """The cache of one dataset in the version that ``fingerprint`` identifies.
 
-    ``limit`` bounds the whole folder, all datasets together; what is being fetched counts.
+    ``limit`` bounds the bytes of the whole folder, for all datasets together and including shards
+    that are being fetched. Only tests pass ``folder`` and ``limit``; users set the environment.
     """
 
     def __init__(
@@ -77,32 +78,38 @@ class ShardCache:
         self._mine = self.folder / identity
 
     def path(self, shard: str, size: int) -> Path:
-        """The local copy of a shard of ``size`` bytes, fetched if need be.
+        """The local copy of a shard of ``size`` bytes, fetched if it is missing.
 
         Raises:
-            DatasetError: the shard is gone, of another size, or larger than the cache.
+            DatasetError: the shard is gone, has another size, or is larger than the cache.
             StorageError: the store does not answer.
         """
         target = self._mine / shard
+        # Nearly every call ends here, without a lock: a shard appears by a rename, so it is whole.
+        # It may be evicted before the caller opens it; the caller then asks again.
         if _touched(target):
             return target
         with lock(target.with_suffix(".lock")):
-            if not _touched(target):  # another process may have fetched it meanwhile
+            if not _touched(target):  # another process may have fetched it while this one waited
                 self._fetch(shard, target, size)
         return target
 
     def holds(self, shard: str) -> bool:
-        """Whether a shard's copy is there now."""
+        """Whether the cache has a copy of the shard now."""
         return (self._mine / shard).exists()
 
     def _fetch(self, shard: str, target: Path, size: int) -> None:
+        # The name carries the final size, so that other processes can count the whole shard
+        # against the limit while its first bytes arrive.
         part = target.with_suffix(f".{size}.part")
         try:
             self._make_room(size, part)
             self._dataset.fetch(shard, part)
             if (found := part.stat().st_size) != size:
-                raise self._damaged(shard, f"has {found:,} bytes, its index says {size:,}")
-            with lock(self.folder / "lock"):  # so that no count misses it under both names
+                raise self._damaged(shard, f"has {found:,} bytes, expected {size:,}")
+            # Counting takes the same lock; otherwise a process that lists the folder during the
+            # rename could miss the file under both names, and the cache would exceed its limit.
+            with lock(self.folder / "lock"):
                 part.replace(target)
         except FileNotFoundError as error:
             raise self._damaged(shard, "is gone") from error
@@ -117,27 +124,31 @@ class ShardCache:
         )
 
     def _make_room(self, size: int, part: Path) -> None:
-        """Drop the shards used longest ago until ``size`` more bytes fit, and reserve them."""
+        """Evict the least recently used shards until ``size`` more bytes fit, and reserve them."""
         if size > self.limit:
             raise DatasetError(
                 f"expected a cache of at least {gigabytes(size)}, one shard's size, "
-                f"got {gigabytes(self.limit)}; set COLORCORE_CACHE_GB higher"
+                f"got {gigabytes(self.limit)}; raise COLORCORE_CACHE_GB"
             )
         while True:
             with lock(self.folder / "lock"):
-                part.unlink(missing_ok=True)  # of a process that was killed
+                # We hold this shard's lock, so an existing part is left from a killed process.
+                part.unlink(missing_ok=True)
                 files = sorted(_files(self.folder))
                 used = sum(file.size for file in files)
                 for file in files:
                     if used + size <= self.limit:
                         break
+                    # A part that is still being written must stay: its writer counts on the room.
                     if file.path.suffix == ".tar" or _abandoned(file.path):
                         file.path.unlink(missing_ok=True)
                         used -= file.size
                 if used + size <= self.limit:
-                    part.touch()  # its name says how much it will take
+                    part.touch()  # reserves the room: the size is in its name
                     return
-            time.sleep(_POLL_S)  # what others are fetching fills the cache; soon it can go
+            # Shards that others are fetching fill the cache. Wait without the lock until they are
+            # complete and can be evicted.
+            time.sleep(_POLL_S)
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -148,26 +159,27 @@ class _File:
 
 
 def _touched(path: Path) -> bool:
-    """Whether a shard is there; if so it counts as used now."""
+    """Whether a shard exists; if it does, mark it as used now."""
     try:
-        os.utime(path)
+        os.utime(path)  # mtime, not atime: file systems are often mounted with noatime
     except FileNotFoundError:
         return False
     return True
 
 
 def _files(folder: Path) -> Iterator[_File]:
-    """The shards in the cache, and those that are being fetched at the size they will have."""
-    for path in folder.glob(f"{'[0-9a-f]' * 16}/*/*"):  # what else is there is not ours
+    """Cached shards, and shards being fetched, which count with their final size."""
+    # COLORCORE_CACHE may be a folder with other content, which must be neither counted nor evicted.
+    for path in folder.glob(f"{'[0-9a-f]' * 16}/*/*"):
         if path.suffix not in {".tar", ".part"}:
             continue
-        with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
+        with contextlib.suppress(FileNotFoundError):  # evicted or renamed since it was listed
             status = path.stat()
             size = status.st_size if path.suffix == ".tar" else int(path.suffixes[-2][1:])
             yield _File(status.st_mtime_ns, path, size)
 
 
 def _abandoned(part: Path) -> bool:
-    """Whether nobody is fetching into this file any more: then its lock is free."""
+    """Whether the process that was fetching into this file is gone: then its lock is free."""
     with try_lock(part.with_name(part.name.partition(".")[0] + ".lock")) as free:
         return free

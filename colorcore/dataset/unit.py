@@ -1,7 +1,11 @@
 """Writing one unit: a slice of photos -> tars, histogram, rejections, and the index last.
 
-What a unit's files are called and hold is ``colorcore.dataset.layout``'s business; this module
-makes them. It is a pure function of the slice, the photos' bytes and the settings.
+``colorcore.dataset.layout`` defines the names and schemas of a unit's files; this module writes
+them. They are a pure function of the slice, the photos' bytes and the settings, so a unit can be
+redone anywhere, byte for byte.
+
+A photo goes through four types: ``SourcePhoto`` (its bytes), ``DecodedPhoto`` (its pixels),
+``Sample`` (stored LAB at the dataset's size) and, once a dataset is finished, a row of ``Samples``.
 """
 
 from __future__ import annotations
@@ -45,7 +49,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHARD_SAMPLES = 1000
-"""A shard is closed after this many samples (197 MB at 256 x 256)."""
+"""Samples per shard (197 MB at 256 x 256)."""
 ZSTD_LEVEL = 1
 _TAR_BLOCK = 512
 _COPY = 1 << 20
@@ -53,17 +57,17 @@ _COPY = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class SourcePhoto:
-    """A photo's bytes, or why there are none; ``source`` is its path for people."""
+    """A photo's bytes, or the reason why they could not be read; ``source`` is its path as text."""
 
     root: int
     source: str
     content: bytes | PhotoRefused
 
     def data(self) -> bytes:
-        """The bytes.
+        """The photo's bytes.
 
         Raises:
-            PhotoRefused: there are none.
+            PhotoRefused: they could not be read.
         """
         if isinstance(self.content, PhotoRefused):
             raise self.content
@@ -95,7 +99,7 @@ def write_unit(
 ) -> UnitResult:
     """Turn one slice of photos into one unit's files, under the folder ``scratch``.
 
-    Publishing the files is the caller's business (:func:`publish_unit`).
+    The caller publishes them with :func:`publish_unit`.
     """
     rows: list[dict[str, Any]] = []
     rejected: list[dict[str, Any]] = []
@@ -117,6 +121,7 @@ def write_unit(
                 reason = refusal.reason
                 reasons[reason] += 1
                 picture = None
+                # A thumbnail decodes the photo once more, which a few per reason can afford.
                 if reasons[reason] <= PER_REASON:
                     picture = thumbnail_of_refused(photo.content, reason, settings.limits)
                 rejected.append(
@@ -128,10 +133,12 @@ def write_unit(
                     }
                 )
                 continue
+            # Keys count all photos of the slice, refused ones too: they stay the same when a
+            # threshold changes what is kept.
             key = f"{unit_name(unit)}-{position:05d}"
             place = writers[sample.split].add(key, sample, photo.source)
             rows.append({"key": key, "split": sample.split, **place, **origin, **sample.facts()})
-            if sample.split == "train":
+            if sample.split == "train":  # the palette must not know the validation photos
                 count_cells(sample.lab_u8, histogram)
     write_table(scratch, rejected_name(unit), pa.Table.from_pylist(rejected, REJECTED_SCHEMA))
     open_store(scratch).write(histogram_name(unit), npy_bytes(histogram.astype(np.int64)))
@@ -144,20 +151,22 @@ def write_unit(
 
 
 def publish_unit(scratch: Path, dataset: Store, unit: int) -> None:
-    """Move a unit's files from ``scratch`` into the dataset, each in one step, index last.
+    """Move a unit's files from ``scratch`` into the dataset, each in one step, the index last.
 
-    A unit that is done again after its photos have changed may have fewer shards than before:
-    the others are removed.
+    A unit that is redone after its photos changed may have fewer shards than before; the surplus
+    ones are removed.
     """
+    # The index marks the unit as done. A worker killed before this point leaves files without an
+    # index, and the next run overwrites them.
     index = scratch / index_name(unit)
     for path in sorted(path for path in scratch.rglob("*") if path.is_file() and path != index):
         dataset.put(path, path.relative_to(scratch).as_posix())
-    for name in _older_shards(scratch, dataset, unit):
+    for name in _surplus_shards(scratch, dataset, unit):
         dataset.remove(name)
     dataset.put(index, index_name(unit))
 
 
-def _older_shards(scratch: Path, dataset: Store, unit: int) -> Iterator[str]:
+def _surplus_shards(scratch: Path, dataset: Store, unit: int) -> Iterator[str]:
     rows = pq.read_table(scratch / index_name(unit), columns=["shard"])["shard"]
     mine = set(rows.to_pylist())
     for split in SPLITS:
@@ -168,7 +177,7 @@ def _older_shards(scratch: Path, dataset: Store, unit: int) -> Iterator[str]:
 
 
 class ShardWriter:
-    """Writes samples into the tars of one unit and split, and knows where each one lies."""
+    """Writes samples into the tars of one unit and split, and returns the place of each."""
 
     def __init__(self, folder: Path, unit: str, compress: str = "none") -> None:
         self._folder, self._unit = folder, unit
@@ -186,9 +195,10 @@ class ShardWriter:
         self._open_files.close()
 
     def add(self, key: str, sample: Sample, source: str) -> dict[str, Any]:
-        """Append a sample; returns its index columns shard, offset and length.
+        """Append a sample and return its index columns shard, offset and length.
 
-        ``offset`` and ``length`` are those of the array's file within the tar, in bytes.
+        ``offset`` and ``length`` locate the array's file within the tar, in bytes: the loader reads
+        it from a memory map without parsing the tar.
         """
         if self._count % SHARD_SAMPLES == 0:
             self._open(self._count // SHARD_SAMPLES)
@@ -214,7 +224,7 @@ class ShardWriter:
         )
 
     def _add_file(self, name: str, data: bytes) -> int:
-        info = tarfile.TarInfo(name)  # mtime 0, no owner: the same bytes every time
+        info = tarfile.TarInfo(name)  # mtime 0 and no owner: the same bytes every time
         info.size = len(data)
         offset = self._file.tell() + _TAR_BLOCK
         self._tar.addfile(info, io.BytesIO(data))

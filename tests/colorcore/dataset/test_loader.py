@@ -223,7 +223,7 @@ def test_validation_with_more_ranks_than_samples():
 
 
 def test_a_batch_that_ranks_cannot_share(samples):
-    with pytest.raises(ValueError, match="a photo for each of the 9 workers, got 8"):
+    with pytest.raises(ValueError, match="one photo for each of the 9 workers, got 8"):
         TrainLoader(samples, 8, world=9)
 
 

@@ -298,7 +298,7 @@ def test_a_shard_that_is_gone_is_named(local, s3_server, tmp_path) -> None:
         "then run the same cc shard command again"
     )
     s3_server.put(bucket, f"set/{shard}", b"short")
-    with pytest.raises(DatasetError, match=r"has 5 bytes, its index says [\d,]+; remove s3://"):
+    with pytest.raises(DatasetError, match=r"has 5 bytes, expected [\d,]+; remove s3://"):
         list(TrainLoader(samples, BATCH).epoch(0))
     assert not list(tmp_path.rglob("*.part"))
 

@@ -135,7 +135,7 @@ def test_a_damaged_compressed_shard(packed, tmp_path, damage: str):
 def test_no_samples_in_a_split(photo_folder, build_dataset, tmp_path):
     build_dataset([photo_folder.path / "a b"], tmp_path / "d", val_percent=0)
     assert len(Samples(tmp_path / "d", "train")) == 2
-    with pytest.raises(DatasetError, match=r"split 'val' .* found none; .* higher --val-percent"):
+    with pytest.raises(DatasetError, match=r"split 'val' .* found none; .* raise --val-percent"):
         Samples(tmp_path / "d", "val")
 
 
