@@ -1,4 +1,4 @@
-"""List the photos of sources: the walk over folders, and what it left out."""
+"""List the photos of sources in an order that never changes, and count the files left out."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ from pipelines.sources.lists import listed_photos
 from pipelines.sources.source import TAR_SUFFIX, PlannedPhoto, Source
 
 FOLDERS_AHEAD = 16
-"""Folders of a remote source that are listed ahead of the walk."""
-
-
-# -- listing -----------------------------------------------------------------------------------
+"""Folders of a remote source listed ahead of the walk, to hide each request's latency."""
 
 
 def list_photos(
@@ -26,13 +23,13 @@ def list_photos(
 ) -> Iterator[PlannedPhoto]:
     """Every photo and tar of the sources, in order; holds one directory's names at a time.
 
-    ``skip`` is a directory that is not entered (the dataset, when it lies inside a source).
-    ``ignored`` counts the files that are no photos, by suffix. A local directory that cannot be
-    listed is yielded as a photo: reading it will refuse it, so that nothing is lost silently.
-    A source that is a photo or tar itself has the path of its name.
+    ``skip`` is a directory to leave out (the dataset, if it lies inside a source). ``ignored``
+    counts the files that are not photos, by suffix. A local directory that cannot be listed is
+    yielded as if it were a photo: reading refuses it by name, so nothing is lost silently.
+    For a source that is itself a photo or tar, the path is its file name.
 
     Raises:
-        WrongCallError: a list has no column of photos, or is damaged.
+        WrongCallError: a list has no column of photos or is damaged.
         StorageError: a remote folder cannot be listed.
     """
     for root, source in enumerate(sources):
@@ -53,6 +50,7 @@ def is_tar(photo: PlannedPhoto) -> bool:
 
 
 def _walk(top: Store, skip: Store | None, ignored: Counter[str]) -> Iterator[str]:
+    # A stack of iterators instead of recursion: folders may nest deeper than Python recurses.
     with _Folders(top, skip) as folders:
         opened = [folders.entries("")]
         while opened:
@@ -63,7 +61,7 @@ def _walk(top: Store, skip: Store | None, ignored: Counter[str]) -> Iterator[str
             if entry.is_dir:
                 try:
                     opened.append(folders.entries(entry.name))
-                except OSError:
+                except OSError:  # reading the folder as a photo will refuse it by name
                     yield entry.name
                 continue
             suffix = posixpath.splitext(entry.name)[1].lower()
@@ -74,10 +72,10 @@ def _walk(top: Store, skip: Store | None, ignored: Counter[str]) -> Iterator[str
 
 
 class _Folders:
-    """The folders of a source, each once; those of a remote one are listed ahead in threads.
+    """Lists the folders of a source, each once; remote ones ahead of the walk, in threads.
 
-    A local folder is told by its inode and links are followed; a remote one has one name, so
-    nothing is remembered of it.
+    Local folders are compared by inode, because links may lead to a folder twice or in circles.
+    Object stores have no links, so nothing needs to be remembered for them.
     """
 
     def __init__(self, top: Store, skip: Store | None) -> None:
@@ -100,7 +98,7 @@ class _Folders:
             self._pool.shutdown(cancel_futures=True)
 
     def entries(self, folder: str) -> Iterator[Entry]:
-        """What a folder holds, sorted by name; nothing when it was there before."""
+        """The contents of a folder, sorted by name; empty if the folder was listed before."""
         if isinstance(self._top, LocalStore):
             identity = self._top.identity(folder)
             if identity in self._visited:
@@ -113,6 +111,7 @@ class _Folders:
         return self._ahead(self._top.entries(folder) if ready is None else ready.result())
 
     def _ahead(self, entries: list[Entry]) -> Iterator[Entry]:
+        """Yield the entries, and before each folder start listing the folders after it."""
         folders = [entry.name for entry in entries if entry.is_dir]
         at = 0
         for entry in entries:

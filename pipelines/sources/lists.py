@@ -1,4 +1,4 @@
-"""Lists of photos: text, CSV and Parquet."""
+"""Lists of photos (text, CSV, Parquet) as sources: read their rows, one batch at a time."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from pipelines.errors import WrongCallError
 from pipelines.sources.source import TAR_SUFFIX, Source
 
 LIST_COLUMNS = ("path", "uri", "url", "file", "filename", "file_name", "image", "source")
-"""What a list's column of photos may be called; a list with one column may call it anything."""
+"""Accepted names for the column of photos; a list with a single column may use any name."""
 
 
 def listed_photos(source: Source) -> Iterator[str]:
-    """The rows of a list, in order; holds one batch of them."""
+    """The rows of a list, in order; holds one batch of them.
+
+    Raises:
+        WrongCallError: the list is damaged, has no column of photos, or names a bad location.
+    """
     suffix = source.name.lower().rpartition(".")[2]
     rows = {"txt": _text_rows, "csv": _csv_rows, "parquet": _parquet_rows}[suffix]
     try:
@@ -27,16 +31,20 @@ def listed_photos(source: Source) -> Iterator[str]:
         with opened(source.name) as file:
             for row in filter(None, rows(file, source.location)):
                 if "://" in row:
-                    open_store(row)  # a row of no known kind or with a secret goes no further
+                    open_store(
+                        row
+                    )  # refuses unknown schemes, and credentials before they reach the plan
                 yield row
     except LocationError as error:
         raise WrongCallError(f"in the list {source.location}: {error}") from error
-    except (OSError, ValueError, csv.Error) as error:  # of Arrow too
+    except (OSError, ValueError, csv.Error) as error:  # includes Arrow's errors
         detail = (str(error).splitlines() or [type(error).__name__])[0]
         raise WrongCallError(f"the list {source.location} cannot be read: {detail}") from error
 
 
 def _text_rows(file: IO[bytes], _: str) -> Iterator[str]:
+    # "utf-8-sig" drops the byte order mark that editors on Windows write; surrogateescape keeps
+    # file names that are not UTF-8.
     with io.TextIOWrapper(file, "utf-8-sig", "surrogateescape") as lines:
         for line in lines:
             yield line.strip()
@@ -74,6 +82,6 @@ def _column(names: Sequence[str], location: str) -> str:
         if name in lower:
             return lower[name]
     raise WrongCallError(
-        f"expected a column of photos in {location}, named one of {', '.join(LIST_COLUMNS)}; "
-        f"found {', '.join(names)}"
+        f"expected a column of photos in {location}, found {', '.join(names)}; "
+        f"name it one of {', '.join(LIST_COLUMNS)}"
     )

@@ -1,4 +1,4 @@
-"""Read the photos of sources, remote ones ahead."""
+"""Read the bytes of photos, in order; remote photos are read ahead in threads."""
 
 from __future__ import annotations
 
@@ -13,31 +13,30 @@ from pathlib import Path
 
 from colorcore.dataset.unit import SourcePhoto
 from colorcore.photos.refusal import PhotoRefused, Reason
-from colorcore.storage.store import StorageError, Store
+from colorcore.storage.store import StorageError
 from pipelines.sources.listing import is_tar, list_photos
 from pipelines.sources.source import PlannedPhoto, Source, open_sources
 from pipelines.sources.tars import check_size, tar_photos
 
 REMOTE_READS = 16
-"""Remote photos that a task reads at a time, and twice that many ahead."""
+"""Remote photos that a task reads at a time; twice as many are requested ahead."""
 AHEAD_BYTES = 128 << 20
-"""Bytes of remote photos that a task holds read ahead; one photo may be larger."""
+"""Bytes of remote photos that a task holds ahead; a single larger photo is still read."""
 READ_TOGETHER = 256
-
-
-# -- reading -----------------------------------------------------------------------------------
+"""Paths that ``photos_of`` holds at a time."""
 
 
 def read_photos(
     sources: Sequence[Source], photos: Sequence[PlannedPhoto], max_bytes: int
 ) -> Iterator[SourcePhoto]:
-    """The bytes of photos, in order, and of the photos in tars; remote ones are read ahead.
+    """The bytes of photos and of the photos in tars, in order; remote ones are read ahead.
 
-    A photo that is gone, too large or no file comes as its refusal.
+    A photo that is missing, too large or not a regular file is returned as its refusal.
 
     Raises:
-        StorageError: a store does not answer, or refuses.
+        StorageError: a store does not answer, or denies access.
     """
+    # Only remote files gain from threads: tars are streamed, local files answer at once.
     files = [photo for photo in photos if not is_tar(photo)]
     with ExitStack() as stack:
         if any(sources[photo.root].place(photo)[0].local is None for photo in files):
@@ -52,16 +51,14 @@ def read_photos(
                 yield SourcePhoto(photo.root, photo.source, next(contents))
 
 
-def photos_of(
-    locations: Sequence[str | Path], max_bytes: int, *, skip: Store | None = None
-) -> Iterator[SourcePhoto]:
-    """List and read all photos of some sources; holds ``READ_TOGETHER`` paths at a time.
+def photos_of(locations: Sequence[str | Path], max_bytes: int) -> Iterator[SourcePhoto]:
+    """List and read all photos of some sources.
 
     Raises:
         WrongCallError, StorageError: as :func:`open_sources` and :func:`list_photos`.
     """
     sources = open_sources(locations)
-    listed = list_photos(sources, Counter(), skip=skip)
+    listed = list_photos(sources, Counter())
     while photos := list(islice(listed, READ_TOGETHER)):
         yield from read_photos(sources, photos, max_bytes)
 
@@ -84,7 +81,11 @@ def _content(
 
 
 class _ReadAhead:
-    """Reads photos in threads, in order, at most ``AHEAD_BYTES`` ahead of the consumer."""
+    """Reads photos in threads, in order, at most ``AHEAD_BYTES`` ahead of the consumer.
+
+    A thread knows a photo's size only once the store answers. It then waits in ``_admit`` until
+    the bytes fit, so memory stays bounded although many requests are under way.
+    """
 
     def __init__(
         self, sources: Sequence[Source], photos: Sequence[PlannedPhoto], max_bytes: int
@@ -113,6 +114,7 @@ class _ReadAhead:
                 running.append(self._pool.submit(self._read, submitted))
                 submitted += 1
             yield running.popleft().result()
+            # Back here, the consumer is done with the photo: its bytes no longer count.
             with self._change:
                 self._held.pop(number, None)
                 self._next = number + 1
@@ -122,17 +124,17 @@ class _ReadAhead:
         return _content(self._sources, self._photos[number], partial(self._admit, number))
 
     def _admit(self, number: int, size: int) -> None:
-        """Wait until the photo fits; the next one to be consumed always does."""
+        """Wait until the photo fits; the next one in order always does, or all would wait."""
         check_size(self._max_bytes, size)
         with self._change:
             self._change.wait_for(
                 lambda: (
                     self._stopped
                     or number <= self._next
-                    or number in self._held
+                    or number in self._held  # counted already: the store retries
                     or sum(self._held.values()) + size <= AHEAD_BYTES
                 )
             )
             if self._stopped:
-                raise StorageError("nobody waits for this photo any more")
+                raise StorageError("reading stopped before this photo was needed")
             self._held[number] = size

@@ -1,10 +1,9 @@
-"""Where photos come from: folders, lists and tars, here or in an object store.
+"""A source of photos on the command line, and a photo in it.
 
 A source is a folder (walked in an order that never changes), a photo, a list of photos (text,
-CSV or Parquet, in the list's own order) or a WebDataset tar of photos, such as img2dataset
-writes. In folders, photos and tars are told by their suffix
-(``colorcore.photos.read.PHOTO_SUFFIXES``
-and ``.tar``, any case). Each directory is walked once, however many links lead to it.
+CSV or Parquet, in the list's own order) or a WebDataset tar of photos, as img2dataset writes
+them; local or in an object store. Inside folders, photos and tars are recognized by their
+suffix, in any case.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 from urllib.parse import unquote
 
 from colorcore.storage.local import LocalStore
@@ -21,15 +20,29 @@ from colorcore.storage.location import absolute_store, open_store
 from colorcore.storage.store import Store
 from pipelines.errors import WrongCallError
 
-if TYPE_CHECKING:
-    pass
 LIST_SUFFIXES = (".txt", ".csv", ".parquet")
 TAR_SUFFIX = ".tar"
 
 
+@dataclass(frozen=True, slots=True)
+class PlannedPhoto:
+    """A photo (or tar) to read: the number of its source and its path there, in bytes.
+
+    Bytes, because file names on Linux need not be UTF-8.
+    """
+
+    root: int
+    path: bytes
+
+    @property
+    def source(self) -> str:
+        """The path for display; bytes that are not UTF-8 become backslash escapes."""
+        return self.path.decode("utf-8", "backslashreplace")
+
+
 @dataclass(frozen=True)
 class Source:
-    """A source that exists: ``store`` is its folder, or the folder of the photo, tar or list."""
+    """An existing source: ``store`` is the folder itself, or the folder that holds ``name``."""
 
     location: str
     kind: Literal["folder", "file", "list"]
@@ -37,36 +50,38 @@ class Source:
     name: str = ""
 
     def absolute(self) -> Source:
-        """The same source, whatever the current folder is."""
+        """The same source, independent of the current folder."""
         return replace(self, store=absolute_store(self.store))
 
     def place(self, photo: PlannedPhoto) -> tuple[Store, str]:
-        """The store of one of its photos, and the name there."""
+        """The store that holds one of this source's photos, and the photo's name there."""
         path = os.fsdecode(photo.path)
         if self.kind == "folder":
             return self.store, path
         if self.kind == "file":
             return self.store, self.name
+        # The rows of a list may point anywhere: to a URI, an absolute or a relative path.
         if path.startswith("file://"):
             return LocalStore(Path("/")), unquote(path.removeprefix("file://")).lstrip("/")
         if "://" in path:
             folder, _, name = path.partition("?")[0].rpartition("/")
-            return open_store(folder + path[len(folder) + 1 + len(name) :]), name
+            options = path[len(folder) + 1 + len(name) :]  # "?endpoint_override=…" or nothing
+            return open_store(folder + options), name
         if os.path.isabs(path):  # noqa: PTH117 (surrogates)
             return LocalStore(Path("/")), path.lstrip("/")
         return self.store, path
 
     def show(self, photo: PlannedPhoto) -> str:
-        """A photo's whole location, for people."""
+        """A photo's full location, for display."""
         store, name = self.place(photo)
         return store.show(name).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def local_path(location: str, what: str) -> Path:
-    """The local path of a location on the command line.
+    """The path of a location that must be local.
 
     Raises:
-        WrongCallError: it is a URI, which this command does not open.
+        WrongCallError: it is the URI of an object store.
     """
     store = open_store(location)
     if store.local is None:
@@ -77,7 +92,7 @@ def local_path(location: str, what: str) -> Path:
 
 
 def open_sources(locations: Sequence[str | Path]) -> list[Source]:
-    """The sources on the command line.
+    """Open the sources given on the command line.
 
     Raises:
         WrongCallError: one of them does not exist.
@@ -106,16 +121,3 @@ def _parent(store: Store) -> tuple[Store, str]:
     uri, question, options = store.show().partition("?")
     folder, _, name = uri.rpartition("/")
     return open_store(folder + question + options), name
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedPhoto:
-    """One photo of a unit's slice: which source it is in, and its path there, in bytes."""
-
-    root: int
-    path: bytes
-
-    @property
-    def source(self) -> str:
-        """The path for people: bytes that are no UTF-8 are shown as backslash escapes."""
-        return self.path.decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Photos inside tars."""
+"""Read the photos inside tars, from start to end, without unpacking."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from colorcore.photos.read import PHOTO_SUFFIXES
 from colorcore.photos.refusal import PhotoRefused, Reason
 from pipelines.sources.source import PlannedPhoto, Source
 
-_TAR_END = 1024
-_TAR_BUFFER = 1 << 20
+_END_BYTES = 1024
+"""A complete tar ends with at least two blocks of zeros."""
+_BUFFER_BYTES = 1 << 20
 
 
 def tar_photos(
     sources: Sequence[Source], photo: PlannedPhoto, max_bytes: int
 ) -> Iterator[SourcePhoto]:
-    """The photos in a tar, in its order; what does not end as a tar must is refused, by name."""
+    """The photos in a tar, in its order; a damaged or truncated tar ends with a refusal of it."""
     found = 0
 
     def refused(reason: Reason, detail: str) -> SourcePhoto:
@@ -29,11 +30,11 @@ def tar_photos(
         size = store.size(name)
         with (
             store.stream(name) as file,
-            tarfile.open(fileobj=file, mode="r|", bufsize=_TAR_BUFFER) as tar,
+            tarfile.open(fileobj=file, mode="r|", bufsize=_BUFFER_BYTES) as tar,
         ):
             while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]
-                # tarfile would go on to wherever the header says, step by step
+                tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header
+                # With a damaged size, tarfile would skip on block by block, perhaps for hours.
                 if member.size < 0 or tar.offset >= size + tarfile.BLOCKSIZE:
                     what = f"{_printable(member.name)} has {member.size:,} bytes by its header"
                     raise tarfile.ReadError(f"{what}, the tar has {size:,}")
@@ -47,18 +48,29 @@ def tar_photos(
                 )
                 found += 1
             end = tar.offset
-        ending = store.read_range(name, end, _TAR_BUFFER)
+        ending = store.read_range(name, end, _BUFFER_BYTES)
     except (tarfile.TarError, EOFError) as error:
         reason = Reason.TRUNCATED if found else Reason.UNREADABLE
         yield refused(reason, f"the tar is damaged after {found} photos: {error}")
-    except (OSError, ValueError) as error:  # a name that no file can have, too
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         yield refused(Reason.UNREADABLE, getattr(error, "strerror", None) or str(error))
     else:
+        # tarfile ends at the first block of zeros, and at a missing end just as silently.
         if ending.strip(b"\0"):
             what = f"expected its end or a header at byte {end:,}"
             yield refused(Reason.TRUNCATED, f"the tar is damaged after {found} photos: {what}")
-        elif len(ending) < _TAR_END:
+        elif len(ending) < _END_BYTES:
             yield refused(Reason.TRUNCATED, f"the tar ends early, after {found} photos")
+
+
+def check_size(max_bytes: int, size: int) -> None:
+    """Refuse a photo of more than ``max_bytes``.
+
+    Raises:
+        PhotoRefused: it is larger.
+    """
+    if size > max_bytes:
+        raise PhotoRefused(Reason.TOO_LARGE, f"{size:,} bytes, expected at most {max_bytes:,}")
 
 
 def _member(tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> bytes | PhotoRefused:
@@ -75,9 +87,3 @@ def _member(tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> by
 
 def _printable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def check_size(max_bytes: int, size: int) -> None:
-    """Refuse a photo of more bytes than are allowed."""
-    if size > max_bytes:
-        raise PhotoRefused(Reason.TOO_LARGE, f"{size:,} bytes, expected at most {max_bytes:,}")

@@ -1,4 +1,4 @@
-"""Lists of photos as sources: text, CSV and Parquet, and what their entries may be."""
+"""Lists of photos as sources (text, CSV, Parquet), and what their rows may name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BIG = 10**9
 
 
 def rows(path: Path) -> list[str]:
-    """The entries of a list as they will be planned."""
+    """The rows of a list as they are planned."""
     found = list(list_photos(open_sources([path]), Counter()))
     assert {photo.root for photo in found} <= {0}
     return [os.fsdecode(photo.path) for photo in found]
@@ -208,7 +208,7 @@ def test_where_entries_are_is_shown_whole(tmp_path: Path) -> None:
 
 
 def test_lists_inside_folders_are_no_sources(tmp_path: Path) -> None:
-    """Only a list that is named is read."""
+    """Lists are read only when they are named as a source."""
     write(tmp_path / "l.txt", "a.jpg\n")
     write(tmp_path / "a.jpg", b"x")
     ignored: Counter[str] = Counter()
@@ -228,7 +228,7 @@ def test_no_column_of_photos(tmp_path: Path) -> None:
             rows(tmp_path / name)
         message = str(error.value)
         assert str(tmp_path / name) in message
-        assert f"named one of {', '.join(LIST_COLUMNS)}; found a, b" in message
+        assert f"found a, b; name it one of {', '.join(LIST_COLUMNS)}" in message
         assert "\n" not in message
 
 

@@ -1,4 +1,4 @@
-"""Tars of photos as sources: what is in them comes in order, what is damaged is said by name."""
+"""Tars of photos as sources: photos come in order, and damage is reported by name."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def tar_of(
 
 
 def as_img2dataset_writes(count: int) -> tuple[bytes, dict[str, bytes]]:
-    """Key.jpg, key.json and key.txt in turn, and what the photos are."""
+    """A tar of key.jpg, key.json and key.txt in turn, and the photos in it."""
     members, photos = [], {}
     for i in range(count):
         key = f"{i:09d}"
@@ -165,7 +165,7 @@ def test_a_photo_that_is_too_large_is_refused_alone(path: Path) -> None:
 
 
 def test_a_tar_that_is_cut_anywhere(path: Path) -> None:
-    """At every 100th byte: the photos before the cut come whole, and one refusal."""
+    """Cut at every 100th byte: the photos before the cut are whole, followed by one refusal."""
     data, photos = as_img2dataset_writes(4)
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         ends = {m.name: m.offset_data + m.size for m in tar if m.name.endswith(".jpg")}
@@ -206,7 +206,7 @@ def test_a_damaged_header_in_the_middle_is_no_end(path: Path) -> None:
 
 
 def test_tars_that_were_joined_as_files_are_said_to_go_on(path: Path) -> None:
-    """`cat a.tar b.tar`: readers stop at the first end, and would lose the second silently."""
+    """`cat a.tar b.tar`: readers stop at the first end and would silently lose the second."""
     found = read(path, tar_of([("a.jpg", b"a")]) + tar_of([("b.jpg", b"b")]))
     assert list(good(found)) == ["00000.tar#a.jpg"]
     ((_, reason, _),) = bad(found)
@@ -217,7 +217,7 @@ def test_tars_that_were_joined_as_files_are_said_to_go_on(path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.jpg", "a.txt"])
 @pytest.mark.parametrize("size", [10**6, 2**40, 2**80, -5, -5000])
 def test_a_header_that_says_a_wrong_size(path: Path, name: str, size: int) -> None:
-    """Skipping so many bytes, read by read, would take for ever."""
+    """Skipping that many bytes read by read would take forever."""
     info = tarfile.TarInfo(name)
     info.size = size
     header = info.tobuf(tarfile.GNU_FORMAT)
@@ -240,7 +240,7 @@ WHOLE = {f"00000.tar#{i}.jpg": bytes([i + 1]) * (300 * i + 10) for i in range(3)
 def test_no_damage_is_an_error_or_a_silent_loss(
     tmp_path_factory: pytest.TempPathFactory, flips: list[tuple[int, int]], headers: bool
 ) -> None:
-    """Flipped bytes: every photo comes, or the tar is refused; nothing but that is raised."""
+    """With flipped bytes either every photo comes or the tar is refused; nothing is raised."""
     data = bytearray(SMALL)
     for at, mask in flips:
         data[at % 512 if headers else at] ^= mask
