@@ -1,4 +1,4 @@
-"""Names that people type: what is known, what they may have meant, and what a builder takes."""
+"""Names and options that users type: checks, suggestions, and which options a builder takes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Option: TypeAlias = float | bool | str
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error message: the nearest known name, or all of them when none is near."""
+    """The end of an error message: the nearest known name, or all names if none is similar."""
     known = sorted(known)
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if matches:
@@ -21,10 +21,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def require_known(what: str, names: Collection[str], known: Collection[str]) -> None:
-    """Pass if all names are known.
+    """Check that all names are known.
 
     Raises:
-        ValueError: naming ``what`` was asked for, and the nearest known name.
+        ValueError: a name is unknown; the message suggests the nearest known one.
     """
     for name in names:
         if name not in known:
@@ -32,7 +32,7 @@ def require_known(what: str, names: Collection[str], known: Collection[str]) -> 
 
 
 GIVEN = frozenset({"palette"})
-"""What builders are given by the program and no recipe may set."""
+"""Arguments that the program passes to builders and no recipe may set."""
 
 
 def options_of(builder: Callable[..., object]) -> list[str]:
@@ -41,18 +41,18 @@ def options_of(builder: Callable[..., object]) -> list[str]:
 
 
 def takes(builder: Callable[..., object], given: str) -> bool:
-    """Whether a builder wants something of :data:`GIVEN`."""
+    """Whether a builder has an argument of this name; for names in :data:`GIVEN`."""
     return given in inspect.signature(builder).parameters
 
 
 def require_kinds(where: str, values: Mapping[str, object], builder: Callable[..., object]) -> None:
-    """Pass if each value is of the kind of its option's default: a number, a string, a bool.
+    """Check that each value has the kind of its option's default: a number, a string or a bool.
 
-    Options without a default, or whose default is of another kind, are the builder's to check;
-    and so are unknown ones.
+    The builder itself checks unknown options, options without a default, and options with a default
+    of another kind.
 
     Raises:
-        ValueError: naming the option as ``where``.option.
+        ValueError: a value has another kind; the message names the option as ``where``.option.
     """
     parameters = inspect.signature(builder).parameters
     for name, value in values.items():

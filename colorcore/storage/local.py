@@ -9,15 +9,10 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from colorcore.storage.atomic import replace_bytes
 from colorcore.storage.store import Admit, Entry, NotAFileError, Store, join_name
-
-if TYPE_CHECKING:
-    pass
-
-# -- local -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -28,7 +23,7 @@ class LocalStore(Store):
 
     @property
     def location(self) -> str:  # type: ignore[override]
-        """The path as it was given."""
+        """The path as the user wrote it."""
         return str(self.path)
 
     @property
@@ -89,7 +84,7 @@ class LocalStore(Store):
         return LocalStore(self.path / folder)
 
     def identity(self, folder: str = "") -> tuple[int, int]:
-        """What tells a folder from all others, however many links lead to it."""
+        """Device and inode: the same for all links to a folder, different for any other folder."""
         status = (self.path / folder).stat()
         return status.st_dev, status.st_ino
 

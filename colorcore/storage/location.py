@@ -1,25 +1,21 @@
-"""From a location as a user writes it to the store behind it."""
+"""Opens the store of a location as a user writes it."""
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote
 
 from colorcore.storage.local import LocalStore
 from colorcore.storage.remote import RemoteStore, filesystem_of
 from colorcore.storage.store import LocationError, Store
 
-if TYPE_CHECKING:
-    pass
-
 _SECRETS = re.compile(r"key|secret|token|password|credential|sig", re.IGNORECASE)
 
 
 def open_store(location: str | Path | Store) -> Store:
-    """The store of a location; nothing is read yet.
+    """The store of a location; does not read anything yet.
 
     Args:
         location: a local path, a ``file://`` URI, or a URI that `pyarrow.fs` opens. After an
@@ -27,7 +23,7 @@ def open_store(location: str | Path | Store) -> Store:
             other than Amazon's (so do AWS_ENDPOINT_URL and AWS_REGION).
 
     Raises:
-        LocationError: no such kind of store, or the location holds a secret.
+        LocationError: the kind of store is unknown, or the location contains a secret.
     """
     if isinstance(location, Store):
         return location
@@ -46,7 +42,7 @@ def open_store(location: str | Path | Store) -> Store:
 
 @lru_cache(maxsize=1024)
 def _check_uri(scheme: str, bucket: str, query: str, *, user: bool) -> None:
-    """Say at once that a URI is of no known kind, or holds a secret (which may hold slashes)."""
+    """Refuse a URI of an unknown kind, or with a secret (which may contain slashes), at once."""
     if user or "@" in bucket or any(_SECRETS.search(name) for name, _ in parse_qsl(query)):
         raise LocationError(
             f"expected no credentials in the location {scheme}://…; "
@@ -56,6 +52,6 @@ def _check_uri(scheme: str, bucket: str, query: str, *, user: bool) -> None:
 
 
 def absolute_store(location: str | Path | Store) -> Store:
-    """The same store, whatever the current folder is: for another process."""
+    """The same store by an absolute path, for a process with another current folder."""
     store = open_store(location)
     return store if store.local is None else LocalStore(store.local.absolute())

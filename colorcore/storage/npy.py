@@ -1,4 +1,4 @@
-"""Arrays as the bytes of .npy files."""
+"""Arrays as the bytes of ``.npy`` files."""
 
 from __future__ import annotations
 

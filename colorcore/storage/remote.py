@@ -1,4 +1,4 @@
-"""A prefix of a bucket as a store, through pyarrow.fs: calls are repeated with growing pauses."""
+"""A prefix of a bucket as a store, through pyarrow.fs: calls are retried with backoff."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 TRIES = 6
-"""Times a remote call is made before it counts as failed."""
+"""Attempts of a remote call before it counts as failed."""
 FIRST_PAUSE_S = 0.2
-"""Pause after the first failure; each next one is twice as long, give or take a half."""
+"""Pause after the first failure. It doubles with each retry, with a jitter of ±50% so that many
+workers do not retry in step."""
 CONNECT_TIMEOUT_S = 5.0
 REQUEST_TIMEOUT_S = 20.0
 _S3_OPTIONS = frozenset({"endpoint_override", "scheme", "region", "anonymous"})
@@ -37,9 +38,6 @@ _FINAL = re.compile(
 )
 _COPY = 1 << 20
 _T = TypeVar("_T")
-
-
-# -- remote ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class RemoteStore(Store):
 
     @property
     def location(self) -> str:  # type: ignore[override]
-        """The URI, its options last."""
+        """The URI, with its options at the end."""
         return self.show()
 
     def show(self, name: str = "") -> str:  # noqa: D102
@@ -61,7 +59,7 @@ class RemoteStore(Store):
         return f"{uri}?{self.query}" if self.query else uri
 
     def filesystem(self) -> FileSystem:
-        """The file system; one a process for each bucket."""
+        """The file system; each process opens one per bucket."""
         return filesystem_of(self.scheme, self.bucket, self.query)
 
     def kind(self, name: str = "") -> str:  # noqa: D102
@@ -110,7 +108,7 @@ class RemoteStore(Store):
         return io.BufferedReader(_RemoteFile(self, name))
 
     def stream(self, name: str) -> AbstractContextManager[IO[bytes]]:  # noqa: D102
-        return io.BufferedReader(_RemoteFile(self, name), 8 * _COPY)  # one request a buffer
+        return io.BufferedReader(_RemoteFile(self, name), 8 * _COPY)  # one request per buffer
 
     def write(self, name: str, data: bytes) -> None:  # noqa: D102
         def action(fs: FileSystem, path: str) -> None:
@@ -149,7 +147,7 @@ class RemoteStore(Store):
         return join_name(join_name(self.bucket, self.prefix), name)
 
     def _try(self, name: str, action: Callable[[FileSystem, str], _T]) -> _T:
-        """Run a call, and again with growing pauses while it fails for a passing reason."""
+        """Run a call, and retry it with exponential backoff while it fails for a passing reason."""
         path = self._path(name)
         for attempt in range(1, TRIES + 1):
             try:
@@ -170,7 +168,7 @@ class RemoteStore(Store):
 
 
 class _RemoteFile(io.RawIOBase):
-    """A remote file; each of its reads is repeated, from where it was, as all remote calls are."""
+    """A remote file. Each read is retried from its offset, like every remote call."""
 
     def __init__(self, store: RemoteStore, name: str) -> None:
         def action(fs: FileSystem, path: str) -> tuple[Any, int]:
@@ -257,7 +255,7 @@ def _s3(bucket: str, options: dict[str, str]) -> Any:
         connect_timeout=CONNECT_TIMEOUT_S,
         request_timeout=REQUEST_TIMEOUT_S,
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=2),
-        allow_delayed_open=True,  # one PUT for what is smaller than a part (10 MB)
+        allow_delayed_open=True,  # one PUT for files smaller than a part (10 MB)
     )
 
 

@@ -1,13 +1,13 @@
 """Folders of files, here or in an object store, behind one small interface.
 
-Everything that reads or writes a dataset or a source goes through a :class:`Store`. A local one
-is the file system itself; a remote one is whatever `pyarrow.fs` opens (``s3://``, ``gs://``, …).
-Both promise the same: a reader sees a file whole or not at all. Locally that is a rename, in an
-object store one PUT. Remote calls that fail for a passing reason are repeated with growing
-pauses; what still fails is a :class:`StorageError` that names the file and the cause.
+All code that reads or writes a dataset or a source goes through a :class:`Store`. A local store is
+the file system itself; a remote one is anything that `pyarrow.fs` opens (``s3://``, ``gs://``, …).
+Both guarantee that a reader sees a file whole or not at all: locally by a rename, in an object
+store by one PUT. Remote calls that fail for a passing reason are retried with exponential backoff;
+a call that keeps failing raises a :class:`StorageError` that names the file and the cause.
 
-Credentials come from the environment, as the store's own tools take them; a location that
-carries a secret is refused, because locations are written into datasets and logs.
+Credentials come from the environment, as for the store's own tools. A location that contains a
+secret is refused, because locations are written into datasets and logs.
 """
 
 from __future__ import annotations
@@ -17,45 +17,41 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
+from typing import IO
 
 Admit = Callable[[int], None]
 
 
 class StorageError(Exception):
-    """A store does not answer, refuses, or cannot be opened; the message is one line."""
+    """A store does not answer, refuses access, or cannot be opened; the message is one line."""
 
 
 class LocationError(StorageError):
-    """A location that cannot be opened as it is written."""
+    """A location that cannot be opened as written."""
 
 
 class NotAFileError(OSError):
-    """A pipe, socket or device: opening it could wait for ever."""
+    """A pipe, socket or device: opening one could block forever."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One name in a folder: its path below the store's top."""
+    """One entry of a folder: its path relative to the store."""
 
     name: str
     is_dir: bool
 
 
 class Store(ABC):
-    """A folder. Names are paths below it, with ``/``; bytes that are no UTF-8 as surrogates."""
+    """A folder. Names are relative paths with ``/``; bytes that are not UTF-8 become surrogates."""
 
     location: str
-    """Where it is, as a user would write it."""
+    """The location, as a user would write it."""
     local: Path | None = None
-    """Its path when it is on this machine."""
+    """The path, if the folder is on this machine."""
 
     def show(self, name: str = "") -> str:
-        """A file's whole location, for messages."""
+        """A file's full location, for messages."""
         return join_name(self.location, name)
 
     @abstractmethod
@@ -64,40 +60,40 @@ class Store(ABC):
 
     @abstractmethod
     def entries(self, folder: str = "") -> list[Entry]:
-        """What a folder holds, sorted by name as bytes; holds all of its names at once."""
+        """A folder's entries, sorted by the bytes of their names; all are in memory at once."""
 
     @abstractmethod
     def read(self, name: str, *, admit: Admit | None = None) -> bytes:
         """A whole file.
 
-        ``admit`` is called with the file's size before its bytes are read; it may wait, or
-        raise, which this passes on.
+        ``admit`` is called with the file's size before its bytes are read. It may block until
+        there is memory, or raise; the exception passes through.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: there is no such file.
             OSError: a local file cannot be read.
-            StorageError: a remote file cannot.
+            StorageError: a remote file cannot be read.
         """
 
     @abstractmethod
     def read_range(self, name: str, offset: int, length: int) -> bytes:
-        """``length`` bytes from ``offset`` on (fewer at the end); errors as :meth:`read`."""
+        """``length`` bytes from ``offset`` (fewer at the end); errors as :meth:`read`."""
 
     @abstractmethod
     def size(self, name: str) -> int:
-        """Bytes of a file; errors as :meth:`read`."""
+        """A file's size in bytes; errors as :meth:`read`."""
 
     @abstractmethod
     def open(self, name: str) -> AbstractContextManager[IO[bytes]]:
-        """A file to be read here and there; errors as :meth:`read`."""
+        """Open a file for random access; errors as :meth:`read`."""
 
     @abstractmethod
     def stream(self, name: str) -> AbstractContextManager[IO[bytes]]:
-        """A file to be read once from its start; errors as :meth:`read`."""
+        """Open a file to read it once from its start; errors as :meth:`read`."""
 
     @abstractmethod
     def write(self, name: str, data: bytes) -> None:
-        """Write a whole file in one step; folders come by themselves."""
+        """Write a whole file in one step; creates its folders."""
 
     @abstractmethod
     def put(self, path: Path, name: str) -> None:
@@ -105,22 +101,22 @@ class Store(ABC):
 
     @abstractmethod
     def fetch(self, name: str, target: Path) -> None:
-        """Copy a file to a local path (not in one step)."""
+        """Copy a file to a local path; an error may leave a part of it."""
 
     @abstractmethod
     def remove(self, name: str) -> None:
-        """Remove a file, if there is one."""
+        """Remove a file, if it exists."""
 
     @abstractmethod
     def below(self, folder: str) -> Store:
-        """The store of one of its folders."""
+        """The store of a subfolder."""
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file."""
+        """Whether the file exists."""
         return self.kind(name) == "file"
 
     def names(self, folder: str) -> list[str]:
-        """The names of a folder's files, without the folder; none when there is no folder."""
+        """The names of a folder's files, without the folder; empty if there is no folder."""
         try:
             found = self.entries(folder)
         except FileNotFoundError:
@@ -129,5 +125,5 @@ class Store(ABC):
 
 
 def join_name(folder: str, name: str) -> str:
-    """A name below a folder, either of which may be empty."""
+    """Join a folder and a name, either of which may be empty."""
     return f"{folder.rstrip('/')}/{name}" if folder and name else folder or name
