@@ -1,4 +1,4 @@
-"""The search without trainings: made-up courses of scores, against ASHA worked out by hand."""
+"""The search without trainings: made-up score histories, and ASHA worked out by hand."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ def space(recipe: Recipe) -> Space:
 
 
 def score(record: TrialRecord, epoch: int) -> float:
-    """A course that rises to its end; best at lr 2e-4, batch 16; the other values do nothing."""
+    """A score that rises to the end; best at lr 2e-4, batch 16; other values have no effect."""
     miss = abs(math.log10(record.values["optim.lr"] / 2e-4))
     miss += 0.3 * abs(math.log2(record.values["data.batch"] / 16))
     return 0.9 - 0.1 * miss - 0.3 / epoch
 
 
-def play(search: Search, trials: int, course=score) -> None:
-    """What the driver does, with a made-up course in place of a training."""
+def play(search: Search, trials: int, scored=score) -> None:
+    """Run trials as the driver does, with made-up scores in place of trainings."""
     while len(search.records()) < trials:
-        go_on(search, search.ask(), course)
+        train(search, search.ask(), scored)
 
 
-def go_on(search: Search, record: TrialRecord, course=score, start: int = 1) -> None:
-    verdict, scores = None, {}
+def train(search: Search, record: TrialRecord, scored=score, start: int = 1) -> None:
+    ending, scores = None, {}
     for epoch in range(start, EPOCHS + 1):
-        scores = {"auc_balanced": course(record, epoch)}
-        verdict = search.report(record.number, epoch, scores, is_last=epoch == EPOCHS)
-        if verdict is not None:
+        scores = {"auc_balanced": scored(record, epoch)}
+        ending = search.report(record.number, epoch, scores, is_last=epoch == EPOCHS)
+        if ending is not None:
             break
-    end(search, record, verdict, scores, epoch)
+    end(search, record, ending, scores, epoch)
 
 
 def end(
-    search: Search, record: TrialRecord, verdict: Ending | None, scores: dict, epoch: int = 0
+    search: Search, record: TrialRecord, ending: Ending | None, scores: dict, epoch: int = 0
 ) -> None:
-    outcome, reason = (verdict.outcome, verdict.reason) if verdict else ("finished", "")
+    outcome, reason = (ending.outcome, ending.reason) if ending else ("finished", "")
     search.tell(replace(record, outcome=outcome, reason=reason, scores=scores, epochs=epoch))
 
 
@@ -61,7 +61,7 @@ def test_asha_keeps_the_best_third_at_each_rung(space: Space) -> None:
     """Trials one after the other; scores are constant, so rung 1 and 3 see the same values."""
     search = Search(space, Objective(), SearchSettings(grace=1, reduction=3), None)
     given = [0.5, 0.4, 0.6, 0.55, 0.3, 0.7, 0.65, 0.2, 0.1]
-    # At rung 1, with n values seen, the best max(1, n // 3) go on: 0.5 (first); 0.4 no; 0.6 best
+    # At rung 1, with n values seen, the best max(1, n // 3) continue: 0.5 (first); 0.4 no; 0.6 best
     # of 3; 0.55 of 4 no; 0.3 no; 0.7 of 6, top 2; 0.65 of 7, top 2 are .7 .65; the rest no. At
     # rung 3 come 0.5 (first), 0.6 best of 2, 0.7 best of 3, 0.65 of 4: the best alone is 0.7.
     play(search, len(given), lambda record, _: given[record.number])
@@ -71,29 +71,29 @@ def test_asha_keeps_the_best_third_at_each_rung(space: Space) -> None:
     assert search.records()[6].reason == "behind other trials: auc_balanced 0.6500 after epoch 3"
 
 
-def test_a_trial_stands_for_its_best_checkpoint_so_far(space: Space) -> None:
-    """The second falls back at the rung, yet had been better than the first before it."""
+def test_asha_compares_best_scores_so_far(space: Space) -> None:
+    """The second is worse at the rung, but was better than the first before it."""
     search = Search(space, Objective(), SearchSettings(grace=3), None)
-    courses = [[0.5] * 9, [0.4, 0.6, *[0.3] * 7]]
-    play(search, 2, lambda record, epoch: courses[record.number][epoch - 1])
+    histories = [[0.5] * 9, [0.4, 0.6, *[0.3] * 7]]
+    play(search, 2, lambda record, epoch: histories[record.number][epoch - 1])
     assert [record.outcome for record in search.records()] == ["finished", "finished"]
 
 
 @pytest.mark.parametrize(("name", "sign"), [("auc_balanced", 1.0), ("delta_e2000", -1.0)])
-def test_nobody_falls_behind_a_trial_that_collapsed(
+def test_no_trial_is_stopped_for_being_behind_a_collapsed_one(
     space: Space, tmp_path: Path, name: str, sign: float
 ) -> None:
-    """The first one is far ahead until its colours collapse; that others did is remembered."""
+    """The first one is far ahead until its colours collapse; the journal remembers it."""
     journal = tmp_path / "study.log"
     search = Search(space, Objective((name,)), SearchSettings(grace=1, reduction=3), journal)
 
     def reached(record: TrialRecord, epochs: int, score: float, *signs: str) -> Ending | None:
-        verdicts = [
+        endings = [
             search.report(record.number, epoch, {name: sign * score}, signs)
             for epoch in range(1, epochs + 1)
         ]
-        assert verdicts[:-1] == [None] * (epochs - 1)
-        return verdicts[-1]
+        assert endings[:-1] == [None] * (epochs - 1)
+        return endings[-1]
 
     first, second, third = (search.ask() for _ in range(3))
     pruned = reached(first, SIGN_PATIENCE, 0.9, "sepia")
@@ -133,40 +133,42 @@ def test_the_same_seed_is_the_same_study_also_across_interruptions(
     assert [r.values for r in other.records()] != [r.values for r in whole.records()]
 
 
-def test_a_killed_study_knows_its_unfinished_trials_and_half_a_line_does_no_harm(
+def test_a_killed_study_has_its_unfinished_trials_despite_an_incomplete_last_line(
     space: Space, tmp_path: Path
 ) -> None:
     journal = tmp_path / "study.log"
     search = Search(space, Objective(), SearchSettings(), journal)
     play(search, 3)
-    begun = search.ask()
-    search.note(begun.number, run_id="abc")
-    assert search.report(begun.number, 1, {"auc_balanced": 0.99}) is None
+    started = search.ask()
+    search.note(started.number, run_id="abc")
+    assert search.report(started.number, 1, {"auc_balanced": 0.99}) is None
     with journal.open("ab") as file:
         file.write(b'{"op_code": 8, "wor')
     (tmp_path / "study.log.lock").symlink_to(journal)  # of a process that is gone
     again = Search(space, Objective(), SearchSettings(), journal)
     (unfinished,) = again.unfinished()
-    assert unfinished == replace(begun, run_id="abc", epochs=1)
-    assert again.report(begun.number, 1, {"auc_balanced": 0.1}) is None  # told twice, kept once
-    go_on(again, unfinished, lambda *_: 0.99, start=2)
+    assert unfinished == replace(started, run_id="abc", epochs=1)
+    assert (
+        again.report(started.number, 1, {"auc_balanced": 0.1}) is None
+    )  # reported twice, kept once
+    train(again, unfinished, lambda *_: 0.99, start=2)
     third = Search(space, Objective(), SearchSettings(), journal)
     assert third.records() == again.records()
-    assert third.ranked()[0].number == begun.number
+    assert third.ranked()[0].number == started.number
 
 
-def test_lost_trials_rank_last_however_far_they_got(space: Space) -> None:
-    """TPE draws from near the best trials; the lost ones, told as such, are none of these."""
+def test_tpe_avoids_collapsed_trials_whatever_their_scores(space: Space) -> None:
+    """TPE samples near the best trials, which the collapsed ones must not be."""
     search = Search(space, Objective(), SearchSettings(startup=5, grace=0, prune_signs=True), None)
     for _ in range(30):
         record = search.ask()
         high = record.values["optim.lr"] > 1e-4
-        course = 0.9 if high else 0.5  # the best scores are those of the trials that collapse
-        scores = {"auc_balanced": course}
+        # The trials that collapse have the best scores.
+        scores = {"auc_balanced": 0.9 if high else 0.5}
         for epoch in (1, 2, 3):
             signs = ("grey",) if high else ()
-            verdict = search.report(record.number, epoch, scores, signs)
-        end(search, record, verdict, scores, 3)
+            ending = search.report(record.number, epoch, scores, signs)
+        end(search, record, ending, scores, 3)
     outcomes = {record.outcome for record in search.records()}
     assert outcomes == {"pruned", "finished"}
     late = search.records()[15:]
@@ -174,7 +176,7 @@ def test_lost_trials_rank_last_however_far_they_got(space: Space) -> None:
     assert "grey" in next(r.reason for r in search.records() if r.outcome == "pruned")
 
 
-def test_collapse_is_a_sign_that_stays() -> None:
+def test_a_collapse_is_a_sign_in_three_consecutive_validations() -> None:
     grey, pale = ("grey", "washed_out"), ("washed_out",)
     assert collapsed([grey, grey]) is None
     assert collapsed([grey, grey, grey]) == "grey"
@@ -184,19 +186,19 @@ def test_collapse_is_a_sign_that_stays() -> None:
     assert collapsed([(), grey, grey, ("diverged", "grey")]) == "grey"
 
 
-def test_signs_prune_unless_that_is_switched_off(space: Space) -> None:
+def test_signs_prune_unless_turned_off(space: Space) -> None:
     for prune, outcome in ((True, "pruned"), (False, None)):
         search = Search(space, Objective(), SearchSettings(grace=0, prune_signs=prune), None)
         number = search.ask().number
-        verdicts = [search.report(number, e, {"auc_balanced": 0.8}, ("sepia",)) for e in (1, 2, 3)]
-        assert verdicts[:2] == [None, None]
-        assert (verdicts[2] and verdicts[2].outcome) == outcome
+        endings = [search.report(number, e, {"auc_balanced": 0.8}, ("sepia",)) for e in (1, 2, 3)]
+        assert endings[:2] == [None, None]
+        assert (endings[2] and endings[2].outcome) == outcome
 
 
-def test_a_score_that_is_no_number_fails_the_trial(space: Space) -> None:
+def test_a_nan_score_fails_the_trial(space: Space) -> None:
     search = Search(space, Objective(), SearchSettings(), None)
-    verdict = search.report(search.ask().number, 1, {"auc_balanced": math.nan})
-    assert verdict == Ending("failed", "auc_balanced is nan on the validation photos")
+    ending = search.report(search.ask().number, 1, {"auc_balanced": math.nan})
+    assert ending == Ending("failed", "auc_balanced is nan on the validation photos")
 
 
 def test_two_metrics_have_a_front(space: Space) -> None:
@@ -208,26 +210,26 @@ def test_two_metrics_have_a_front(space: Space) -> None:
         assert search.report(record.number, 1, scores) is None
         end(search, record, None, scores)
     assert [record.number for record in search.front()] == [0, 1, 4]
-    lost = search.ask()
-    end(search, lost, Ending("failed", "so"), {})
+    failed = search.ask()
+    end(search, failed, Ending("failed", "an error"), {})
     assert [record.number for record in search.front()] == [0, 1, 4]
 
 
-def test_importance_goes_to_what_decides(space: Space) -> None:
+def test_the_setting_that_decides_has_the_importance(space: Space) -> None:
     search = Search(space, Objective(), SearchSettings(), None)
 
     def by_lr(record: TrialRecord, epoch: int) -> float:
         return 0.9 - 0.1 * abs(math.log10(record.values["optim.lr"] / 2e-4)) - 0.3 / epoch
 
     play(search, 9, by_lr)
-    assert search.importances() == {}  # of too few
+    assert search.importances() == {}  # too few trials
     play(search, 40, by_lr)
     shares = search.importances()["auc_balanced"]
     assert math.isclose(sum(shares.values()), 1.0)
     assert shares["optim.lr"] > 0.8
 
 
-def test_wrong_metrics_are_told() -> None:
+def test_wrong_metrics_are_refused() -> None:
     assert objective_of([]).metrics == ("auc_balanced",)
     with pytest.raises(WrongCallError, match=r"unknown metric 'pnsr'; did you mean psnr\?"):
         objective_of(["pnsr"])
@@ -240,17 +242,17 @@ def test_wrong_metrics_are_told() -> None:
 @pytest.mark.parametrize(
     ("epochs", "eval_every", "grace"), [(9, 1, 1), (100, 1, 6), (100, 5, 10), (3, 1, 1), (8, 4, 4)]
 )
-def test_the_grace_is_two_rungs_below_the_whole_and_ends_at_a_validation(
+def test_the_default_grace_has_two_rungs_and_ends_at_a_validation(
     epochs: int, eval_every: int, grace: int
 ) -> None:
     assert default_grace(epochs, eval_every) == grace
 
 
-def test_whole_numbers_stay_whole_through_the_journal(tmp_path: Path, recipe: Recipe) -> None:
+def test_integers_stay_integers_through_the_journal(tmp_path: Path, recipe: Recipe) -> None:
     tables = {"model.channels": {"uniform": [4, 64]}, "data.flip": {"choices": [True, False]}}
     space = space_of(tables, load_recipe("simple"))
-    drawn = Search(space, Objective(), SearchSettings(), tmp_path / "j").ask().values
+    sampled = Search(space, Objective(), SearchSettings(), tmp_path / "j").ask().values
     read = Search(space, Objective(), SearchSettings(), tmp_path / "j").record(0).values
-    assert read == drawn
+    assert read == sampled
     assert type(read["model.channels"]) is int
     assert type(read["data.flip"]) is bool

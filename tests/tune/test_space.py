@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,15 @@ def test_the_study_table_sets_options_and_leaves_the_default_space(tmp_path: Pat
     space, options = load_space_file(file, recipe, fixed)  # a path in the file is searched anyway
     assert tables_of(space) == {"optim.lr": {"log": [1e-4, 1e-2]}}
     assert options == StudyOptions(keep=1)
+
+
+def test_the_documented_study_table_holds_the_defaults() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tuning.md").read_text(encoding="utf-8")
+    table = page[page.index("[study]\n") :].partition("```")[0]
+    assert options_of(tomllib.loads(table)["study"]) == StudyOptions()
+    assert [line.strip("# ").split(" ")[0] for line in table.splitlines()[1:]] == [
+        field.name for field in fields(StudyOptions)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -118,8 +118,8 @@ def test_the_studys_own_run_shows_curves_pictures_and_plots(
     page.goto(f"{run}/model-metrics")
     page.get_by_text("best/auc_balanced").first.wait_for()
     page.locator(".js-plotly-plot .scatterlayer .trace").first.wait_for()
-    page.goto(f"{run}/artifacts/study/parallel_coordinates.png")
-    assert loaded(page.locator("img[alt='study/parallel_coordinates.png']"), 1)
+    page.goto(f"{run}/artifacts/study/importances.png")
+    assert loaded(page.locator("img[alt='study/importances.png']"), 1)
 
 
 def test_nothing_leaves_this_machine(
