@@ -1,4 +1,4 @@
-"""`cc demo`: the whole path on real photos, each step the command that a user would type."""
+"""`cc demo`: the whole workflow on real photos, each step a command that a user could type."""
 
 from __future__ import annotations
 
@@ -13,29 +13,35 @@ import typer
 
 def demo(
     photos: Annotated[
-        Path | None, typer.Option(help="A folder of your own photos; default: installed ones.")
+        Path | None, typer.Option(help="Folder of your own photos (default: installed ones).")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for all that it makes.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="Folder for all output.")] = Path("demo"),
     photo_steps: Annotated[
-        int, typer.Option(min=1, help="Photos that pass through the network in training.")
+        int, typer.Option(min=1, help="Photos shown to the network during training.")
     ] = 18_000,
 ) -> None:
-    """Shard, priors, train, eval, colorize: in one go, in a few minutes, with pictures."""
+    """Run shard, priors, train, eval and colorize on a few photos, with pictures, in minutes."""
     import json
 
     from cli import show
-    from pipelines import demo as job
+    from pipelines.demo import (
+        before_and_after,
+        held_out_photos,
+        installed_photos,
+        own_photos,
+        start_demo,
+    )
 
-    if job.begin(out):
+    if start_demo(out):
         show.warn(f"removed the earlier demo in {out}")
     source, dataset, model = out / "photos", out / "dataset", out / "model"
     pictures, uri = out / "pictures", f"sqlite:///{(out / 'mlflow.db').absolute()}"
     if photos is None:
-        whole = job.installed_photos(source, out / "photographs")
+        whole = installed_photos(source, out / "photographs")
         show.warn(f"cut {len(whole)} installed photographs into tiles in {source}")
     else:
         whole = []
-        show.warn(f"linked {job.own_photos(photos, source)} photos into {source}")
+        show.warn(f"linked {own_photos(photos, source)} photos into {source}")
     _step("shard", source, dataset, "--size", 96, "--val-percent", 10, "--photos-per-unit", 50)
     _step("priors", dataset)
     train_samples = json.loads((dataset / "dataset.json").read_text())["counts"]["train"]
@@ -54,9 +60,9 @@ def demo(
         "--out", model, "--tracking-uri", uri, "--name", "demo",
     )  # fmt: skip
     _step("eval", model, dataset, "--picture", out / "validation.png")
-    shown = whole or job.held_out_photos(dataset, source)
+    shown = whole or held_out_photos(dataset, source)
     _step("colorize", model, *shown, "--out", pictures)
-    before_after = job.before_and_after(shown, pictures, out / "before-after.png")
+    before_after = before_and_after(shown, pictures, out / "before-after.png")
     show.facts(
         {
             "\nbefore and after": before_after,
@@ -69,7 +75,7 @@ def demo(
 
 
 def _step(*arguments: Any) -> None:
-    """Show and run one cc command; its failure ends the demo."""
+    """Print and run one cc command; exit if it fails."""
     words = [str(argument) for argument in arguments]
     print(f"\n$ cc {shlex.join(words)}", file=sys.stderr, flush=True)
     done = subprocess.run([sys.executable, "-m", "cli.main", *words], check=False)

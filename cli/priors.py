@@ -1,4 +1,4 @@
-"""`cc priors`: the palette of a dataset: centroids, priors, weights, and a picture."""
+"""`cc priors`: a dataset -> its palette: centroids, priors, weights, and a picture."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from cli.options import AsJson
 
 
 def priors(
-    dataset: Annotated[str, typer.Argument(help="A dataset of cc shard.")],
+    dataset: Annotated[str, typer.Argument(help="Dataset made by cc shard.")],
     bins: Annotated[int, typer.Option(min=2, max=4096, help="Number of colour bins.")] = 313,
     method: Annotated[
-        Literal["kmeans", "grid"], typer.Option(help="Bins by data, or a uniform grid.")
+        Literal["kmeans", "grid"], typer.Option(help="Cluster the data, or use a uniform grid.")
     ] = "kmeans",
     power: Annotated[
         float,
-        typer.Option(min=0.0, max=2.0, help="Temper counts: 0.5 gives vivid colours more bins."),
+        typer.Option(
+            min=0.0, max=2.0, help="Exponent on colour counts; 0.5 gives vivid colours more bins."
+        ),
     ] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of k-means.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of k-means.")] = 0,
     centroids: Annotated[
-        Path | None, typer.Option(help="Use these (Q, 2) ab centroids, a .npy file.")
+        Path | None, typer.Option(help="Use the (Q, 2) ab centroids in this .npy file.")
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Find the colour bins, how often each occurs, and what each weighs."""
+    """Find the colour bins of a dataset, how often each occurs, and its weight in the loss."""
     from cli import show
     from pipelines.priors import make_palette
 

@@ -1,1 +1,1 @@
-"""The jobs: where Ray, MLflow and file systems enter. Each job is one function to call."""
+"""The jobs, one function per command; Ray, MLflow and file systems enter here."""

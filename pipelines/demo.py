@@ -1,9 +1,9 @@
-"""The job of `cc demo`: photographs that come with installed libraries, and what to do with them.
+"""The job of `cc demo`: photographs that come with installed libraries, and pictures of the result.
 
-scikit-learn and scikit-image install a few real photographs. Colour ones are cut into tiles of
-several zooms, so that there are a few hundred samples; grey ones go in whole, to be refused.
-Seven photographs are too few to learn colour from: the demo shows that everything works, and
-its scores flatter, because neighbouring tiles of one photograph are in both splits.
+scikit-learn and scikit-image install a few real photographs. Colour ones are cut into tiles at
+several zooms, which gives a few hundred samples; grey ones stay whole and are refused. Seven
+photographs are too few to learn colour from: the demo shows that everything works. Its scores
+are too good, because neighbouring tiles of one photograph are in both splits.
 """
 
 from __future__ import annotations
@@ -28,14 +28,17 @@ COLOUR = (
 )
 GREY = ("skimage/camera.png", "skimage/coins.png", "skimage/moon.png", "skimage/brick.png")
 ZOOMS = (1, 2, 3, 4)
-"""A photograph is cut into squares of its shorter side divided by these."""
+"""Divisors of a photograph's shorter side: the sides of the square tiles it is cut into."""
 MAX_PHOTOS = 2000
-"""Of one's own photos, the demo takes at most this many."""
+"""The demo uses at most this many of the user's own photos."""
+MAX_SHOWN = 8
+"""Held-out photos in the picture at the end."""
 MARKER = ".cc-demo"
+"""The file by which a later demo knows that it may remove the folder."""
 
 
-def begin(out: Path) -> bool:
-    """Make the demo's folder; an earlier demo in it is removed (then True is returned).
+def start_demo(out: Path) -> bool:
+    """Make the demo's folder; return whether that removed an earlier demo.
 
     Raises:
         WrongCallError: the folder holds something else.
@@ -51,7 +54,7 @@ def begin(out: Path) -> bool:
 
 
 def own_photos(source: Path, folder: Path) -> int:
-    """Link the first photos of ``source`` into ``folder``; returns how many."""
+    """Link the first photos of ``source`` into ``folder``; return their number."""
     sources = open_sources([local_path(str(source), "--photos")])
     folder.mkdir(parents=True)
     count = 0
@@ -68,7 +71,7 @@ def own_photos(source: Path, folder: Path) -> int:
 
 
 def installed_photos(folder: Path, whole_folder: Path) -> list[Path]:
-    """Cut the installed photographs into tiles below ``folder``; returns copies of the whole ones.
+    """Cut the installed photographs into tiles in ``folder``; return copies of the whole ones.
 
     Raises:
         WrongCallError: scikit-image is not installed.
@@ -98,8 +101,8 @@ def _installed(name: str) -> Path:
         import skimage
     except ImportError as error:
         raise WrongCallError(
-            "the demo's photographs come with scikit-image: pip install 'colorcore[demo]', "
-            "or use your own with --photos"
+            "expected scikit-image, which holds the demo's photographs, found none; "
+            "pip install 'colorcore[demo]', or use your own photos with --photos"
         ) from error
     return Path(skimage.__file__).parent / "data" / file
 
@@ -112,8 +115,8 @@ def _tiles(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
                 yield left, top, left + side, top + side
 
 
-def held_out_photos(dataset: Path, folder: Path, count: int = 8) -> list[Path]:
-    """The first photos of the validation split: the model has not seen them."""
+def held_out_photos(dataset: Path, folder: Path) -> list[Path]:
+    """The first photos of the validation split, which the model has not trained on."""
     from colorcore.dataset.layout import iterate_index
 
     found: list[Path] = []
@@ -123,11 +126,11 @@ def held_out_photos(dataset: Path, folder: Path, count: int = 8) -> list[Path]:
         ):
             if split == "val":
                 found.append(folder / source)
-    return found[:count]
+    return found[:MAX_SHOWN]
 
 
 def before_and_after(photos: list[Path], pictures: Path, target: Path) -> Path:
-    """One picture: each photo's lightness, what became of it, and the photo."""
+    """Save one picture: per photo its lightness, its colourized version, and the original."""
     import numpy as np
     import torch
 

@@ -1,10 +1,10 @@
-"""Which device a job of one process uses."""
+"""The device of a job with a single process."""
 
 from __future__ import annotations
 
 
 def best_device() -> str:
-    """The GPU, if there is one."""
+    """``"cuda"`` if there is a GPU, else ``"cpu"``."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""The job of `cc priors`: a dataset's histograms -> its palette, and a picture of it."""
+"""The job of `cc priors`: a dataset's histograms -> its palette, and a picture of that."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipelines.errors import WrongCallError
 
 @dataclass(frozen=True, slots=True)
 class PriorsReport:
-    """What `cc priors` made: the palette, the pixels it is from, and its picture."""
+    """The result of `cc priors`: the palette, the pixels and cells counted, and its picture."""
 
     palette: Palette
     pixels: int
@@ -35,11 +35,11 @@ def make_palette(
     seed: int = 0,
     centroids: Path | None = None,
 ) -> PriorsReport:
-    """Fit, save and draw the palette of a dataset; the same call gives the same bytes.
+    """Fit, save and draw a dataset's palette; the same call writes the same bytes.
 
     Raises:
-        DatasetError: no finished dataset.
-        WrongCallError: the data has fewer colours than bins, or ``centroids`` is no (Q, 2) array.
+        DatasetError: the dataset is not finished.
+        WrongCallError: the data has fewer colours than bins, or ``centroids`` is not (Q, 2).
     """
     store = open_store(dataset)
     info = read_info(store)

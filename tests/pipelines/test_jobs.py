@@ -226,10 +226,10 @@ def test_the_demos_photographs_fill_a_dataset(tmp_path: Path) -> None:
 def test_the_demo_only_clears_its_own_folder(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(WrongCallError, match="holds other files"):
-        demo.begin(tmp_path)
-    assert not demo.begin(tmp_path / "demo")
+        demo.start_demo(tmp_path)
+    assert not demo.start_demo(tmp_path / "demo")
     (tmp_path / "demo" / "old").write_text("x")
-    assert demo.begin(tmp_path / "demo")
+    assert demo.start_demo(tmp_path / "demo")
     assert not (tmp_path / "demo" / "old").exists()
 
 
