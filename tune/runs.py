@@ -172,7 +172,7 @@ class StudyRun:
         self.log.close()
         from mlflow.exceptions import MlflowException
 
-        with contextlib.suppress(JobError, MlflowException):  # unreachable: end_run reports it
+        with contextlib.suppress(JobError, MlflowException, OSError):  # the run must end anyway
             resend_runs([str(self.out)], self.run.uri)
             ranked = search.ranked()
             if status == "FINISHED" and ranked and ranked[0].run_id is not None:
@@ -181,7 +181,7 @@ class StudyRun:
             study = Path(folder) / "study"
             study.mkdir()
             for name in ARTIFACTS:
-                if (self.out / name).exists():
+                with contextlib.suppress(OSError):  # missing or unreadable: the run must end
                     shutil.copy2(self.out / name, study / name)
             return end_run(self.run, status, {study.name: study}, self.out)
 
