@@ -19,7 +19,7 @@ def priors(
     power: Annotated[
         float,
         typer.Option(
-            min=0.0, max=2.0, help="Exponent on colour counts; 0.5 gives vivid colours more bins."
+            min=0.0, max=2.0, help="Power of the counts; 0.5 gives vivid colours more bins."
         ),
     ] = 1.0,
     seed: Annotated[int, typer.Option(help="Random seed of k-means.")] = 0,
