@@ -1,4 +1,4 @@
-"""MLflow's server as a child of this process."""
+"""MLflow's server as a child of this process, on a free port, for stores that are no server."""
 
 from __future__ import annotations
 
@@ -12,38 +12,31 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
 
 from pipelines.errors import JobError
+from pipelines.tracking.mlflow_env import SERVER_QUIET
 from pipelines.tracking.redact import without_secrets
-
-if TYPE_CHECKING:
-    pass
-
 
 PORT = 5000
 START_S = 120.0
-SERVER_QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    # Judges of chat traces, in a handful of processes.
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-}
-
-
-# -- what serves the pages ------------------------------------------------------------------------
+"""Seconds that the server may take to start."""
 
 
 def is_server(uri: str) -> bool:
-    """Whether the store has pages of its own already."""
+    """Whether the tracking store is a server, which has pages of its own."""
     return uri.startswith(("http://", "https://"))
 
 
+def page_address(uri: str, host: str, port: int) -> str:
+    """The address of the store's pages: its own if it is a server, else host and port."""
+    return without_secrets(uri).rstrip("/") if is_server(uri) else f"http://{_joined(host, port)}"
+
+
 def free_port(host: str, asked: int | None) -> int:
-    """The port asked for; if none was, 5000 or whichever is free.
+    """The port asked for; by default 5000 if it is free, else any free one.
 
     Raises:
-        JobError: the one asked for is taken, or there is no such host.
+        JobError: the port asked for is taken, or there is no such host.
     """
     for port in (PORT, 0) if asked is None else (asked,):
         try:
@@ -56,43 +49,38 @@ def free_port(host: str, asked: int | None) -> int:
     )
 
 
-def place(uri: str, host: str, port: int) -> str:
-    """Where the store's pages are: at its own server, else at host and port."""
-    return without_secrets(uri).rstrip("/") if is_server(uri) else f"http://{_joined(host, port)}"
-
-
 @contextmanager
 def served(uri: str, host: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """MLflow's pages of a store that is no server, ready when the block begins; ends with it.
+    """Serve MLflow's pages of a store for the duration of the block, which begins when they answer.
 
-    The store's URI goes through the environment: others on this machine see commands.
+    The store's URI is passed through the environment, because other users of this machine can read
+    command lines.
 
     Raises:
-        JobError: it does not start.
+        JobError: the server does not start.
     """
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             [*command, "--host", host, "--port", str(port)],
             env={**os.environ, **SERVER_QUIET, "MLFLOW_BACKEND_STORE_URI": uri},
-            stdout=said,
+            stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         try:
             if reason := _wait(process, f"http://{_joined(host, port)}/health"):
-                said.seek(0)
-                lines = said.read().decode(errors="replace").strip().splitlines()
-                raise JobError(
-                    f"{reason}; it said last: {without_secrets(lines[-1] if lines else 'nothing')}"
-                )
+                output.seek(0)
+                lines = output.read().decode(errors="replace").strip().splitlines()
+                last = without_secrets(lines[-1]) if lines else "nothing"
+                raise JobError(f"{reason}; its last output: {last}")
             yield process
         finally:
             _end(process)
 
 
 def _wait(process: subprocess.Popen[bytes], url: str) -> str:
-    """Until the server answers; what went wrong if it does not."""
+    """Wait until the server answers; returns what went wrong, or "" if nothing did."""
     end = time.monotonic() + START_S
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < end:
@@ -105,7 +93,7 @@ def _wait(process: subprocess.Popen[bytes], url: str) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the server and the processes that it started."""
+    """End the server and the processes that it started, which share its process group."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -122,7 +110,7 @@ def _joined(host: str, port: int) -> str:
 
 
 def has_display() -> bool:
-    """Whether a browser that is opened here would be seen by who asked for it."""
+    """Whether a browser opened here would appear in front of the user."""
     if "SSH_CONNECTION" in os.environ:
         return False
     if sys.platform in ("darwin", "win32"):

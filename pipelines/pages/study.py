@@ -1,48 +1,40 @@
-"""What a study is in MLflow: its trials, objectives and pictures, and links to its page."""
+"""A study as its runs in MLflow describe it: trials, objectives, searched settings, pictures."""
 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 from colorcore.scores.metrics import HIGHER_IS_BETTER
 from pipelines.errors import WrongCallError
-from pipelines.tracking.names import PICTURE_KEY
+from pipelines.tracking.mlflow_internals import PICTURES, picture_step
+from pipelines.tracking.names import BEST, KIND_TAG, PICTURE_KEY, STUDY_TAG, VAL
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-STUDY, KIND = "colorcore.study", "colorcore.kind"
-"""Tags: the study's name, and ``study`` (the parent run) or ``trial`` (a child)."""
 MOST_TRIALS = 1000
-"""By so many of a study's trials, the latest, its page is laid out."""
+"""The page is laid out by at most this many trials, the latest."""
 PICTURED = 10
-"""MLflow shows pictures of the first so many visible runs."""
-_STEP = re.compile(r"[+%]step[+%](\d+)[+%]")
-"""In the name of a picture's file, as ``MlflowClient.log_image`` writes it."""
+"""MLflow shows the pictures of this many visible runs."""
 MOST_AXES = 12
+"""Axes of the parallel coordinates; more cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A study as its runs tell.
+    """What the page of a study needs to know.
 
-    started     when, in milliseconds since 1970
-    trials      how many there are
-    objectives  metrics of the trials that the study went by, the first one decides the order:
-                ``best/NAME``, a trial's best score, where trials have that, else ``val/NAME``, of
-                which MLflow takes the last one
+    started     milliseconds since 1970
+    trials      number of trials
+    objectives  metrics of the trials, the first of which orders them: ``best/NAME``, a trial's best
+                score, if the trials have it, else ``val/NAME``, whose last value MLflow takes
     searched    parameters in which the trials differ
-    step        at which the pictures by epoch are opened
+    step        the step at which the pictures by epoch open
     """
 
     name: str
@@ -54,38 +46,40 @@ class Study:
     step: int
 
 
-# -- what a study is -----------------------------------------------------------------------------
+# -- finding a study ------------------------------------------------------------------------------
 
 
 def study_names(client: MlflowClient, experiment_id: str) -> list[str]:
     """The names of all studies, the latest first."""
     runs = client.search_runs(
-        [experiment_id], f"tags.`{KIND}` = 'study'", order_by=["start_time DESC"], max_results=1000
+        [experiment_id],
+        f"tags.`{KIND_TAG}` = 'study'",
+        order_by=["start_time DESC"],
+        max_results=1000,
     )
-    return list(dict.fromkeys(run.data.tags.get(STUDY, run.info.run_name) for run in runs))
+    return list(dict.fromkeys(run.data.tags.get(STUDY_TAG, run.info.run_name) for run in runs))
 
 
 def read_study(client: MlflowClient, experiment_id: str, name: str) -> Study:
-    """The study of this name; of several the latest.
+    """The latest study of this name.
 
     Raises:
         WrongCallError: there is none.
     """
-    if "'" in name and '"' in name:  # MLflow's filters know no escapes, so there is none
-        raise WrongCallError(_unknown(name, study_names(client, experiment_id)))
-    literal = quoted(name)
+    if "'" in name and '"' in name:  # MLflow's filters have no escapes: such a name cannot exist
+        raise WrongCallError(unknown_study(name, study_names(client, experiment_id)))
     parents = client.search_runs(
         [experiment_id],
-        f"tags.`{STUDY}` = {literal} and tags.`{KIND}` = 'study'",
+        filter_of(name, "study"),
         order_by=["start_time DESC"],
         max_results=1,
     )
     if not parents:
-        raise WrongCallError(_unknown(name, study_names(client, experiment_id)))
+        raise WrongCallError(unknown_study(name, study_names(client, experiment_id)))
     trials = list(
         client.search_runs(
             [experiment_id],
-            f"tags.`{STUDY}` = {literal} and tags.`{KIND}` = 'trial'",
+            filter_of(name, "trial"),
             order_by=["start_time DESC"],
             max_results=MOST_TRIALS,
         )
@@ -102,31 +96,46 @@ def read_study(client: MlflowClient, experiment_id: str, name: str) -> Study:
     )
 
 
-def _unknown(name: str, names: Sequence[str]) -> str:
+def filter_of(name: str, kind: str) -> str:
+    """MLflow's filter for a study's own run (``study``) or for its trials (``trial``)."""
+    literal = f'"{name}"' if "'" in name else f"'{name}'"  # the quotes that are not in the name
+    return f"tags.`{STUDY_TAG}` = {literal} and tags.`{KIND_TAG}` = '{kind}'"
+
+
+def unknown_study(name: str, names: Sequence[str]) -> str:
+    """The error for a study that does not exist, with the names most like it."""
     if not names:
-        return f"no study {name!r}, and no other one: cc tune makes them"
+        return f"no study {name!r}: the store has no studies; create one with cc tune"
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:3]
     return f"no study {name!r}; {'nearest' if len(names) > len(near) else 'there are'}: " + (
         ", ".join(near)
     )
 
 
+def higher_is_better(metric: str) -> bool:
+    """Whether higher values of a metric, under its name in MLflow, are better."""
+    return HIGHER_IS_BETTER.get(metric.rpartition("/")[2], True)
+
+
+# -- what its runs tell ---------------------------------------------------------------------------
+
+
 def _objectives(parent: Run, trials: Sequence[Run]) -> tuple[str, ...]:
-    """What the study went by: ``best/NAME`` on the parent, else the metric of the recipes."""
-    there = {key for run in trials for key in run.data.metrics}
-    named = sorted(key[5:] for key in parent.data.metrics if key.startswith("best/"))
-    if not named:
+    """The ``best/NAME`` of the study's own run; before there are any, the recipes' metric."""
+    logged = {key for run in trials for key in run.data.metrics}
+    names = sorted(key.removeprefix(BEST) for key in parent.data.metrics if key.startswith(BEST))
+    if not names:
         params = (run.data.params for run in trials)
-        named = [each["train.metric"] for each in params if "train.metric" in each]
+        names = [each["train.metric"] for each in params if "train.metric" in each]
     found = (
-        next((key for key in (f"best/{name}", f"val/{name}", name) if key in there), None)
-        for name in named
+        next((key for key in (BEST + name, VAL + name, name) if key in logged), None)
+        for name in names
     )
     return tuple(dict.fromkeys(key for key in found if key is not None))
 
 
 def _searched(trials: Sequence[Run]) -> tuple[str, ...]:
-    """The parameters in which the trials differ, those with the most values first."""
+    """The parameters in which the trials differ, the ones with the most values first."""
     values: dict[str, set[str]] = {}
     for run in trials:
         for key, value in run.data.params.items():
@@ -136,11 +145,11 @@ def _searched(trials: Sequence[Run]) -> tuple[str, ...]:
 
 
 def _step(client: MlflowClient, trials: Sequence[Run], objectives: Sequence[str]) -> int:
-    """The last step (an epoch) of which all trials that are pictured have a picture.
+    """The last step (an epoch) at which all of the pictured trials have a picture.
 
-    MLflow shows pictures of one step side by side. Of a later one it would show none of the trials
-    that were stopped before, and if it read the pictures of one with a single step before all
-    others, it would move to that step.
+    MLflow shows the pictures of one step side by side. A later step would show nothing of the
+    trials that were stopped before it. A step must be chosen, because MLflow otherwise opens at the
+    step of whichever trial has a single picture.
     """
     found = (_picture_steps(client, run) for run in _best_first(trials, objectives)[:PICTURED])
     steps = [each for each in found if each]
@@ -161,18 +170,7 @@ def _picture_steps(client: MlflowClient, run: Run) -> set[int]:
     from mlflow.exceptions import MlflowException
 
     with suppress(MlflowException, OSError):
-        names = [unquote(file.path) for file in client.list_artifacts(run.info.run_id, "images")]
-        key = "images/" + PICTURE_KEY.replace("/", "~")
-        found = (_STEP.search(name) for name in names if name.startswith(key))
-        return {int(match[1]) for match in found if match}
+        files = client.list_artifacts(run.info.run_id, PICTURES)
+        steps = (picture_step(file.path, PICTURE_KEY) for file in files)
+        return {step for step in steps if step is not None}
     return set()
-
-
-def higher_is_better(metric: str) -> bool:
-    """Whether more of a metric, as MLflow names it, is better."""
-    return HIGHER_IS_BETTER.get(metric.rpartition("/")[2], True)
-
-
-def quoted(text: str) -> str:
-    """As MLflow's filters take a string: in the quotes that are not in it."""
-    return f'"{text}"' if "'" in text else f"'{text}'"

@@ -1,12 +1,9 @@
-"""Logging into a run that never keeps a training waiting and loses nothing.
+"""Logging into a run: never keeps a training waiting, and loses nothing.
 
-Who logs puts a record into a queue in memory and goes on. One thread draws pictures and appends all
-to the run's spool (:mod:`pipelines.run_log.spool`); another sends the spool's records to MLflow in
-order, in batches, and notes what was acknowledged. While the server is away it tries again with
-growing pauses, up to ``LONGEST_PAUSE_S``.
-
-What is sent twice is stored once: MLflow keeps one of metrics that are equal in key, step, time and
-value (records carry their time), tags and pictures have names of their own.
+A caller puts a record into a queue in memory and continues. One thread draws pictures and appends
+records to the run's spool (:mod:`pipelines.run_log.spool`); another one sends the spool's records
+to MLflow in order, in batches, and notes how far it got. While the server is down, it retries with
+growing pauses.
 """
 
 from __future__ import annotations
@@ -14,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,18 +26,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 START_S = 5.0
-"""Seconds that a log may take to come up, before the first step."""
+"""Seconds that a log may take to connect, before the first step."""
 HANDOVER_S = 5.0
-"""Seconds that a worker waits for the server at its end; the driver waits on."""
+"""Seconds that a worker waits for the server at its end; the driver then waits longer."""
 WRITE_S = 60.0
 """Seconds that a log's end waits for its own disk, and for the last picture to be drawn."""
-HELD_RECORDS = 100_000
-"""Records that are held in memory where they can be written nowhere; beyond, the oldest go."""
-HELD_PICTURES = 8
-"""Pictures that wait for being drawn."""
 
 Draw = Callable[[], "NDArray[np.uint8]"]
-"""Makes a picture, (H, W, 3) uint8 sRGB, in the thread that writes."""
+"""Makes a picture, (H, W, 3) uint8 sRGB, in the writing thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,37 +44,29 @@ class _Picture:
 
 
 class RunLog:
-    """Where one process logs into one run. Its methods return at once, whatever the server does.
+    """Logs from one process into one run. Its methods return at once, whatever the server does.
 
-    There is no telling from outside whether a record was sent; :meth:`close` tells what was not.
+    Logging reports no success; :meth:`close` returns how much is left unsent.
     """
 
     def __init__(
-        self,
-        uri: str,
-        run_id: str,
-        experiment_id: str,
-        folder: Path,
-        warn: Callable[[str], None] = lambda _: None,
+        self, uri: str, run_id: str, folder: Path, warn: Callable[[str], None] = lambda _: None
     ) -> None:
-        """Open the spool in ``folder`` and begin to send; waits ``START_S`` at most.
+        """Open the spool in ``folder`` and begin to send; takes ``START_S`` at most.
 
-        warn  is told, once, what cannot be kept and why
+        warn  receives each reason why something cannot be kept, once
         """
         self._warn, self._warned = warn, set[str]()
-        self._spool = Spool(folder)
+        self._run_id, self._spool = run_id, Spool(folder)
         self._delivery = Delivery(uri, run_id, self._spool)
-        self._queue: queue.Queue[Record | _Picture | None] = queue.Queue(HELD_RECORDS)
-        self._drawing = threading.Semaphore(HELD_PICTURES)
-        self._held: deque[Record] = deque(maxlen=HELD_RECORDS)
-        self._guard = threading.Lock()
-        self._work, self._closing = threading.Event(), threading.Event()
-        self._connected, self._stop = threading.Event(), threading.Event()
-        self._written, self._idle = threading.Event(), threading.Event()
+        self._queue: queue.SimpleQueue[Record | _Picture | None] = queue.SimpleQueue()
+        self._unwritten: list[Record] = []
         self._tags: dict[str, str] = {}
         self._spooled_tags: dict[str, str] = {}
-        self._run_id = run_id
-        self._open(header(run_id, experiment_id, without_secrets(uri)))
+        self._connected, self._work = threading.Event(), threading.Event()
+        self._closing, self._stop = threading.Event(), threading.Event()
+        self._open(header(run_id, uri))
+        # Daemons: a server that never answers must not keep the process from ending.
         self._writer = threading.Thread(target=self._write, name="run-log-write", daemon=True)
         self._sender = threading.Thread(target=self._send, name="run-log-send", daemon=True)
         self._writer.start()
@@ -90,58 +74,46 @@ class RunLog:
         self._connected.wait(START_S)
 
     def tags(self) -> dict[str, str]:
-        """The run's tags, as the server and the spool knew them when this began."""
+        """The run's tags when this log was opened, from the server and from the spool."""
         return {**self._tags, **self._spooled_tags}
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Log numbers by name."""
-        record = {"kind": "metrics", "at": now_ms(), "step": step, "values": dict(values)}
-        self._put(record)
+        # The time is part of the record, so that MLflow recognizes what it is sent twice.
+        self._queue.put({"kind": "metrics", "at": now_ms(), "step": step, "values": dict(values)})
 
     def tag(self, name: str, text: str) -> None:
         """Set a tag."""
-        self._put({"kind": "tag", "name": name, "text": without_secrets(text)})
+        self._queue.put({"kind": "tag", "name": name, "text": without_secrets(text)})
 
     def picture(self, draw: Draw, *names: Name) -> None:
         """Log a picture under these names; it is drawn and encoded later, in another thread.
 
-        Of a name that is used again MLflow's pages show the later picture.
+        If a name is used again, MLflow's pages show the later picture.
         """
-        if not self._drawing.acquire(blocking=False):
-            key, step = names[0]
-            self._complain(
-                f"the picture {key} of step {step} is left out: {HELD_PICTURES} wait already"
-            )
-            return
-        self._put(_Picture(draw, names, now_ms()))
+        self._queue.put(_Picture(draw, names, now_ms()))
 
     def close(self, wait_s: float = HANDOVER_S) -> int:
-        """Wait for the rest to be written, and at most so long for it to be sent.
+        """Wait until everything is written, and up to ``wait_s`` until it is sent.
 
-        Returns how many records are left in the spool, which is removed where there are none.
+        Returns the number of unsent records. They stay in the spool, which is deleted if there are
+        none.
         """
-        with contextlib.suppress(queue.Full):
-            self._queue.put(None, timeout=HANDOVER_S)
-        written = self._written.wait(max(wait_s, WRITE_S))
+        self._queue.put(None)
+        self._writer.join(max(wait_s, WRITE_S))
         self._closing.set()
         self._work.set()
-        self._idle.wait(wait_s)
+        self._sender.join(wait_s)
         self._stop.set()
         self._work.set()
-        left = self._spool.unsent() + len(self._held) + self._queue.qsize()
-        if left or not written:
+        if lost := len(self._unwritten):
+            self._complain(f"{lost} records are lost: {self._spool.folder} cannot be written")
+        left = self._spool.unsent() + lost
+        if left or self._writer.is_alive():
             self._spool.close()
         else:
             self._spool.remove()
         return left
-
-    # -- who logs -----------------------------------------------------------------------------
-
-    def _put(self, record: Record | _Picture) -> None:
-        try:
-            self._queue.put_nowait(record)
-        except queue.Full:
-            self._complain(f"records are left out: {HELD_RECORDS} wait for the disk already")
 
     def _complain(self, text: str) -> None:
         if text not in self._warned:
@@ -149,61 +121,69 @@ class RunLog:
             self._warn(text)
 
     def _open(self, first: Record) -> None:
-        """Lock the spool, or share it with a process that is about to end; read what it knows."""
+        """Lock the spool, read the tags in it, and append a first record."""
         try:
+            # The process that this one replaces may take a moment to die. Without the lock the two
+            # would share the spool, which does no harm: both only append whole lines.
             self._spool.acquire(HANDOVER_S)
-            for record, _ in self._spool.read_all():
+            for record, _ in self._spool.read():
                 if record["kind"] == "tag":
                     self._spooled_tags[record["name"]] = record["text"]
             new = not self._spool.records.exists()
             self._spool.append([first if new else {"kind": "resumed"}])
         except OSError as error:
-            self._complain(f"cannot write {self._spool.folder}: {error}; records stay in memory")
+            # Resending needs the first record, so it has to be the first to be written.
+            self._unwritten.append(first)
+            self._cannot_write(error)
 
-    # -- the thread that writes -----------------------------------------------------------------
+    def _cannot_write(self, error: OSError) -> None:
+        self._complain(
+            f"cannot write {self._spool.folder}: {error.strerror}; records wait in memory"
+        )
+
+    # -- the writing thread -----------------------------------------------------------------------
 
     def _write(self) -> None:
         ended = False
         while not ended:
-            waiting = [self._queue.get()]
+            items = [self._queue.get()]
+            # Everything that is waiting goes into one call of the disk.
             with contextlib.suppress(queue.Empty):
-                while waiting[-1] is not None:
-                    waiting.append(self._queue.get_nowait())
-            ended = waiting[-1] is None
-            for item in waiting:
-                for record in self._drawn(item) if isinstance(item, _Picture) else [item]:
-                    if record is not None:
-                        self._append(record)
+                while items[-1] is not None:
+                    items.append(self._queue.get_nowait())
+            for item in items:
+                if isinstance(item, _Picture):
+                    self._unwritten += self._drawn(item)
+                elif item is not None:
+                    self._unwritten.append(item)
+            ended = items[-1] is None
+            self._append()
             self._work.set()
-        self._written.set()
 
-    def _append(self, record: Record) -> None:
-        with self._guard:
-            self._held.append(record)
-            try:
-                self._spool.append(list(self._held))
-                self._held.clear()
-            except OSError as error:
-                self._complain(
-                    f"cannot write {self._spool.folder}: {error.strerror}; records stay in memory"
-                )
+    def _append(self) -> None:
+        """Append what is unwritten; a full disk is tried again with the next record."""
+        try:
+            self._spool.append(self._unwritten)
+            self._unwritten.clear()
+        except OSError as error:
+            self._cannot_write(error)
 
     def _drawn(self, item: _Picture) -> list[Record]:
-        """Write a picture's files; what is there to be sent, nothing where that fails."""
+        """Write a picture's files; returns the records that send them."""
         try:
             return save_drawn(self._spool, self._run_id, item.draw(), item.names, item.at)
         except (OSError, RuntimeError, ValueError) as error:
+            # A picture is the least important thing that a training makes: warn and carry on.
             key, step = item.names[0]
             self._complain(f"the picture {key} of step {step} is left out: {error}")
             return []
-        finally:
-            self._drawing.release()
 
-    # -- the thread that sends ------------------------------------------------------------------
+    # -- the sending thread -----------------------------------------------------------------------
 
     def _send(self) -> None:
         waits = pauses()
         while not self._stop.is_set():
+            # Read first: what is written before closing must still be sent after it.
             closing = self._closing.is_set()
             self._work.clear()
             try:
@@ -211,27 +191,14 @@ class RunLog:
                     self._tags = self._delivery.tags()
                     self._connected.set()
                 self._delivery.send()
-                self._send_held()
-                waits = pauses()
-                if closing:
-                    self._idle.set()
-                    return
-            except Exception:  # whatever it is, the training goes on
+            except Exception:  # whatever it is, the training continues
                 pause = next(waits)
                 self._closing.wait(pause)
-                if self._closing.is_set():
+                if self._closing.is_set():  # somebody waits for this log's end
                     self._stop.wait(min(pause, 1.0))
                 continue
+            if closing:
+                return
+            waits = pauses()
             self._work.wait()
             self._closing.wait(SEND_EVERY_S)
-
-    def _send_held(self) -> None:
-        """Send what could not be written; it may be written, and sent again, meanwhile."""
-        with self._guard:
-            held = list(self._held)
-        if held:
-            self._delivery.send_records(held)
-            with self._guard:
-                for record in held:
-                    with contextlib.suppress(ValueError):
-                        self._held.remove(record)

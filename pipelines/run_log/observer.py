@@ -1,4 +1,4 @@
-"""What a training's observer writes into its run: losses, scores, pictures, signs."""
+"""Observers of a training, which log into its run: losses, scores, pictures, signs, the node."""
 
 from __future__ import annotations
 
@@ -16,7 +16,16 @@ from colorcore.training.events import DecodingEvent, Observer, StepEvent, Valida
 from pipelines.run_log.log import HANDOVER_S, RunLog
 from pipelines.run_log.spool import spool_folder, upload
 from pipelines.run_log.system_metrics import SystemMetrics
-from pipelines.tracking.names import BEST_PICTURE_KEY, BEST_STEP, PICTURE_KEY, SIGN
+from pipelines.tracking.names import (
+    BEST_PICTURE_KEY,
+    BEST_STEP,
+    DECODING,
+    PICTURE_KEY,
+    SIGN_TAG,
+    TRAIN,
+    VAL,
+    VAL_SIGN,
+)
 from pipelines.tracking.store import TrackedRun
 
 if TYPE_CHECKING:
@@ -29,9 +38,10 @@ _GONE = "gone at step "
 
 
 class NodeObserver(Observer):
-    """Logs what a node's CPUs, memory, disk, network and GPUs do: one a node that has a rank.
+    """Logs CPUs, memory, disk, network and GPUs of a node; there is one per node with a rank.
 
-    ``node`` is its number where there are several; without ``writer`` it is the run's main one.
+    ``node`` is the node's number if there are several. ``writer`` names the spool of an observer
+    on another node than rank 0's.
     """
 
     def __init__(
@@ -45,17 +55,18 @@ class NodeObserver(Observer):
         self._run = run
         self._out = None if out is None else open_store(out)
         self._folder = spool_folder(run.run_id, out, writer)
-        self._log = RunLog(run.uri, run.run_id, run.experiment_id, self._folder, warn=_warn)
+        self._log = RunLog(run.uri, run.run_id, self._folder, warn=_warn)
         self._system = SystemMetrics(self._log, started_ms=run.started_ms, node=node)
 
     def on_diverged(self) -> None:
-        """Told after a TrainingDivergedError of :func:`colorcore.training.fit.fit`."""
+        """Log that :func:`colorcore.training.fit.fit` raised TrainingDivergedError."""
 
     def close(self) -> int:
-        """Send the rest, if the server takes it soon; returns the records that are left.
+        """Send the rest, if the server answers soon; returns the number of unsent records.
 
-        Those lie in the spool, for the job's end to send. An object store holds no spool while it
-        is written: it is copied there, after a longer wait.
+        They stay in the spool, for the job's end to send. If ``out`` is in an object store, the
+        spool is copied there, because the job may end on another node; that costs a longer wait
+        first.
         """
         self._system.stop()
         remote = self._out is not None and self._out.local is None
@@ -64,14 +75,14 @@ class NodeObserver(Observer):
             try:
                 upload(self._folder, self._out)
             except StorageError as error:
-                _warn(f"{left} records are left in {self._folder}: {error}")
+                _warn(f"{left} unsent records stay in {self._folder}: {error}")
         return left
 
 
 class RunObserver(NodeObserver):
-    """Logs a training into its run: losses, validation scores and pictures; nothing waits for it.
+    """Logs a training: losses, validation scores and pictures, and signs of bad colour as tags.
 
-    Also what signs are found by (``val/sign/...``), and the signs, as tags.
+    No training step waits for it.
     """
 
     def __init__(
@@ -84,39 +95,37 @@ class RunObserver(NodeObserver):
     ) -> None:
         super().__init__(run, out, node=node)
         self._recipe = recipe
-        # A run that goes on has tags from before; when a sign of those is gone, they shall say so.
+        # A resumed run has signs from before, and must notice when one of them disappears.
         self._signs = {
-            name.removeprefix(SIGN): text
+            name.removeprefix(SIGN_TAG): text
             for name, text in self._log.tags().items()
-            if name.startswith(SIGN) and not text.startswith(_GONE)
+            if name.startswith(SIGN_TAG) and not text.startswith(_GONE)
         }
         self._step = 0
 
     def on_step(self, event: StepEvent) -> None:
-        """Loss, terms, learning rate, gradient norm and photos/s, every tenth step."""
+        """Log loss, terms, learning rate, gradient norm and photos/s, every tenth step."""
         self._step = event.step
         if event.step % LOG_EVERY and event.step != event.total_steps:
             return
         values = {
-            "train/loss": event.loss,
-            **{f"train/{name}": value for name, value in event.terms.items()},
-            "train/lr": event.lr,
-            "train/grad_norm": event.grad_norm,
-            "train/photos_per_s": event.photos_per_s,
+            f"{TRAIN}loss": event.loss,
+            **{TRAIN + name: value for name, value in event.terms.items()},
+            f"{TRAIN}lr": event.lr,
+            f"{TRAIN}grad_norm": event.grad_norm,
+            f"{TRAIN}photos_per_s": event.photos_per_s,
         }
         self._log.metrics(values, event.step)
 
     def on_validation(self, event: ValidationEvent) -> None:
-        """All scores, and the same validation photos each time.
+        """Log all scores, the measurements behind signs, and the same validation photos each time.
 
-        Pictures count epochs, not steps: MLflow shows those of one number side by side, and runs
-        whose batches differ have no steps in common. Runs that ended early have not even an epoch
-        in common with the others, so those of the best validation have one number in all runs.
+        MLflow compares pictures of equal step. Pictures are therefore logged by epoch, because runs
+        with different batch sizes have no steps in common. A run that ended early has no late epoch
+        either, so the pictures of the best validation have the same number in all runs.
         """
-        self._log.metrics(
-            {f"val/{name}": value for name, value in event.scores.items()}, event.step
-        )
-        measured = {f"val/sign/{name}": value for name, value in event.statistics.items()}
+        self._log.metrics({VAL + name: value for name, value in event.scores.items()}, event.step)
+        measured = {VAL_SIGN + name: value for name, value in event.statistics.items()}
         self._log.metrics(measured, event.step)
         self._tag(event.signs, event.step)
         pairs = event.pairs
@@ -126,36 +135,40 @@ class RunObserver(NodeObserver):
         self._log.picture(lambda: triptychs(pairs[:, 0], pairs[:, 1]), *names)
 
     def on_decoding(self, event: DecodingEvent) -> None:
-        """The knobs and the scores with them, as metrics: so that runs can be compared by them."""
+        """Log the chosen knobs and the scores with them as metrics, for comparing runs."""
         decoding = event.decoding
         knobs = {"temperature": decoding.temperature, "chroma": decoding.chroma}
         values = {name: value for name, value in knobs.items() if value is not None}
-        named = {f"decoding/{name}": value for name, value in {**values, **event.scores}.items()}
+        named = {DECODING + name: value for name, value in {**values, **event.scores}.items()}
         self._log.metrics(named, event.step)
 
     def on_diverged(self) -> None:
-        """Tag the run, after a TrainingDivergedError of :func:`colorcore.training.fit.fit`."""
+        """Tag the run as diverged, after the last step that had a finite loss."""
         self._appeared(advised([NOT_FINITE], self._recipe)[0], self._step + 1)
 
     def _tag(self, signs: Sequence[Sign], step: int) -> None:
-        """A tag for each sign that appeared, and for each that is gone."""
+        """Set a tag for each sign that appeared or disappeared."""
         found = {each.sign.name: each for each in advised(signs, self._recipe)}
         for name in found.keys() - self._signs.keys():
             self._appeared(found[name], step)
         for name in self._signs.keys() - found.keys():
             text = f"{_GONE}{step}; {self._signs.pop(name)}"
-            self._log.tag(SIGN + name, text)
+            self._log.tag(SIGN_TAG + name, text)
 
     def _appeared(self, each: Advised, step: int) -> None:
         name = each.sign.name
         self._signs[name] = f"step {step}: {each.sign.meaning}; {each.advice}"
-        self._log.tag(SIGN + name, self._signs[name])
+        self._log.tag(SIGN_TAG + name, self._signs[name])
 
 
 def observer_of_rank(
     run: TrackedRun, recipe: Recipe, out: Path | str | Store | None
 ) -> NodeObserver | None:
-    """What this rank of a Ray Train job logs: rank 0 all, the first of another node that node."""
+    """The observer of this rank of a Ray Train job.
+
+    Rank 0 logs the training, the first rank of every other node logs that node, and the other ranks
+    log nothing.
+    """
     from ray import train as ray_train
 
     context = ray_train.get_context()

@@ -1,4 +1,4 @@
-"""Pictures of a run as files: PNG, and the thumbnail that MLflow shows."""
+"""Pictures of a run as files: the picture as PNG, and the thumbnail that MLflow shows."""
 
 from __future__ import annotations
 
@@ -7,41 +7,37 @@ import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipelines.run_log.spool import PICTURES, Record, Spool
+from pipelines.run_log.spool import PICTURE_FOLDER, Record, Spool
+from pipelines.tracking.mlflow_internals import THUMBNAIL, picture_files
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-THUMBNAIL = 256
-"""Longer side in pixels of the copy that MLflow's grid of pictures shows."""
 Name = tuple[str, int]
-"""What a picture is found by: a key and a step."""
+"""The key and the step under which MLflow shows a picture."""
 
 
 def save_drawn(
     spool: Spool, run_id: str, rgb: NDArray[np.uint8], names: Sequence[Name], at: int
 ) -> list[Record]:
-    """Write a picture and its thumbnail into a spool, by the names that MLflow's pages look for.
+    """Write a picture (H, W, 3) and its thumbnail into a spool, once for each name.
 
-    Returns a record for each name.
+    Returns one record per name.
 
     Raises:
         OSError: they cannot be written.
     """
     from PIL import Image
 
-    folder = spool.folder / PICTURES
+    folder = spool.folder / PICTURE_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(rgb)
     records: list[Record] = []
     for key, step in names:
+        # The same picture always gets the same file names, so that sending it twice replaces it.
         mark = uuid.uuid5(uuid.NAMESPACE_URL, f"{run_id}/{key}/{step}/{at}")
-        name = f"{key.replace('/', '~')}+step+{step}+timestamp+{at}+{mark}"
-        files = [f"{name}.png", f"{name}+compressed.webp"]
+        files = picture_files(key, step, at, str(mark))
         if records:
             for there, file in zip(records[0]["files"], files, strict=True):
                 shutil.copyfile(folder / there, folder / file)

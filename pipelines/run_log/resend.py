@@ -1,4 +1,4 @@
-"""The job of `cc ui import`: what a tracking server missed while it was away, sent after all."""
+"""The job of `cc resend`: send the records that a tracking server missed while it was down."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pipelines.tracking.redact import without_secrets
 from pipelines.tracking.store import client_for
 
 PATIENCE_S = 10.0
-"""Seconds that a server which is away is waited for."""
+"""Seconds to wait for a server that is down: the user is watching, and can run it again."""
 
 
 @dataclass(frozen=True, slots=True)
-class ImportReport:
-    """What was sent of one spool; ``place`` is where those records lie that were refused."""
+class ResendReport:
+    """The number of records sent from one spool; ``place`` holds the refused ones."""
 
     run_id: str
     uri: str
@@ -30,26 +30,26 @@ class ImportReport:
     place: str
 
 
-def import_runs(places: Sequence[str], tracking_uri: str | None = None) -> list[ImportReport]:
-    """Send all spools at these places: files, folders, or the --out of trainings, also on s3://.
+def resend_runs(places: Sequence[str], tracking_uri: str | None = None) -> list[ResendReport]:
+    """Send all spools at these places: the --out of trainings, or files and folders in it.
 
-    They go to ``tracking_uri``, or $MLFLOW_TRACKING_URI, or where they should have gone. A
-    spool of which all was sent is removed; sending the same again stores nothing twice.
+    Places may be on s3://. The records go to ``tracking_uri``, else to $MLFLOW_TRACKING_URI, else
+    to the store in which the run began. A spool is deleted once everything is sent.
 
     Raises:
-        JobError: nothing is there, its training still runs, the server does not answer, or it
-            does not know the run.
+        JobError: there is nothing at a place, its training still runs, the server does not answer,
+            or it does not have the run.
     """
-    return [report for place in places for report in _import(place, tracking_uri)]
+    return [report for place in places for report in _resend(place, tracking_uri)]
 
 
-def _import(place: str, asked: str | None) -> Iterator[ImportReport]:
+def _resend(place: str, asked: str | None) -> Iterator[ResendReport]:
     store = open_store(place)
     if store.local is not None:
         for spool in find_spools(store.local):
             yield _send(spool, asked, str(spool.folder))
         return
-    with tempfile.TemporaryDirectory(prefix="colorcore-import-") as folder:
+    with tempfile.TemporaryDirectory(prefix="colorcore-resend-") as folder:
         download(store, Path(folder))
         for spool in find_spools(Path(folder)):
             below = spool.folder.relative_to(folder).as_posix()
@@ -58,26 +58,29 @@ def _import(place: str, asked: str | None) -> Iterator[ImportReport]:
             forget(there)
 
 
-def _send(spool: Spool, asked: str | None, place: str) -> ImportReport:
+def _send(spool: Spool, asked: str | None, place: str) -> ResendReport:
     first = spool.header()
     run_id = str(first["run_id"])
     if not spool.acquire(0.0):
-        raise JobError(f"{place} is being written: its training still runs, and sends it by itself")
+        raise JobError(
+            f"{place} belongs to a training that still runs and sends it; wait until it ends"
+        )
     try:
         uri = asked or os.environ.get("MLFLOW_TRACKING_URI") or str(first["uri"])
         _require_run(uri, run_id)
         records = spool.unsent()
         if why := deliver(uri, run_id, spool, PATIENCE_S):
-            raise JobError(f"could not send {place} to {without_secrets(uri)}: {why}; try it again")
+            raise JobError(f"cannot send {place} to {without_secrets(uri)}: {why}; try again later")
     except JobError:
         spool.close()
         raise
     refused = spool.refused()
     spool.remove()
-    return ImportReport(run_id, without_secrets(uri), records - refused, refused, place)
+    return ResendReport(run_id, without_secrets(uri), records - refused, refused, place)
 
 
 def _require_run(uri: str, run_id: str) -> None:
+    """Check that the store has the run: a wrong store would refuse every single record."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -85,5 +88,5 @@ def _require_run(uri: str, run_id: str) -> None:
     except MlflowException as error:
         raise JobError(
             f"expected the run {run_id} in the tracking store {without_secrets(uri)}, found none; "
-            "name the store that it began in with --tracking-uri"
+            "name the store in which it began with --tracking-uri"
         ) from error

@@ -1,16 +1,17 @@
-"""A run's spool: a folder of records that a tracking server is still to be told.
+"""A run's spool: a folder of records that the tracking server does not have yet.
 
 ::
 
-    records.jsonl    one record a line, only ever appended to; the first says of which run
-    sent             bytes of records.jsonl that the server has acknowledged
+    records.jsonl    one record per line, only ever appended to; the first one names the run
+    sent             how many bytes of records.jsonl the server has acknowledged
     pictures/        pictures that records name, until they are acknowledged
-    artifacts/       files that records name and that lie nowhere else
-    refused.jsonl    records that the server will not take, with its reason
-    lock             held while a process writes to the spool or sends it
+    artifacts/       copies of files that records name and that may be gone by then
+    refused.jsonl    records that the server refused, with its reason
+    lock             held by the process that writes to the spool or sends it
 
-Whoever writes may be killed at any moment: the next one, or `cc ui import`, goes on after what was
-acknowledged. A spool whose records were all taken is removed. It holds no credential.
+The writer may be killed at any moment: the next one, or `cc resend`, continues after the last
+acknowledged record. A spool is deleted once all its records are acknowledged. It never contains a
+credential.
 """
 
 from __future__ import annotations
@@ -21,43 +22,49 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from colorcore.storage.atomic import replace_bytes
+from colorcore.storage.lines import cut_unfinished_line
 from colorcore.storage.location import open_store
 from colorcore.storage.locks import try_lock
 from colorcore.storage.store import Store
 from pipelines.errors import JobError
+from pipelines.tracking.redact import without_secrets
 
 FOLDER = "run-log"
-"""Where the spools lie in a training's ``--out``."""
+"""The folder of the spools in a training's ``--out``."""
 RECORDS = "records.jsonl"
-PICTURES = "pictures"
+PICTURE_FOLDER = "pictures"
 ARTIFACTS = "artifacts"
 _SENT = "sent"
 _REFUSED = "refused.jsonl"
 _LOCK = "lock"
-_PIECE = 1 << 20
-"""Bytes of records that are read at a time."""
 
 Record = dict[str, Any]
 
 
 def spool_folder(run_id: str, out: Path | str | Store | None, part: str = "") -> Path:
-    """Where a run's spool lies on this machine: in ``out``, or in a temporary folder.
+    """The local folder of a run's spool: in ``out``, so that it moves along with the training.
 
-    The latter where ``out`` is None or in an object store. ``part`` tells writers of the same run
-    apart that may not share a file.
+    It is in a temporary folder if ``out`` is None or in an object store, which cannot append to a
+    file. ``part`` separates writers of the same run on different nodes, because locks and appends
+    are not reliable across nodes.
     """
     local = None if out is None else open_store(out).local
     top = Path(tempfile.gettempdir()) / f"colorcore-{FOLDER}" if local is None else local / FOLDER
     return top / (f"{run_id}-{part}" if part else run_id)
 
 
+def header(run_id: str, uri: str) -> Record:
+    """The first record of a spool, which tells `cc resend` where the others belong."""
+    return {"kind": "run", "run_id": run_id, "uri": without_secrets(uri)}
+
+
 class Spool:
-    """One spool. One process writes, and any number of its threads may read and mark."""
+    """One spool. One process writes to it; any of its threads may read and mark."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -69,25 +76,12 @@ class Spool:
         """The file of records."""
         return self.folder / RECORDS
 
-    def header(self) -> Record:
-        """The first record: of which run, and what of its tracking URI is no secret.
+    def acquire(self, wait_s: float) -> bool:
+        """Lock the spool, waiting for another process that holds it; returns whether it is locked.
 
         Raises:
-            JobError: there is no such file, or it is none of a spool's.
+            OSError: the folder cannot be created.
         """
-        try:
-            with self.records.open("rb") as file:
-                first = json.loads(file.readline())
-            if first["kind"] == "run" and first["run_id"]:
-                return dict(first)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise JobError(
-                f"expected the records of a run, found none in {self.records}: {error}"
-            ) from error
-        raise JobError(f"expected the records of a run, found something else in {self.records}")
-
-    def acquire(self, wait_s: float) -> bool:
-        """Lock it, if no other process holds it for so long; the system unlocks for the dead."""
         self.folder.mkdir(parents=True, exist_ok=True)
         end = time.monotonic() + wait_s
         while self._lock is None and not self._try_lock():
@@ -100,95 +94,43 @@ class Spool:
         with contextlib.ExitStack() as stack:
             try:
                 held = stack.enter_context(try_lock(self.folder / _LOCK))
-            except OSError:  # a file system without locks
+            except OSError:  # a file system without locks, as on some clusters: do without
                 held = True
             if held:
                 self._lock = stack.pop_all()
             return held
 
+    # -- writing ----------------------------------------------------------------------------------
+
     def append(self, records: Sequence[Record]) -> None:
-        """Write whole lines in one call; a line that a killed process left half is cut off.
+        """Append whole lines.
 
         Raises:
-            OSError: they cannot be written.
+            OSError: they cannot all be written, because of a full disk for instance.
         """
         if self._file is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _cut_half_a_line(self.records)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-            self._file = os.open(self.records, flags, 0o600)
-        before = os.fstat(self._file).st_size
+            cut_unfinished_line(self.records)
+            # Other users of the machine may read --out, but not what a run logs.
+            self._file = os.open(self.records, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         data = "".join(json.dumps(record) + "\n" for record in records).encode()
         try:
+            # No fsync: a killed process loses nothing that the kernel has, and a power failure
+            # costs the training its last steps anyway.
             while data:
                 data = data[os.write(self._file, data) :]
         except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._file, before)
+            # Reopening cuts off half a line. Whole lines stay and may be appended once more, which
+            # is harmless: the server stores equal records once.
+            os.close(self._file)
+            self._file = None
             raise
 
-    def read(self, offset: int) -> Iterator[tuple[Record, int]]:
-        """Whole records from a byte on, about a megabyte of them, each with where it ends."""
-        try:
-            with self.records.open("rb") as file:
-                file.seek(offset)
-                data = file.read(_PIECE)
-                while data and b"\n" not in data and (more := file.read(_PIECE)):
-                    data += more
-        except FileNotFoundError:
-            return
-        for line in data.splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                return
-            offset += len(line)
-            with contextlib.suppress(ValueError):
-                yield json.loads(line), offset
-
-    def read_all(self, offset: int = 0) -> Iterator[tuple[Record, int]]:
-        """All whole records from a byte on, each with where it ends."""
-        while True:
-            before = offset
-            for record, end in self.read(offset):
-                offset = end
-                yield record, end
-            if offset == before:
-                return
-
-    def sent(self) -> int:
-        """Bytes of the records that were acknowledged."""
-        try:
-            return int((self.folder / _SENT).read_text())
-        except (OSError, ValueError):
-            return 0
-
-    def mark(self, offset: int) -> None:
-        """Note that all before this byte was acknowledged.
-
-        A note that cannot be written is none: what is sent twice is not stored twice.
-        """
-        if self.folder.is_dir():
-            with contextlib.suppress(OSError):
-                replace_bytes(self.folder / _SENT, str(offset).encode())
-
-    def unsent(self) -> int:
-        """Records with something to tell that were not acknowledged yet."""
-        rest = self.read_all(self.sent())
-        return sum(1 for record, _ in rest if record["kind"] not in ("run", "resumed"))
-
-    def refuse(self, record: Record, why: str) -> None:
-        """Set a record aside that the server will never take."""
-        with (self.folder / _REFUSED).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"why": why, **record}) + "\n")
-
-    def refused(self) -> int:
-        """Records that were set aside."""
-        try:
-            return len((self.folder / _REFUSED).read_text(encoding="utf-8").splitlines())
-        except OSError:
-            return 0
-
     def adopt(self, path: Path, name: str) -> str:
-        """How a record names a file or folder: as it lies below the same ``--out``, or a copy.
+        """The path by which a record names a file or folder, relative to the spool.
+
+        Files below the same ``--out`` are named where they are; others are copied into the spool,
+        because the caller's temporary folder is gone when `cc resend` needs them.
 
         Raises:
             OSError: the copy cannot be made.
@@ -204,8 +146,71 @@ class Spool:
             shutil.copy2(path, target)
         return str(target.relative_to(self.folder))
 
+    # -- reading ----------------------------------------------------------------------------------
+
+    def header(self) -> Record:
+        """The first record.
+
+        Raises:
+            JobError: there is no such file, or it is not a spool's.
+        """
+        first, _ = next(self.read(), ({}, 0))
+        if first.get("kind") != "run" or not first.get("run_id"):
+            raise JobError(f"expected the records of a run in {self.records}, found none")
+        return first
+
+    def read(self, offset: int = 0) -> Iterator[tuple[Record, int]]:
+        """Whole records from a byte on, each with the byte at which it ends."""
+        try:
+            file = self.records.open("rb")
+        except FileNotFoundError:
+            return
+        with file:
+            file.seek(offset)
+            for line in file:
+                if not line.endswith(b"\n"):  # the writer is not done with it
+                    return
+                offset += len(line)
+                with contextlib.suppress(ValueError):  # damaged by a power failure
+                    yield json.loads(line), offset
+
+    def sent(self) -> int:
+        """How many bytes of the records the server has acknowledged."""
+        try:
+            return int((self.folder / _SENT).read_text())
+        except (OSError, ValueError):
+            return 0
+
+    def mark(self, offset: int) -> None:
+        """Note that the server has acknowledged everything before this byte.
+
+        Failing to do so costs time only: what is sent twice is stored once.
+        """
+        if self.folder.is_dir():
+            with contextlib.suppress(OSError):
+                replace_bytes(self.folder / _SENT, str(offset).encode())
+
+    def unsent(self) -> int:
+        """The number of records that the server has not acknowledged."""
+        rest = self.read(self.sent())
+        return sum(1 for record, _ in rest if record["kind"] not in ("run", "resumed"))
+
+    # -- refused records, and the end -------------------------------------------------------------
+
+    def refuse(self, record: Record, why: str) -> None:
+        """Set aside a record that the server will never accept, so that it blocks no other."""
+        with (self.folder / _REFUSED).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"why": why, **record}) + "\n")
+
+    def refused(self) -> int:
+        """The number of records that were set aside."""
+        try:
+            return len((self.folder / _REFUSED).read_text(encoding="utf-8").splitlines())
+        except OSError:
+            return 0
+
     def close(self) -> None:
-        """Unlock it; what is in it stays."""
+        """Unlock the spool and leave its contents."""
         if self._file is not None:
             os.close(self._file)
         if self._lock is not None:
@@ -213,21 +218,24 @@ class Spool:
         self._file = self._lock = None
 
     def remove(self) -> None:
-        """Remove it with all that is in it, but for what was refused."""
+        """Delete the spool, except for records that were refused."""
         self.close()
-        if self.refused():
-            for path in (self.records, self.folder / _SENT, self.folder / _LOCK):
-                path.unlink(missing_ok=True)
-            for name in (PICTURES, ARTIFACTS):
-                shutil.rmtree(self.folder / name, ignore_errors=True)
-            return
-        shutil.rmtree(self.folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            self.folder.parent.rmdir()  # if it was the last one
+        for path in self.folder.glob("*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != _REFUSED:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+        with contextlib.suppress(OSError):  # not empty: something refused, or another spool
+            self.folder.rmdir()
+            self.folder.parent.rmdir()
+
+
+# -- finding spools, here and in an object store --------------------------------------------------
 
 
 def find_spools(place: Path) -> list[Spool]:
-    """The spools at a place: a file of records, a spool's folder, or whatever holds some.
+    """The spools at a place: a file of records, or a folder that contains some at any depth.
 
     Raises:
         JobError: there is nothing at that place.
@@ -235,21 +243,21 @@ def find_spools(place: Path) -> list[Spool]:
     if place.is_file():
         return [Spool(place.parent)]
     if not place.is_dir():
-        raise JobError(f"expected records of a run, found nothing at {place}")
+        raise JobError(f"expected records of a run at {place}, found nothing")
     return [Spool(path.parent) for path in sorted(place.rglob(RECORDS))]
 
 
 def parts_of(folder: Path) -> list[Spool]:
-    """A run's spool and those of its other writers, that lie beside it."""
+    """A run's spool and the ones of its writers on other nodes, which are next to it."""
     names = sorted(folder.parent.glob(f"{folder.name}*/{RECORDS}"))
     return [Spool(path.parent) for path in names]
 
 
 def upload(folder: Path, out: Store) -> str:
-    """Copy a spool into an object store; returns its place there.
+    """Copy a spool into an object store; returns its location there.
 
     Raises:
-        StorageError: the store does not take it.
+        StorageError: the store cannot be written.
     """
     target = remote_spool(folder, out)
     for path in sorted(folder.rglob("*")):
@@ -259,27 +267,19 @@ def upload(folder: Path, out: Store) -> str:
 
 
 def remote_spool(folder: Path, out: Store) -> Store:
-    """Where :func:`upload` copies a spool to."""
+    """The place to which :func:`upload` copies a spool."""
     return out.below(FOLDER).below(folder.name)
 
 
-def forget(there: Store) -> None:
-    """Remove a spool's copy in an object store.
-
-    Raises:
-        StorageError: the store does not answer.
-    """
-    for name in _files(there):
-        there.remove(name)
-
-
 def fetch_spools(out: Store, run_id: str, folder: Path) -> None:
-    """Copy a run's spools from an object store into a local folder, where they are not yet.
+    """Copy a run's spools from an object store into a local folder, unless they are there.
+
+    A spool that is already there is this machine's own, and at least as new.
 
     Raises:
-        StorageError: the store does not answer.
+        StorageError: the store cannot be read.
     """
-    if out.local is not None or out.kind(FOLDER) != "folder":
+    if out.kind(FOLDER) != "folder":
         return
     for entry in out.entries(FOLDER):
         name = Path(entry.name).name
@@ -287,50 +287,32 @@ def fetch_spools(out: Store, run_id: str, folder: Path) -> None:
             download(out.below(entry.name), folder / name)
 
 
-def _files(store: Store, folder: str = "") -> Iterator[str]:
-    if (folder and store.kind(folder) != "folder") or store.kind() != "folder":
-        return
-    for entry in store.entries(folder):
-        if entry.is_dir:
-            yield from _files(store, entry.name)
-        else:
-            yield entry.name
-
-
-def download(place: str | Store, folder: Path) -> None:
-    """Copy what an object store holds at a place, folders and all, into a local folder.
+def download(store: Store, folder: Path) -> None:
+    """Copy an object store's files and folders into a local folder.
 
     Raises:
-        StorageError: it cannot be read.
+        StorageError: the store cannot be read.
     """
-    store = open_store(place)
     for name in _files(store):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         store.fetch(name, target)
 
 
-def header(run_id: str, experiment_id: str, uri: str) -> Record:
-    """A spool's first record; ``uri`` is without secrets."""
-    values: Mapping[str, str] = {"run_id": run_id, "experiment_id": experiment_id, "uri": uri}
-    return {"kind": "run", **values}
+def forget(store: Store) -> None:
+    """Delete the copy of a spool in an object store.
+
+    Raises:
+        StorageError: the store cannot be changed.
+    """
+    for name in _files(store):
+        store.remove(name)
 
 
-def _cut_half_a_line(path: Path) -> None:
-    """Cut what a killed process left behind the last whole line."""
-    try:
-        with path.open("r+b") as file:
-            size = file.seek(0, os.SEEK_END)
-            end = size
-            while end:
-                start = max(0, end - _PIECE)
-                file.seek(start)
-                at = file.read(end - start).rfind(b"\n")
-                if at >= 0:
-                    end = start + at + 1
-                    break
-                end = start
-            if end < size:
-                file.truncate(end)
-    except FileNotFoundError:
-        return
+def _files(store: Store, folder: str = "") -> Iterator[str]:
+    if store.kind(folder) == "folder":
+        for entry in store.entries(folder):
+            if entry.is_dir:
+                yield from _files(store, entry.name)
+            else:
+                yield entry.name

@@ -1,4 +1,4 @@
-"""MLflow's settings in the environment: it reads most of them at every call."""
+"""MLflow's settings in the environment, most of which MLflow reads at every call."""
 
 from __future__ import annotations
 
@@ -6,28 +6,34 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 
+_NO_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 _PAST_THE_SERVER = (
     "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD",
     "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD",
 )
 QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
+    **_NO_TELEMETRY,
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     **{name: os.environ.get(name, "false") for name in _PAST_THE_SERVER},
 }
-"""MLflow sends no usage statistics, and writes nothing where a command's result goes.
+"""For a client: no usage statistics, and no output of MLflow's where a command prints its result.
 
-Artifacts go through its server, unless told otherwise: a client need not reach the object store
-behind that, and one that cannot would try for minutes.
+Unless the user sets it otherwise, artifacts go through the tracking server: a client may not reach
+the object store behind it, and MLflow would try for minutes.
 """
+SERVER_QUIET = {
+    **_NO_TELEMETRY,
+    # Starts a handful of processes that judge chat traces, which this project has none of.
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
+"""For a server: no usage statistics, and no jobs."""
 
 
 @contextlib.contextmanager
 def environment(values: Mapping[str, str]) -> Iterator[None]:
-    """With these variables, for the time of the block."""
+    """Set these environment variables for the duration of the block."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

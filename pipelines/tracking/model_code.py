@@ -1,7 +1,7 @@
-"""The code of a logged model, which MLflow runs when it loads one ("models from code").
+"""The code that MLflow runs when it loads a logged model ("models from code").
 
-Beside it lie the checkpoint (safetensors and JSON) and the package colorcore; nothing is pickled.
-Not meant to be imported.
+Next to it in the model are the checkpoint (safetensors and JSON) and the package colorcore; nothing
+is pickled. This file is not meant to be imported.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from colorcore.inference.colorize import colorize
 
 
 class Colorizer(PythonModel):
-    """Photos in, photos with predicted colours out; their lightness stays as it was."""
+    """Photos in, photos with predicted colours and unchanged lightness out."""
 
     def load_context(self, context: Any) -> None:
-        """Read the checkpoint that lies beside this code."""
+        """Read the checkpoint among the model's artifacts."""
         self._checkpoint = load_checkpoint(Path(context.artifacts["checkpoint"]))
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._network = self._checkpoint.model(self._device)
@@ -30,7 +30,7 @@ class Colorizer(PythonModel):
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
         """(N, H, W, 3) uint8 sRGB, grey or not -> the same, colourized, as `cc colorize` does.
 
-        Its types stand in the signature: MLflow would take hints here for another one.
+        The model's signature states the types: MLflow would read type hints here as a second one.
         """
         photos = np.asarray(model_input, np.uint8)
         checkpoint = self._checkpoint

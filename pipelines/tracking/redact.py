@@ -1,8 +1,8 @@
-"""What is shown or stored of texts that may carry a credential: everything but that.
+"""Removes credentials from text before it is shown or stored.
 
-Parameters, tags, logs and spools pass through here. Nothing of the environment is ever logged, so
-what is left are URIs: ``user:password@`` before a host, and values in a query that a key names as
-a secret (``?token=…``, and the signatures of presigned addresses).
+Parameters, tags, logs and spools pass through here. The environment is never logged, which leaves
+URIs: ``user:password@`` before a host, and query values whose key looks like a secret
+(``?token=…``, and the signatures of presigned URLs).
 """
 
 from __future__ import annotations

@@ -1,43 +1,37 @@
-"""Which MLflow store is meant, and a client for it."""
+"""Where the MLflow store is, a client for it, and the run and experiment in it.
+
+The default store is the SQLite file ``mlflow.db`` in the current folder, with ``mlartifacts``
+next to it; ``--tracking-uri`` or ``MLFLOW_TRACKING_URI`` names another store or a server.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.errors import JobError
 from pipelines.tracking.mlflow_env import QUIET
+from pipelines.tracking.names import EXPERIMENT
 from pipelines.tracking.redact import without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-from pipelines.tracking.names import EXPERIMENT
-
 _SQLITE = "sqlite:///"
 _TRIES = "3"
-"""How often a call is repeated whose server does not answer: for about 15 s."""
+"""How often MLflow retries a call that the server does not answer: for about 15 s."""
 PATIENCE_S = 60.0
-"""Seconds that a job's end waits for a server that is away; ``COLORCORE_TRACKING_WAIT_S``."""
+"""Seconds that a job waits at its end for a server that is down; ``COLORCORE_TRACKING_WAIT_S``."""
 
 
 def tracking_uri(asked: str | None, folder: Path) -> str:
-    """The tracking URI: asked for, from the environment, or SQLite in ``folder``.
+    """The tracking URI: ``asked``, else from the environment, else SQLite in ``folder``.
 
-    A file's path is made whole, from ``folder`` on: workers have another current folder.
+    A file's path is made absolute, because workers run in another folder.
     """
     uri = asked or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(folder)
     file, _, options = uri.removeprefix(_SQLITE).partition("?")
@@ -52,7 +46,7 @@ def sqlite_uri(folder: Path) -> str:
 
 
 def client_for(uri: str) -> MlflowClient:
-    """A client of the tracking store.
+    """A client for the tracking store, which has just answered.
 
     Raises:
         JobError: the store does not answer.
@@ -75,10 +69,10 @@ def client_for(uri: str) -> MlflowClient:
 
 
 def _make_store(uri: str) -> None:
-    """Make an SQLite file that is not there yet, whole or not at all.
+    """Create an SQLite store in one step, unless it exists.
 
-    MLflow makes its tables one by one, and two processes that do so in the same file break each
-    other. So they are made beside it, and whoever comes second takes what the first one made.
+    MLflow creates its tables one by one, and two processes that do so in the same file break each
+    other. So each creates them in a file of its own, and the first to link it into place wins.
     """
     if (file := sqlite_file(uri)) is None or file.exists():
         return
@@ -88,39 +82,39 @@ def _make_store(uri: str) -> None:
     made = file.with_name(f".{file.name}-{secrets.token_hex(8)}")
     try:
         MlflowClient(tracking_uri=f"{_SQLITE}{made}").search_experiments(max_results=1)
-        with contextlib.suppress(OSError):  # another one was faster, or the disk knows no links
+        with contextlib.suppress(OSError):  # another process won, or the disk has no hard links
             os.link(made, file)
     finally:
         made.unlink(missing_ok=True)
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """Where a store in a file has that."""
+    """The file of an SQLite store; None for any other store."""
     path = uri.removeprefix(_SQLITE).partition("?")[0]
     return Path(path) if uri.startswith(_SQLITE) and path.startswith("/") else None
 
 
 @dataclass(frozen=True, slots=True)
 class TrackedRun:
-    """A run that exists in the tracking store; small enough to hand to a worker."""
+    """A run that exists in the tracking store; small enough to send to a worker."""
 
     uri: str
     experiment_id: str
     run_id: str
     patience_s: float = PATIENCE_S
-    """Seconds that the end of the run waits for a server that is away."""
+    """Seconds that the end of the run waits for a server that is down."""
     started_ms: int = 0
     """When it started, in milliseconds since 1970."""
 
 
 def experiment_of(client: MlflowClient, uri: str) -> str:
-    """The id of the experiment, which is made where there is none."""
+    """The id of the experiment, which is created if it does not exist."""
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is not None:
         return str(found.experiment_id)
     from mlflow.exceptions import MlflowException
 
-    # Without it, artifacts would land in whatever folder the next command runs in.
+    # Without a location, artifacts would go to whatever folder the next command runs in.
     file = sqlite_file(uri)
     location = None if file is None else (file.parent / "mlartifacts").as_uri()
     try:
@@ -128,14 +122,14 @@ def experiment_of(client: MlflowClient, uri: str) -> str:
     except MlflowException:
         if (found := client.get_experiment_by_name(EXPERIMENT)) is None:
             raise
-        return str(found.experiment_id)  # another one was faster
+        return str(found.experiment_id)  # another process created it
 
 
 def run_exists(client: MlflowClient, run_id: str) -> bool:
     """Whether the store has the run.
 
     Raises:
-        JobError: it cannot say; a busy store is not one without the run.
+        JobError: the store fails to answer, which does not mean that the run is missing.
     """
     from mlflow.exceptions import MlflowException
 

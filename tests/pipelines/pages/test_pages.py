@@ -16,12 +16,22 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from typer.testing import CliRunner
 
+from cli.app import app
 from pipelines.errors import JobError, WrongCallError
 from pipelines.pages import server, view
-from pipelines.pages import study as ui
+from pipelines.pages.study import Study, read_study, study_names
 from pipelines.run_log.runs import start_run
-from pipelines.tracking.names import BEST_PICTURE_KEY, EXPERIMENT, PICTURE_KEY
+from pipelines.tracking.mlflow_internals import VIEW_LIMIT, VIEW_TAG
+from pipelines.tracking.names import (
+    BEST_PICTURE_KEY,
+    EXPERIMENT,
+    KIND_TAG,
+    PARENT_TAG,
+    PICTURE_KEY,
+    STUDY_TAG,
+)
 from pipelines.tracking.store import client_for
 from tests.processes import listening
 
@@ -30,7 +40,7 @@ AT = "http://127.0.0.1:5000"
 
 @pytest.fixture(scope="module")
 def experiment(tracking: str) -> tuple[MlflowClient, str]:
-    run = start_run(tracking, "of no study", {"optim.lr": 1}, {ui.KIND: "train"}, None)
+    run = start_run(tracking, "of no study", {"optim.lr": 1}, {KIND_TAG: "train"}, None)
     return client_for(tracking), run.experiment_id
 
 
@@ -42,10 +52,10 @@ def write(
 ) -> list[str]:
     """A study of runs with these parameters and metrics; the parent's run first."""
     client = client_for(uri)
-    tags = {ui.STUDY: study, ui.KIND: "study"}
+    tags = {STUDY_TAG: study, KIND_TAG: "study"}
     ids = [start_run(uri, study, {}, tags, None).run_id]
     for number, (params, metrics) in enumerate(trials):
-        tags = {ui.STUDY: study, ui.KIND: "trial", "mlflow.parentRunId": ids[0]}
+        tags = {STUDY_TAG: study, KIND_TAG: "trial", PARENT_TAG: ids[0]}
         ids.append(start_run(uri, f"{study}-{number:04d}", params, tags, None).run_id)
         for key, value in metrics.items():
             client.log_metric(ids[-1], key, value, step=10 * (number + 1))
@@ -73,7 +83,7 @@ def test_a_study_is_read_from_its_runs(tracking: str, experiment: tuple[MlflowCl
         for step in steps:
             client.log_image(run, _dot(), key=PICTURE_KEY, step=step, synchronous=True)
             client.log_image(run, _dot(), key="another", step=99, synchronous=True)
-    found = ui.read_study(client, experiment_id, "two")
+    found = read_study(client, experiment_id, "two")
     assert (found.run_id, found.trials) == (ids[0], 3)
     assert found.objectives == ("val/delta_e2000", "val/psnr")
     assert found.searched == ("lr", "batch")  # most values first; what is the same is not there
@@ -95,7 +105,7 @@ def test_trials_are_ordered_by_their_best_score_where_they_have_one(
     """MLflow sorts by the last value of a metric: one that got worse would stand too low."""
     scores = {"val/psnr": 20.0, "best/psnr": 24.0}
     write(tracking, "scored", [({"lr": 1}, scores), ({"lr": 2}, scores)], {"psnr": 24.0})
-    found = ui.read_study(*experiment, "scored")
+    found = read_study(*experiment, "scored")
     assert found.objectives == ("best/psnr",)
     shown = state(view.view(found))
     assert (shown["orderByKey"], shown["orderByAsc"]) == ("metrics.`best/psnr`", False)
@@ -110,8 +120,8 @@ def test_without_a_best_score_the_recipes_metric_counts(
     write(tracking, "running", [({"train.metric": "psnr"}, {"val/psnr": 20.0})], {})
     write(tracking, "nothing yet", [], {})
     client, experiment_id = experiment
-    assert ui.read_study(client, experiment_id, "running").objectives == ("val/psnr",)
-    empty = ui.read_study(client, experiment_id, "nothing yet")
+    assert read_study(client, experiment_id, "running").objectives == ("val/psnr",)
+    empty = read_study(client, experiment_id, "nothing yet")
     assert (empty.trials, empty.objectives, empty.searched, empty.step) == (0, (), (), 0)
     assert state(view.view(empty))["compareRunCharts"][0]["selectedParams"] == []
 
@@ -121,14 +131,14 @@ def test_of_two_studies_of_a_name_the_latest_is_shown(
 ) -> None:
     write(tracking, "twice", [], {})
     second = write(tracking, "twice", [], {})
-    assert ui.read_study(*experiment, "twice").run_id == second[0]
+    assert read_study(*experiment, "twice").run_id == second[0]
 
 
 @pytest.mark.parametrize("name", ["swep", "sweep'1", "a \"b\" 'c'"])
 def test_an_unknown_study_is_one_line_with_the_nearest_names(
     tracking: str, experiment: tuple[MlflowClient, str], name: str
 ) -> None:
-    if "sweep-1" not in ui.study_names(*experiment):
+    if "sweep-1" not in study_names(*experiment):
         write(tracking, "sweep-1", [], {})
     with pytest.raises(WrongCallError) as error:
         view.study_link(tracking, AT, name)
@@ -150,7 +160,7 @@ def test_the_link_leads_to_the_saved_view(
     key = query.rpartition("viewStateShareKey=")[2]
     assert ids[0] in key
     tags = client.get_experiment_by_name(EXPERIMENT).tags
-    saved = json.loads(tags[f"mlflow.sharedViewState.{key}"])
+    saved = json.loads(tags[VIEW_TAG + key])
     assert saved["name"] == "study linked"
     assert saved["createdAt"] == client.get_run(ids[0]).info.start_time
 
@@ -166,10 +176,10 @@ def test_the_link_leads_to_the_saved_view(
 def test_a_view_fits_into_a_tag() -> None:
     """However long the names: then the last axes are left out."""
     names = tuple(f"loss.{'x' * 400}{base64.b64encode(bytes([n] * 90))}" for n in range(12))
-    few = ui.Study("s", "r" * 32, 0, 3, ("val/psnr",), ("lr", "batch"), 5)
+    few = Study("s", "r" * 32, 0, 3, ("val/psnr",), ("lr", "batch"), 5)
     many = replace(few, searched=names, objectives=tuple(f"val/{name}" for name in names[:1]))
     assert state(view.view(few))["compareRunCharts"][0]["selectedParams"] == ["lr", "batch"]
-    assert len(view.view(many)) <= 5000
+    assert len(view.view(many)) <= VIEW_LIMIT
     images = [c for c in state(view.view(few))["compareRunCharts"] if c["type"] == "IMAGE"]
     assert [(image["imageKeys"], image["step"]) for image in images] == [
         ([BEST_PICTURE_KEY], 0),
@@ -180,8 +190,8 @@ def test_a_view_fits_into_a_tag() -> None:
 def test_a_server_is_not_served_again() -> None:
     """Its own address is shown, without the password in it."""
     assert server.is_server("https://team:5000")
-    assert server.place("https://me:pw@team:5000/", "127.0.0.1", 0) == "https://team:5000"
-    assert server.place("sqlite:///x.db", "::1", 5001) == "http://[::1]:5001"
+    assert server.page_address("https://me:pw@team:5000/", "127.0.0.1", 0) == "https://team:5000"
+    assert server.page_address("sqlite:///x.db", "::1", 5001) == "http://[::1]:5001"
 
 
 def test_ports() -> None:
@@ -250,3 +260,14 @@ def test_no_store_yet_is_one_line(tmp_path) -> None:
     assert answer.stdout == ""
     assert "train first (cc train)" in answer.stderr
     assert answer.stderr.count("\n") == 1
+
+
+def test_a_study_may_be_called_as_any_command_is(
+    tracking: str, experiment: tuple[MlflowClient, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also "import", which `cc ui` once took for a command of its own."""
+    ids = write(tracking, "import", [({"lr": 1}, {"val/psnr": 2.0})], {"psnr": 2.0})
+    monkeypatch.setattr("pipelines.pages.server.is_server", lambda _: True)  # only print the link
+    answer = CliRunner().invoke(app, ["ui", "import", "--tracking-uri", tracking, "--no-open"])
+    assert answer.exit_code == 0, answer.output
+    assert f"viewStateShareKey=colorcore-{ids[0]}" in answer.stdout

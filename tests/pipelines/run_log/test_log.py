@@ -23,13 +23,15 @@ from pipelines.errors import JobError
 from pipelines.run_log.delivery import Delivery, deliver
 from pipelines.run_log.log import RunLog
 from pipelines.run_log.observer import RunObserver
-from pipelines.run_log.resend import import_runs
+from pipelines.run_log.resend import resend_runs
 from pipelines.run_log.runs import end_run, start_run
 from pipelines.run_log.spool import RECORDS, Spool, header, spool_folder
 from pipelines.tracking.store import TrackedRun
 from tests.pipelines.tracking_server import TrackingServer
 from tests.servers.flaky_proxy import FlakyS3, flaky_proxy
 from tests.servers.s3 import S3
+
+pytestmark = pytest.mark.slow
 
 KEY = "val/grey - predicted - truth"
 
@@ -73,7 +75,7 @@ def run(proxy: FlakyS3, request: pytest.FixtureRequest) -> TrackedRun:
 
 
 def log_for(run: TrackedRun, out: Path) -> RunLog:
-    return RunLog(run.uri, run.run_id, run.experiment_id, spool_folder(run.run_id, out))
+    return RunLog(run.uri, run.run_id, spool_folder(run.run_id, out))
 
 
 def picture() -> np.ndarray:
@@ -128,7 +130,7 @@ def test_a_frozen_server_keeps_nobody_waiting(
         assert log.close(0.5) == 60
     finally:
         server.thaw()
-    import_runs([str(tmp_path)])  # what the thawed server was not told yet
+    resend_runs([str(tmp_path)])  # what the thawed server was not told yet
     assert loss(server, run) == EXPECTED
 
 
@@ -164,14 +166,14 @@ def test_what_is_left_at_the_end_is_imported_and_twice_is_once(
     unsent = end_run(run, "FINISHED", {"best": best, "palette": palette}, out)
     assert unsent is not None
     assert unsent.place == str(out / "run-log" / run.run_id)
-    assert "cc ui import" in str(unsent)
+    assert "cc resend" in str(unsent)
     palette.unlink()  # the job's own copy is gone by then
     copy = shutil.copytree(out, tmp_path / "copy" / "model")
     with pytest.raises(JobError, match="cannot reach the tracking store http://127"):
-        import_runs([str(out)])
+        resend_runs([str(out)])
     proxy.set("none")
     assert server.client().get_run(run.run_id).info.status == "RUNNING"
-    command = [sys.executable, "-m", "cli.main", "ui", "import", str(out), "--json"]
+    command = [sys.executable, "-m", "cli.main", "resend", str(out), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["runs"][0]["run_id"] == run.run_id
@@ -186,9 +188,9 @@ def test_what_is_left_at_the_end_is_imported_and_twice_is_once(
         assert ended.status == "FINISHED"
         if copy.exists():
             (copy / "run-log" / run.run_id / "sent").unlink(missing_ok=True)  # all of it again
-            import_runs([str(copy / "run-log" / run.run_id / RECORDS)])
+            resend_runs([str(copy / "run-log" / run.run_id / RECORDS)])
             shutil.rmtree(copy)
-    assert import_runs([str(out)]) == []
+    assert resend_runs([str(out)]) == []
 
 
 def test_a_spool_in_an_object_store_is_imported_from_there(
@@ -213,7 +215,7 @@ def test_a_spool_in_an_object_store_is_imported_from_there(
     assert unsent.place.startswith("s3://run-log/model/run-log/")
     shutil.rmtree(spool_folder(run.run_id, out))  # another machine
     proxy.set("none")
-    (report,) = import_runs([out])
+    (report,) = resend_runs([out])
     assert report.run_id == run.run_id
     assert loss(server, run, "val/psnr") == [(5, 20.0)]
     assert len(server.images(run.run_id)) == 4  # by its epoch and as the best
@@ -226,8 +228,8 @@ KILLED = """
 import sys
 from pathlib import Path
 from pipelines.run_log.log import RunLog
-uri, run_id, experiment, folder = sys.argv[1:]
-log = RunLog(uri, run_id, experiment, Path(folder))
+uri, run_id, folder = sys.argv[1:]
+log = RunLog(uri, run_id, Path(folder))
 for step in range(60):
     log.metrics({"loss": 1 / (step + 1)}, step)
 print("logged", flush=True)
@@ -240,7 +242,7 @@ def test_what_a_killed_training_left_is_sent_by_the_next_one_or_imported(
 ) -> None:
     proxy.set("all")
     folder = spool_folder(run.run_id, tmp_path)
-    words = [sys.executable, "-c", KILLED, run.uri, run.run_id, run.experiment_id, str(folder)]
+    words = [sys.executable, "-c", KILLED, run.uri, run.run_id, str(folder)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"logged\n"
@@ -248,8 +250,8 @@ def test_what_a_killed_training_left_is_sent_by_the_next_one_or_imported(
         while Spool(folder).unsent() < 60:
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        with pytest.raises(JobError, match="its training still runs"):
-            import_runs([str(tmp_path)])
+        with pytest.raises(JobError, match="a training that still runs"):
+            resend_runs([str(tmp_path)])
         child.send_signal(signal.SIGKILL)
     with (folder / RECORDS).open("ab") as file:
         file.write(b'{"kind": "metrics", "at": 17')  # killed in the middle of a line
@@ -260,7 +262,7 @@ def test_what_a_killed_training_left_is_sent_by_the_next_one_or_imported(
     assert log.close(60) == 0
     assert loss(server, run) == EXPECTED
     assert loss(server, run, "later") == [(60, 1.0)]
-    assert [report.records for report in import_runs([str(copy)])] == [60]
+    assert [report.records for report in resend_runs([str(copy)])] == [60]
     assert loss(server, run) == EXPECTED
 
 
@@ -268,29 +270,39 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from pipelines.run_log.log import RunLog
-
-pytestmark = pytest.mark.slow
-uri, run_id, experiment, folder = sys.argv[1:]
-resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+uri, run_id, folder, later = sys.argv[1:]
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1500, most))
 warnings = []
-log = RunLog(uri, run_id, experiment, Path(folder), warnings.append)
+log = RunLog(uri, run_id, Path(folder), warnings.append)
 for step in range(60):
     log.metrics({"loss": 1 / (step + 1)}, step)
-left = log.close(60)
-print(left, warnings)
+while not warnings:
+    pass
+if later == "room":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+print(log.close(60), warnings)
 """
 
 
-def test_where_the_disk_takes_no_more_records_go_from_memory(
-    server: TrackingServer, run: TrackedRun, tmp_path: Path
+@pytest.mark.parametrize("later", ["room", "none"])
+def test_records_wait_in_memory_while_the_disk_is_full(
+    server: TrackingServer, run: TrackedRun, tmp_path: Path, later: str
 ) -> None:
-    """The system refuses to let a file grow, as a full disk would."""
-    words = [run.uri, run.run_id, run.experiment_id, str(spool_folder(run.run_id, tmp_path))]
+    """The system refuses to let a file grow, as a full disk would; later it has room, or not."""
+    words = [run.uri, run.run_id, str(spool_folder(run.run_id, tmp_path)), later]
     child = subprocess.run(
         [sys.executable, "-c", FULL, *words], capture_output=True, text=True, check=False
     )
-    assert child.stdout.startswith("0 ['cannot write"), child.stderr
-    assert loss(server, run) == EXPECTED
+    left, _, warnings = child.stdout.partition(" ")
+    assert warnings.startswith("['cannot write"), child.stderr
+    stored = loss(server, run)
+    if later == "room":
+        assert (left, stored) == ("0", EXPECTED)
+    else:
+        assert int(left) > 0
+        assert f"{left} records are lost" in warnings
+        assert stored == EXPECTED[: len(stored)]  # whatever the disk took
 
 
 def test_a_record_that_the_server_refuses_is_set_aside_and_the_rest_goes_on(
@@ -313,7 +325,7 @@ def test_sqlite_stores_nothing_twice_either(tracking: str, tmp_path: Path) -> No
     spool = Spool(folder)
     spool.append(
         [
-            header(run.run_id, run.experiment_id, uri),
+            header(run.run_id, uri),
             {"kind": "metrics", "at": 1, "step": 1, "values": {"loss": 0.5, "nan": float("nan")}},
             {"kind": "metrics", "at": 1, "step": 2, "values": {"loss": float("inf")}},
         ]
@@ -333,7 +345,7 @@ def test_a_spool_of_somebody_else_sends_no_other_files(tracking: str, tmp_path: 
     (tmp_path / "private").write_text("mine")
     spool = Spool(spool_folder(run.run_id, tmp_path / "out"))
     named = {"kind": "artifact", "name": "x", "path": "../../../private"}
-    spool.append([header(run.run_id, run.experiment_id, uri), named])
+    spool.append([header(run.run_id, uri), named])
     Delivery(uri, run.run_id, spool).send()
     assert spool.refused() == 1
     stored = Path(tracking.removeprefix("sqlite:///")).with_name("mlartifacts")

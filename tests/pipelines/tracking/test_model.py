@@ -28,8 +28,7 @@ from pipelines.inference.evaluate import evaluate_model
 from pipelines.inference.inspect import inspect_model
 from pipelines.run_log.runs import end_run, start_run
 from pipelines.tracking.mlflow_env import QUIET
-from pipelines.tracking.model import local_model, log_model
-from pipelines.tracking.registry import register_champion
+from pipelines.tracking.model import local_model, log_model, register_champion
 from pipelines.tracking.store import TrackedRun, client_for
 from pipelines.training.driver import TrainReport
 from pipelines.training.start_weights import choose_initial
