@@ -1,4 +1,4 @@
-"""The Typer app: one line a command. Nothing heavier than Typer is imported here."""
+"""The Typer app: one line per command. Nothing heavier than Typer is imported here."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from cli.evaluate import evaluate
 from cli.inspect import inspect
 from cli.priors import priors
 from cli.recipes import recipes
+from cli.resend import resend
 from cli.shard import shard
 from cli.train import train
 from cli.tune import tune
@@ -34,7 +35,7 @@ def colorcore(
 ) -> None:
     """Turn folders of photos into a tuned colorizer.
 
-    The usual way: shard, priors, train, eval, colorize. `cc demo` goes all of it.
+    Typical workflow: shard, priors, train, eval, colorize. `cc demo` runs all of it.
     """
 
 
@@ -47,5 +48,6 @@ app.command()(colorize)
 app.command()(inspect)
 app.command()(recipes)
 app.command()(ui)
+app.command()(resend)
 app.command()(doctor)
 app.command()(demo)

@@ -18,7 +18,7 @@ import pytest
 
 from colorcore.checkpoints.checkpoint import load_checkpoint
 from pipelines.priors import make_palette
-from pipelines.run_log.resend import import_runs
+from pipelines.run_log.resend import resend_runs
 from tests.pipelines.tracking_server import TrackingServer
 
 pytestmark = pytest.mark.slow
@@ -117,8 +117,8 @@ def test_a_training_whose_server_goes_away_loses_nothing_and_tells_no_secret(
     report = json.loads(out)
     run = report["run_id"]
     assert load_checkpoint(work / "model" / "last").epoch == SETTINGS["train.epochs"]
-    assert f"cc ui import {work / 'model' / 'run-log' / run}" in errors
-    assert errors.count("cc ui import") == 1
+    assert f"cc resend {work / 'model' / 'run-log' / run}" in errors
+    assert errors.count("cc resend") == 1
     assert (work / "model" / "run-log").exists()
     seen = [PASSWORD, QUERY, *SECRETS.values()]
     assert not [secret for secret in seen if secret in out + errors]
@@ -127,7 +127,7 @@ def test_a_training_whose_server_goes_away_loses_nothing_and_tells_no_secret(
     assert not holding(QUERY, work / "model", server.folder, ray_folder)
 
     server.start()
-    import_runs([str(work / "model")], uri)
+    resend_runs([str(work / "model")], uri)
     _check_all_is_there(server, run, report["steps"])
     assert not (work / "model" / "run-log").exists()
     server.stop()
