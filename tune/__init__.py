@@ -1,1 +1,1 @@
-"""The search: a space of recipes, an objective, and the study that tries one against the other."""
+"""Hyperparameter search: the space, the objective, and the study that runs trials on Ray."""
