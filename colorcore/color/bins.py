@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CELLS = 256
-"""Stored values of a, and of b: a histogram is (CELLS, CELLS), first a, then b."""
+"""Stored values of a, and of b: a histogram is (CELLS, CELLS), indexed by a, then b."""
 NEIGHBORS = 5
 """Bins that share a pixel in soft encoding (Zhang et al. 2016, §2.2)."""
 SIGMA = 5.0
-"""Width, in ab units, of both Gaussians: of soft encoding and of the smoothing of priors."""
+"""σ in ab units of two Gaussians: soft encoding, and smoothing of the priors."""
 TEMPERATURE = 0.38
-"""T of the annealed mean that Zhang et al. (2016, §2.3) found both vivid and smooth."""
+"""T of the annealed mean; Zhang et al. (2016, §2.3) found it both vivid and smooth."""
 
 
 def nearest_bins(centroids: NDArray[Any]) -> NDArray[np.int32]:
@@ -49,18 +49,18 @@ def soft_table(centroids: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.f
 
 
 class SoftEncoder:
-    """Soft encoding of stored ab by table lookup, on whatever device the batch is."""
+    """Soft encoding of stored ab by table lookup, on the batch's device."""
 
     def __init__(self, centroids: NDArray[Any]) -> None:
         self.indices, self.shares = soft_table(centroids)
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def encode(self, ab_u8: Tensor) -> tuple[Tensor, Tensor]:
-        """The K nearest bins of each pixel and its share in them.
+        """The K nearest bins of each pixel, and the pixel's share in each.
 
         ab_u8 (B, 2, H, W) uint8, stored ab -> indices (B, K, H, W) int64 and shares
         (B, K, H, W) float32, nearest bin first, shares summing to 1. Both are channels-last in
-        memory, which is how the lookup leaves them.
+        memory, as the lookup produces them.
 
         Raises:
             ValueError: the batch has another shape or type.
@@ -95,7 +95,7 @@ def decode_ab(logits: Tensor, centroids: Tensor, *, temperature: float = TEMPERA
     """Annealed-mean ab of bin logits (Zhang et al. 2016, eq. 5), in float32 under autocast too.
 
     logits (B, Q, H, W); centroids (Q, 2) in ab units -> ab (B, 2, H, W) in ab units,
-    differentiable. temperature above 0: 1 gives the mean, towards 0 the mode.
+    differentiable. temperature above 0: 1 gives the mean, near 0 the mode.
 
     Raises:
         ValueError: the shapes do not match, or the temperature is not above 0.

@@ -1,9 +1,9 @@
-"""What counts as colourful: the measures by which `cc shard` keeps or refuses a photo.
+"""The measures of colour by which `cc shard` keeps or refuses a photo.
 
-A colorizer learns its colours from its photos. Grey scans, sepia prints and dull pictures
-teach it to answer "brown", so they are refused before training, each with its reason:
+A colorizer learns its colours from its photos. Grey scans, sepia prints and dull pictures teach it
+to predict brown, so they are refused before training, each with its reason:
 
-``greyscale``      hardly a pixel has any chroma (grey stored as RGB included)
+``greyscale``      hardly any pixel has chroma (includes grey stored as RGB)
 ``single_hue``     all chroma lies on one ray from neutral: sepia, cyanotype, a flat tint
 ``not_colorful``   Hasler-Süsstrunk colourfulness below the threshold
 """
@@ -25,30 +25,30 @@ if TYPE_CHECKING:
 _Array = TypeVar("_Array", bound=Any)
 
 GREY_CHROMA = 6.0
-"""Chroma (ab units) up to which a pixel passes for grey; sensor and JPEG noise stay below."""
+"""Chroma (ab units) up to which a pixel counts as grey; sensor and JPEG noise stay below."""
 GREY_SHARE = 0.01
-"""A photo is greyscale when at most this share of its pixels has more chroma than that."""
+"""A photo is greyscale if at most this share of its pixels exceeds ``GREY_CHROMA``."""
 TONED_RESIDUAL = 1.7
 """RMS residual (ab units) up to which colour is a function of lightness: a toned print.
 
 Measured on sepia, cyanotype, duotone and tinted renderings of 150 photos at 256 x 256: median
-0.3, 99% under 1.1; after JPEG at quality 75, median 0.8, 95% under 1.4 and all under 2.7. All of
-the former and 97% or more of each kind of the latter are refused. Two saturated, far-apart
-inks (pure blue to pure yellow) have a residual of 2 to 8 and pass.
+0.3, 99% below 1.1; after JPEG at quality 75, median 0.8, 95% below 1.4 and all below 2.7. The
+threshold refuses all of the former, and at least 97% of each kind of the latter. Two saturated,
+distant inks (pure blue to pure yellow) have a residual of 2 to 8 and pass.
 """
 SINGLE_HUE_RESIDUAL = 3.5
-"""The same, for a picture whose chroma lies on one ray as well: worn prints, uneven toning."""
+"""The same limit for pictures whose chroma also lies on one ray: worn prints, uneven toning."""
 SINGLE_HUE_SPREAD = 2.2
-"""RMS distance (ab units) from the hue ray up to which that holds.
+"""RMS distance (ab units) from the hue ray up to which chroma lies on one ray.
 
 The three limits were set by eye on 1,000 ImageNet and 200 BSDS photos, sorted by these measures:
-they refuse 38, every sepia print among them and about 25 that are nothing but blue sea, brown
-fur or snow. Photographs have a median residual of 9 and a median spread of 5.
+they refuse 38 photos, among them every sepia print and about 25 that show only blue sea, brown fur
+or snow. Photographs have a median residual of 9 and a median spread of 5.
 """
 SINGLE_HUE_ONE_SIDED = 0.9
-"""|mean ab| / mean chroma from which on the chroma lies on one side of neutral.
+"""|mean ab| / mean chroma above which all chroma lies on one side of neutral.
 
-Red against cyan is a line through neutral too, but two hues; its ratio is far lower.
+Red and cyan also lie on a line through neutral, but are two hues; their ratio is far lower.
 """
 
 
@@ -73,10 +73,10 @@ def colorfulness(rgb: _Array) -> _Array:
 
 
 def colorfulness_u8(rgb: NDArray[np.uint8]) -> float:
-    """:func:`colorfulness` of one photo, exact and a fifth of the time. rgb (H, W, 3) uint8.
+    """:func:`colorfulness` of one photo, exact, in a fifth of the time. rgb (H, W, 3) uint8.
 
     Means and mean squares of rg and yb follow from the channels' sums and from the sums of their
-    squared differences, which are whole numbers: with x = R − B and y = G − B,
+    squared differences, which are integers: with x = R − B and y = G − B,
     4 yb² = (x + y)² = 2x² + 2y² − (x − y)², and x − y = rg.
     """
     import cv2
@@ -95,12 +95,12 @@ def colorfulness_u8(rgb: NDArray[np.uint8]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class HueSpread:
-    """How a photo's chroma lies in the ab plane.
+    """The distribution of a photo's chroma in the ab plane.
 
     coloured   share of pixels, 0..1, with chroma above :data:`GREY_CHROMA`
     spread     RMS distance from the best line through neutral, ab units
-    one_sided  |mean ab| / mean chroma, 0 (hues cancel out) .. 1 (one ray)
-    residual   RMS distance from the mean ab of places of equal lightness, ab units
+    one_sided  |mean ab| / mean chroma, from 0 (hues cancel out) to 1 (one ray)
+    residual   RMS distance from the mean ab of pixels of equal lightness, ab units
     """
 
     coloured: float
@@ -115,7 +115,7 @@ class HueSpread:
 
     @property
     def is_single_hue(self) -> bool:
-        """Colour only follows lightness (a toned print), or all chroma lies on one ray."""
+        """Colour depends only on lightness (a toned print), or all chroma lies on one ray."""
         return self.residual < TONED_RESIDUAL or (
             self.residual < SINGLE_HUE_RESIDUAL
             and self.spread < SINGLE_HUE_SPREAD
@@ -149,20 +149,20 @@ def hue_spread(lab_u8: NDArray[np.uint8]) -> HueSpread:
 
 
 _MOMENTS_SIDE = 128
-"""Moments are taken on a grid of about this many pixels a side: more would not move them."""
+"""Moments use a grid of about this many pixels per side: more would not change them."""
 _CELLS = 32
-"""The residual is measured on this many cells a side, whatever the sample's size."""
+"""The residual is measured on this many cells per side, for samples of any size."""
 _NEAR_WHITE = 232
-"""Stored L (91 of 100) from which on toning clips: channels saturate one after the other."""
+"""Stored L (91 of 100) above which toning clips: channels saturate one after the other."""
 
 
 def _residual_given_L(lab_u8: NDArray[np.uint8]) -> float:
     """RMS distance of ab from the mean ab of equal lightness. lab_u8 (3, H, W) stored LAB.
 
-    Measured on the means of ``_CELLS`` x ``_CELLS`` cells: JPEG stores chroma coarsely, and
-    around every edge that looks like colour of its own, which a cell averages away. Near-white
-    pixels are left out unless there is little else. Groups are two stored levels of L wide, and
-    the squares are divided by cells less groups, so that few cells do not look like few colours.
+    Measured on the means of ``_CELLS`` x ``_CELLS`` cells: JPEG stores chroma coarsely, which adds
+    false colour around edges, and a cell averages it away. Near-white pixels are left out unless
+    they are most of the photo. Groups are two stored levels of L wide. The sum of squares is
+    divided by cells minus groups, so that a photo with few cells does not pass for a toned print.
     """
     import cv2
 
@@ -186,7 +186,7 @@ def _residual_given_L(lab_u8: NDArray[np.uint8]) -> float:
 
 
 class _CellGrid(NamedTuple):
-    """Where cells begin and end, (cells + 1,) each way, and how many pixels each has, (cells,)."""
+    """Borders of the cells, (cells + 1,) per axis, and pixels per cell, (cells,)."""
 
     rows: NDArray[np.int64]
     columns: NDArray[np.int64]
@@ -195,7 +195,7 @@ class _CellGrid(NamedTuple):
 
 @cache
 def _cell_grid(height: int, width: int) -> _CellGrid:
-    """``_CELLS`` cells a side, of whole pixels; the pixels themselves where there are fewer."""
+    """``_CELLS`` cells per side, of whole pixels; fewer if a side has fewer pixels."""
     rows, columns = (
         np.linspace(0, side, min(side, _CELLS) + 1).astype(np.int64) for side in (height, width)
     )
@@ -203,7 +203,7 @@ def _cell_grid(height: int, width: int) -> _CellGrid:
 
 
 def _cell_sums(*planes: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """The sums of the cells' pixels. P planes (H, W) uint8 -> (P, cells), row by row."""
+    """Sums of the pixels of each cell. P planes (H, W) uint8 -> (P, cells), row by row."""
     import cv2
 
     rows, columns, _ = _cell_grid(*planes[0].shape)

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 HUE_SECTOR = 15.0
-"""Degrees; within a sector a fitted palette runs from pale to vivid."""
+"""Degrees; within a sector, bins are ordered from pale to vivid."""
 MAX_ITER = 100
-"""Limit of Lloyd iterations; real photos take 20 to 50.
+"""Limit of Lloyd iterations; real photos need 20 to 50.
 
-On histograms of all 65,536 cells it and scikit-learn's tolerance end at most 0.4% above the
-inertia of iterating until nothing moves, in less than half the time.
+On histograms that fill all 65,536 cells, this limit and scikit-learn's tolerance end at most 0.4%
+above the inertia of full convergence, in less than half the time.
 """
 
 
@@ -46,23 +46,24 @@ def fit_palette(
 
     ``kmeans`` puts the bins where the photos have their colours. ``grid`` puts them on the
     square lattice around neutral whose spacing gives exactly ``bins`` points in the sRGB gamut
-    (313 points: 8.4 ab units; spacing 10 gives 225, as colours that only share a 10 × 10 cell
-    with the gamut do not count here). The bins of both come in the order of :func:`hue_order`.
+    (313 points: 8.4 ab units; spacing 10 gives 225, because a point counts only if the gamut
+    contains it, not if it shares a 10 × 10 cell with the gamut). Both methods order their bins by
+    :func:`hue_order`.
 
     Only the histogram's proportions matter: counts times 1,000 give the same palette.
 
     Args:
         histogram: (256, 256) counts of the stored (a, b) cells of the training photos.
-        bins: Q. With ``centroids`` it is their number instead.
+        bins: Q; ignored if ``centroids`` are given.
         method: ``kmeans`` or ``grid``.
         power: k-means weighs a cell by count**power, 0..2; 0.5 gives vivid colours more bins.
-        seed: of k-means++.
-        centroids: (Q, 2) ab units, used as they are and in their order, in place of a fit.
+        seed: random seed of k-means++.
+        centroids: (Q, 2) ab units, used unchanged and in this order instead of a fit.
         dataset: fingerprint of the dataset, kept in ``about``.
 
     Raises:
-        ValueError: an argument is out of range, the histogram is empty, or it has fewer colours
-            than ``bins``.
+        ValueError: an argument is out of range, the histogram is empty, or the histogram has fewer
+            colours than ``bins``.
     """
     share = histogram_shares(histogram)
     if bins < 1:
@@ -102,10 +103,10 @@ def fit_palette(
 
 
 def hue_order(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Points (Q, 2) sorted as a painter would lay them out, and always the same.
+    """Points (Q, 2) sorted by hue, the same for any order of the input.
 
-    First the near-neutral ones (chroma up to 6), then 24 hue sectors of 15° from +a over +b
-    (reds, yellows, greens, blues, purples), in each from pale to vivid.
+    First the near-neutral points (chroma up to 6), then 24 hue sectors of 15° from +a through +b
+    (reds, yellows, greens, blues, purples), each from pale to vivid.
     """
     chroma = np.hypot(points[:, 0], points[:, 1])
     hue = np.degrees(np.arctan2(points[:, 1], points[:, 0])) % 360.0
@@ -114,7 +115,7 @@ def hue_order(points: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def gamut_lightness(ab: NDArray[Any], *, near: float = 65.0) -> NDArray[np.float64]:
-    """The L out of 1..99 closest to ``near`` at which a colour is in sRGB; NaN where none is.
+    """The integer L in 1..99 closest to ``near`` at which a colour is in sRGB, or NaN.
 
     ab (N, 2) ab units -> (N,).
     """
@@ -122,13 +123,13 @@ def gamut_lightness(ab: NDArray[Any], *, near: float = 65.0) -> NDArray[np.float
 
     points = torch.from_numpy(np.ascontiguousarray(ab, dtype=np.float64).T.copy())
     found = torch.full((points.shape[1],), torch.nan, dtype=torch.float64)
-    # sRGB lies within a -86.2..98.3 and b -107.9..94.5; what is outside needs no search.
+    # sRGB lies within a -86.2..98.3 and b -107.9..94.5; colours outside need no search.
     low, high = torch.tensor([[-87.0], [-109.0]]), torch.tensor([[99.0], [95.0]])
     open_ = torch.nonzero(((points > low) & (points < high)).all(dim=0))[:, 0]
     points = points[:, open_]
     levels = torch.tensor(sorted(range(1, 100), key=lambda L: abs(L - near)), dtype=torch.float64)
     while len(levels) and len(open_):
-        # As many levels at a time as make a good bite.
+        # Several levels at a time when few points are left: about 2^17 colours per call of torch.
         bite = max(1, 2**17 // len(open_))
         trial, levels = levels[:bite, None, None], levels[bite:]
         shape = (len(trial), 1, len(open_))
@@ -144,10 +145,10 @@ def gamut_lightness(ab: NDArray[Any], *, near: float = 65.0) -> NDArray[np.float
 def _kmeans(share: NDArray[np.float64], bins: int, power: float, seed: int) -> NDArray[np.float64]:
     """K-means centroids (bins, 2) of the occupied cells, each weighted by share**power.
 
-    One thread: scikit-learn adds the threads' partial sums in whatever order they finish, which
-    changes last digits, and here a second thread saves no CPU time. On so many points in so few
-    dimensions Lloyd's plain iterations are cheaper than Elkan's bounds (0.9 against 1.1 s on a
-    full histogram).
+    One thread: scikit-learn adds the threads' partial sums in the order in which they finish, which
+    changes the last digits, and a second thread saves no CPU time here. With many points in two
+    dimensions, Lloyd's plain iterations are cheaper than Elkan's bounds (0.9 vs. 1.1 s on a full
+    histogram).
     """
     import sklearn.cluster
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -169,14 +170,14 @@ def _kmeans(share: NDArray[np.float64], bins: int, power: float, seed: int) -> N
 
 
 def _grid(bins: int) -> tuple[NDArray[np.float64], float]:
-    """The square lattice around neutral with exactly ``bins`` points in the gamut, its spacing.
+    """The square lattice around neutral with exactly ``bins`` points in the gamut, and its spacing.
 
-    Seen from neutral, the gamut's outline r(hue) hides nothing of itself, so the lattice point
-    s·(i, j) is inside up to the spacing s = r / |(i, j)|. The points that stay inside longest
-    are the lattice, and the spacing at which the last of them touches the outline is its s.
+    The gamut is star-shaped around neutral with outline r(hue), so the lattice point s·(i, j) is
+    inside up to the spacing s = r / |(i, j)|. The ``bins`` points with the largest such spacing
+    are the lattice, and the smallest spacing among them is s.
     """
-    # The gamut's area of 22,100 and its longest chroma of 134 make s ≈ 149 / √Q, so no point
-    # further out than 0.9 √Q steps is inside.
+    # The gamut's area of 22,100 and its longest chroma of 134 make s ≈ 149 / √Q, so no
+    # point more than 0.9 √Q steps out is inside.
     reach = int(np.ceil(np.sqrt(bins))) + 2
     axis = np.arange(-reach, reach + 1, dtype=np.float64)
     steps = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)

@@ -1,7 +1,6 @@
-"""CIELAB: the one place where ranges, scales and the stored encoding live.
+"""CIELAB: the only module that defines ranges, scales and the stored encoding.
 
-Three forms of the same colours occur in this project, and only this module knows how to get
-from one to another:
+Colours occur in three forms, and this module converts between them:
 
 ========== ============================== =============================================
 form       range                          where
@@ -13,8 +12,8 @@ normalized about -1..1                    what a network sees (``L_norm``, ``ab_
 ========== ============================== =============================================
 
 White point D65, 2° observer, sRGB primaries (IEC 61966-2-1), as in scikit-image and kornia.
-torch, kornia and OpenCV are imported where they are used: sharding needs no torch, and
-training needs no OpenCV.
+torch, kornia and OpenCV are imported inside functions: sharding needs no torch, and training needs
+no OpenCV.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 L_MAX = 100.0
 """L of the reference white."""
 AB_OFFSET = 128
-"""Stored a and b are shifted by this much: cell 128 is neutral."""
+"""Offset of stored a and b: cell 128 is neutral."""
 AB_NORM = 128.0
 """ab_norm = ab / AB_NORM, so that a tanh head reaches every colour."""
 
@@ -72,8 +71,8 @@ def encode_lab(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     rgb (H, W, 3) uint8 sRGB -> lab_u8 (3, H, W) uint8, planar and contiguous.
 
     Tables replace the two power functions (256 levels to 16-bit linear light, 65,536 levels of
-    the CIE f), so that what remains are two 3x3 products. Over all 2^24 sRGB colours the result
-    stays within ΔE76 0.8 of scikit-image in float; rounding alone costs up to 0.73.
+    the CIE f), which leaves two 3x3 products. Over all 2^24 sRGB colours the result stays within
+    ΔE76 0.8 of scikit-image in float; rounding alone costs up to 0.73.
 
     Raises:
         ValueError: the array is not (H, W, 3) uint8.
@@ -109,7 +108,7 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
 def lab_to_rgb(lab: Tensor, *, clip: bool = True) -> Tensor:
     """SRGB of CIELAB. lab (B, 3, H, W) -> rgb (B, 3, H, W) in 0..1, differentiable.
 
-    With ``clip=False`` colours outside the sRGB gamut come out below 0 or above 1.
+    With ``clip=False``, colours outside the sRGB gamut have values below 0 or above 1.
     """
     from kornia.color import lab_to_rgb as convert
 
@@ -118,12 +117,12 @@ def lab_to_rgb(lab: Tensor, *, clip: bool = True) -> Tensor:
 
 
 def normalize_L(L: Tensor) -> Tensor:
-    """Lightness as a network sees it: L 0..100 -> L_norm -1..1."""
+    """Lightness as the networks take it: L 0..100 -> L_norm -1..1."""
     return L / (L_MAX / 2) - 1.0
 
 
 def normalize_ab(ab: Tensor) -> Tensor:
-    """Chroma as a network sees it: ab about -110..110 -> ab_norm within -1..1."""
+    """Chroma as the networks take it: ab about -110..110 -> ab_norm within -1..1."""
     return ab / AB_NORM
 
 
@@ -133,12 +132,12 @@ def denormalize_ab(ab_norm: Tensor) -> Tensor:
 
 
 def fit_gamut(lab: Tensor) -> Tensor:
-    """The same colours with chroma reduced until they fit into sRGB; L and hue stay.
+    """The same colours with chroma reduced to fit into sRGB; L and hue stay the same.
 
-    lab (B, 3, H, W) CIELAB -> lab (B, 3, H, W). Clipping RGB instead would change lightness,
-    and a colorized photo must keep the lightness it came with. Neutral colours of any L in
-    0..100 are in the gamut and the gamut is star-shaped around them for our purpose, so a
-    bisection on the chroma's factor (12 halvings, to 2^-12 of the chroma) finds its edge.
+    lab (B, 3, H, W) CIELAB -> lab (B, 3, H, W). Clipping RGB instead would change lightness, and a
+    colorized photo must keep its lightness. Neutral colours of any L in 0..100 are in the gamut,
+    which is practically star-shaped around them, so a bisection on the chroma's factor (12
+    halvings, to 2^-12 of the chroma) finds its edge.
     """
     import torch
 
@@ -149,7 +148,7 @@ def fit_gamut(lab: Tensor) -> Tensor:
     outside = ~inside(lab)
     if not bool(outside.any()):
         return lab
-    # Only the pixels in question are worked on: as one row (1, 3, 1, N).
+    # Only the pixels outside are converted again, as one row (1, 3, 1, N).
     pixels = lab.permute(0, 2, 3, 1)[outside[:, 0]].T[None, :, None, :]
     low = torch.zeros_like(pixels[:, :1])
     high = torch.ones_like(low)

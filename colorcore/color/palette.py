@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 LAM = 0.5
 """λ, the uniform part of the distribution that the weights invert (Zhang et al. 2016, eq. 4)."""
 UNIFORM_SHARE = 1e-4
-"""Part of the priors that is spread evenly over the bins, so that none of them is zero.
+"""Share of the priors that is spread evenly over the bins, so that no prior is zero.
 
-With 313 bins an unseen one has a prior of 3e-7, far too little to move any weight at λ = 0.5.
+With 313 bins, an unseen bin has a prior of 3e-7, too little to change any weight at λ = 0.5.
 """
 
 _FORMAT = 1
@@ -35,15 +35,15 @@ _ARRAYS = ("centroids", "priors", "weights")
 
 @dataclass(frozen=True, eq=False)
 class Palette:
-    """Colour bins with their priors and loss weights; compare two by :attr:`fingerprint`.
+    """Colour bins with their priors and loss weights; compare palettes by :attr:`fingerprint`.
 
     centroids  (Q, 2) float32, ab units, distinct
     priors     (Q,) float32 above 0, sum 1
     weights    (Q,) float32 above 0, mean 1 under the priors: Σ priors·weights = 1
-    about      where it comes from (method, bins, dataset, ...), plain JSON values
+    about      how it was made (method, bins, dataset, ...), plain JSON values
 
     Raises:
-        ValueError: an array has another shape or type, or does not hold what it says above.
+        ValueError: an array has another shape or type, or breaks a condition above.
     """
 
     centroids: NDArray[np.float32]
@@ -78,7 +78,7 @@ class Palette:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that tell palettes apart: of centroids, priors and weights alone."""
+        """16 hex digits that identify the palette, from centroids, priors and weights only."""
         digest = hashlib.sha256()
         for name in _ARRAYS:
             digest.update(getattr(self, name).astype("<f4").tobytes())
@@ -90,15 +90,15 @@ class Palette:
 
 
 def check_centroids(centroids: ArrayLike) -> NDArray[np.float64]:
-    """Centroids from anywhere as (Q, 2) float64.
+    """Any centroids as (Q, 2) float64.
 
     Raises:
-        ValueError: they are not (Q, 2), finite, within ±128 and distinct.
+        ValueError: the centroids are not (Q, 2), finite, within ±128 and distinct.
     """
     points = np.asarray(centroids, dtype=np.float64)
     if points.ndim != 2 or points.shape[1] != 2 or not len(points):
-        raise ValueError(f"expected centroids (Q, 2), a row (a, b) a bin, got {points.shape}")
-    if not (np.abs(points) <= AB_OFFSET).all():  # NaN is not <= either
+        raise ValueError(f"expected centroids (Q, 2), one row (a, b) per bin, got {points.shape}")
+    if not (np.abs(points) <= AB_OFFSET).all():  # false for NaN too
         raise ValueError("expected centroids in ab units, finite and within -128..128")
     distinct = len(np.unique(points.astype(np.float32), axis=0))
     if distinct < len(points):
@@ -141,9 +141,9 @@ def mean_ab(histogram: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
 
 
 def save_palette(palette: Palette, folder: str | Path | Store) -> None:
-    """Write centroids.npy, priors.npy, weights.npy and, last, palette.json into a folder.
+    """Write centroids.npy, priors.npy, weights.npy and finally palette.json into a folder.
 
-    Each is written in one step; the same palette gives the same bytes.
+    Each file is written in one step; the same palette gives the same bytes.
     """
     from colorcore.storage.location import open_store
 
@@ -159,8 +159,8 @@ def load_palette(folder: str | Path | Store) -> Palette:
     """Read what :func:`save_palette` wrote.
 
     Raises:
-        FileNotFoundError: there is no palette, or not all of one.
-        ValueError: it is damaged, of another format, or its files are not of one palette.
+        FileNotFoundError: the palette or one of its files is missing.
+        ValueError: it is damaged, has another format, or its files belong to different palettes.
     """
     advice = "make one with `cc priors DATASET`"
     from colorcore.storage.location import open_store
@@ -178,7 +178,7 @@ def load_palette(folder: str | Path | Store) -> Palette:
         arrays = {k: np.load(io.BytesIO(v), allow_pickle=False) for k, v in files.items()}
         palette = Palette(**arrays, about=record["about"])
         if palette.fingerprint != record["fingerprint"]:
-            raise ValueError("its files are not of one palette")
+            raise ValueError("its files belong to different palettes")
     except (ValueError, KeyError, TypeError, EOFError) as error:
         raise ValueError(f"the palette in {store.show()} is damaged: {error}; {advice}") from error
     return palette
@@ -194,7 +194,7 @@ def histogram_shares(histogram: NDArray[np.integer[Any]]) -> NDArray[np.float64]
     total = int(histogram.sum(dtype=np.int64))
     if histogram.min() < 0 or total <= 0:
         raise ValueError(
-            "expected a histogram with counts of 0 or more and at least one photo in it, "
+            "expected a histogram with counts of 0 or more and at least one pixel, "
             f"got a sum of {total} and a smallest count of {histogram.min()}"
         )
     return histogram / total

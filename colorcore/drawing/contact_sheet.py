@@ -1,7 +1,7 @@
-"""A contact sheet: kept and refused photos side by side, by reason, each with what was measured.
+"""A contact sheet of kept and refused photos, grouped by reason, each with its measurements.
 
-A threshold that is wrong shows at once: refused photos that one would have kept, or kept ones
-that one would not.
+It shows a wrong threshold at a glance: good photos among the refused ones, or bad ones among the
+kept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 12
 TILE = 112
-"""Side of a picture's place in pixels."""
+"""Side of a tile's picture in pixels."""
 _GAP = 10
 _LINE = 13
 _CAPTION_LINES = 3
@@ -30,7 +30,7 @@ _INK, _QUIET, _EMPTY = "#2b2b2b", "#7a7a7a", "#eeeeee"
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One photo: its picture (H, W, 3) uint8, a JPEG's bytes or None, and a few words."""
+    """One photo: its picture (array (H, W, 3) uint8, JPEG bytes or None), name and a few words."""
 
     picture: NDArray[np.uint8] | bytes | None
     name: str
@@ -46,7 +46,7 @@ class Section:
 
 
 def draw_contact_sheet(title: str, sections: Sequence[Section]) -> NDArray[np.uint8]:
-    """Draw sections below each other, ``COLUMNS`` photos a row -> (H, W, 3) uint8."""
+    """Draw sections one below the other, ``COLUMNS`` photos per row -> (H, W, 3) uint8."""
     from PIL import Image, ImageDraw
 
     shown = [section for section in sections if section.tiles]
@@ -92,7 +92,7 @@ def _paste(
 
 
 def _wrapped(text: str, lines: int) -> list[str]:
-    """Words in at most ``lines`` lines of a tile's width, the last one cut off."""
+    """Wrap words to at most ``lines`` lines of a tile's width; the last line may be cut off."""
     found: list[str] = []
     rest = text.split()
     while rest and len(found) < lines:

@@ -1,4 +1,4 @@
-"""Plots of scores: the front between fidelity and colourfulness."""
+"""The plot of a decoding sweep: the Pareto front between fidelity and colourfulness."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _TITLES = {
     "psnr": "PSNR, dB",
-    "delta_e2000": "ΔE2000 (axis turned round)",
+    "delta_e2000": "ΔE2000 (inverted axis)",
     "auc_balanced": "AuC balanced, 0..1",
 }
 _MARKERS = "osD^vPX*"
@@ -34,12 +34,12 @@ def draw_front(
     marked: Mapping[str, Decoding],
     title: str,
 ) -> bytes:
-    """Draw the settings of a sweep in three views: the bytes of a PNG, 1800 px wide.
+    """Draw the settings of a sweep in three panels: the bytes of a PNG, 1800 px wide.
 
-    PSNR, ΔE2000 and balanced AuC, each against the colourfulness gap: better is up and to the
-    right. A line with a marker and dashes of its own joins the chroma scales of a temperature;
-    filled markers are Pareto-optimal in that view. ``baselines`` (grey, constant) are crosses,
-    and ``marked`` settings, such as the stored one, have a ring and their name.
+    The panels show PSNR, ΔE2000 and balanced AuC against the colourfulness gap; better is up and to
+    the right. Each temperature has a line with its own marker and dashes that joins its chroma
+    scales; filled markers are Pareto-optimal in that panel. ``baselines`` (grey, constant) are
+    crosses, and ``marked`` settings, such as the stored one, have a ring and their name.
     """
     return plot_png((18, 7.2), lambda figure: _draw(figure, scores, baselines, marked, title))
 
@@ -56,8 +56,8 @@ def _draw(
     figure.text(
         0.045,
         0.9,
-        f"A line: chroma from ×{chromas[0]:g} to ×{chromas[-1]:g}.  Filled: no other setting is "
-        "better in both.  +: answers without a model.  Better is up and to the right.",
+        f"Lines: chroma from ×{chromas[0]:g} to ×{chromas[-1]:g}.  Filled markers: no other "
+        "setting is better in both scores.  +: baselines.  Better is up and to the right.",
         color=QUIET,
     )
     panels = figure.subplots(1, len(FIDELITY))
@@ -105,7 +105,7 @@ def _panel(
             arrowprops={"arrowstyle": "-", "color": _RING, "lw": 0.8, "shrinkB": 7},
         )
     axes.set_title(_TITLES[fidelity])
-    axes.set_xlabel("CF gap, units of CF (axis turned round)")
+    axes.set_xlabel("CF gap, units of CF (inverted axis)")
     axes.margins(0.1, 0.13)
     axes.grid(color="#ececec", lw=0.7)
     axes.spines[["top", "right"]].set_visible(False)
@@ -117,7 +117,7 @@ def _panel(
 def _line(
     axes: Axes, share: float, number: int, points: list[tuple[float, float]], label: str | None
 ) -> None:
-    """The settings of a temperature, the hotter the lighter."""
+    """The line of one temperature; higher temperatures are lighter."""
     x, y = zip(*points, strict=True)
     axes.plot(
         x,
@@ -133,7 +133,7 @@ def _line(
 
 
 def _by_setting(marked: Mapping[str, Decoding]) -> dict[Decoding, list[str]]:
-    """Settings with their names: one may have several."""
+    """Settings with their names; a setting may have several."""
     names: dict[Decoding, list[str]] = {}
     for name, decoding in marked.items():
         names.setdefault(decoding, []).append(name)

@@ -31,9 +31,9 @@ _AXIS = np.arange(256) - AB_OFFSET
 def draw_palette(palette: Palette, histogram: NDArray[np.integer[Any]]) -> bytes:
     """Draw a palette and the colours it was fitted to: the bytes of a PNG, 1600 px wide.
 
-    Above, on the ab plane: the bins in their own colours, area by prior; the photos' histogram
-    (256, 256); the loss weight of every colour. Below: each bin's prior, hue by hue, its weight
-    as a line.
+    Upper row, on the ab plane: the bins in their own colours with an area by prior; the photos'
+    histogram (256, 256); the loss weight of every colour. Lower row: the priors of the bins in hue
+    order, and their weights as a line.
     """
     return plot_png((16, 10.4), lambda figure: _draw(figure, palette, histogram))
 
@@ -67,7 +67,7 @@ def _draw(figure: Figure, palette: Palette, histogram: NDArray[np.integer[Any]])
 
 
 def _facts(about: dict[str, Any], histogram: NDArray[np.integer[Any]]) -> str:
-    """One line on where a palette comes from."""
+    """One line on how a palette was made."""
     names = {"kmeans": "k-means", "grid": "uniform grid", "given": "given centroids"}
     parts = [names.get(about.get("method", ""), "")]
     formats = {
@@ -107,7 +107,7 @@ def _draw_histogram(plane: Axes, histogram: NDArray[np.integer[Any]]) -> None:
 
 
 def _draw_weights(plane: Axes, palette: Palette, inside: NDArray[np.bool_]) -> None:
-    """What a pixel of each colour counts for in a rebalanced loss, on a log scale around 1."""
+    """The weight of a pixel of each colour in a rebalanced loss, on a log scale around 1."""
     from matplotlib.colors import LogNorm
 
     plane.set_title("What a pixel counts for in the loss")
@@ -157,7 +157,7 @@ def _draw_priors(axes: Axes, palette: Palette) -> None:
 
 
 def _hue_ticks(points: NDArray[np.float64]) -> tuple[list[float], list[str]]:
-    """Where each 30° of hue begin among centroids (Q, 2) in hue order, and their labels."""
+    """Places and labels of every 30° of hue among centroids (Q, 2) in hue order."""
     hue = np.degrees(np.arctan2(points[:, 1], points[:, 0])) % 360.0
     grey = np.hypot(points[:, 0], points[:, 1]) <= GREY_CHROMA
     places, labels = ([grey.sum() / 2 - 0.5], ["near grey"]) if grey.any() else ([], [])
@@ -171,10 +171,10 @@ def _hue_ticks(points: NDArray[np.float64]) -> tuple[list[float], list[str]]:
 
 
 def display_rgb(ab: NDArray[Any], *, clip: bool = False) -> NDArray[np.float64]:
-    """What ab colours look like: at L 65, or at the L closest to it at which sRGB has them.
+    """The sRGB of ab colours at L 65, or at the nearest L at which they are in the gamut.
 
     ab (N, 2) ab units -> (N, 3) sRGB in 0..1. Colours outside the gamut at every L are NaN, or
-    with ``clip`` the same hue with as much chroma as there is at L 65.
+    with ``clip`` the same hue with the largest chroma available at L 65.
     """
     import torch
 
@@ -187,6 +187,6 @@ def display_rgb(ab: NDArray[Any], *, clip: bool = False) -> NDArray[np.float64]:
 
 @cache
 def _plane_rgb() -> NDArray[np.float64]:
-    """What each stored (a, b) cell looks like: (256, 256, 3) sRGB, NaN outside the gamut."""
+    """The colour of each stored (a, b) cell: (256, 256, 3) sRGB, NaN outside the gamut."""
     a, b = np.meshgrid(_AXIS, _AXIS, indexing="ij")
     return display_rgb(np.stack([a.ravel(), b.ravel()], axis=1)).reshape(256, 256, 3)

@@ -1,4 +1,4 @@
-"""The style that all plots share, and a figure as the bytes of a PNG."""
+"""The style of all plots, and rendering a figure to the bytes of a PNG."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ STYLE = {
 
 
 def plot_png(inches: tuple[float, float], draw: Callable[[Figure], None]) -> bytes:
-    """What ``draw`` puts on an empty figure, in the house style: a PNG of 100 px an inch."""
+    """Call ``draw`` on an empty figure in this style -> the bytes of a PNG, 100 px per inch."""
     from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # From matplotlib's defaults: the reader's own matplotlibrc must not change the picture.
+    # Start from matplotlib's defaults: the user's own matplotlibrc must not change the picture.
     with style.context(["default", STYLE]):
         figure = Figure(figsize=inches, dpi=100, facecolor="white")
         canvas = FigureCanvasAgg(figure)

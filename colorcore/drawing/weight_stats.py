@@ -1,12 +1,13 @@
-"""A model's weights in numbers: one row a layer's tensor, with a histogram, and one for all.
+"""Statistics of a model's weights: one row per tensor with a histogram, and one for all weights.
 
-The CSV is wide, a row a tensor, largest first, below the row ``(all)``::
+The CSV has one row per tensor, largest first, below the row ``(all)``::
 
     layer, shape, count, mean, std, min, max, zeros, near_zero, non_finite, low, high, bin_00 …
 
-``zeros`` is the share of exact zeros, ``near_zero`` that of weights within ``NEAR_ZERO`` of
-zero, ``non_finite`` the number of NaN and infinite ones; these are left out of all other columns.
-``bin_i`` counts the weights from low + i·(high − low)/64 on; the last bin holds ``high``, too.
+``zeros`` is the share of exact zeros, ``near_zero`` the share of weights within ``NEAR_ZERO`` of
+zero, and ``non_finite`` the number of NaN and infinite weights; all other columns leave these out.
+``bin_i`` counts the weights from low + i·(high − low)/64 up to the next bin; the last bin includes
+``high``.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ _FACTS = ("mean", "std", "min", "max", "zeros", "near_zero", "non_finite", "low"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WeightStats:
-    """One tensor's weights; all but ``count`` and ``non_finite`` are of the finite ones.
+    """One tensor's statistics; all but ``count`` and ``non_finite`` cover finite weights only.
 
-    std           of the population
+    std           population standard deviation
     zeros, near_zero  shares, 0..1
     low, high     range of the histogram
     histogram     (BINS,) counts, bins of equal width
@@ -60,10 +61,10 @@ class WeightStats:
 
 
 def weight_stats(layer: str, weights: NDArray[np.floating], shape: tuple[int, ...]) -> WeightStats:
-    """The numbers of one tensor; of none but NaN and infinite weights they are NaN and 0."""
+    """The statistics of one tensor; NaN and 0 if it has no finite weight."""
     finite = weights[np.isfinite(weights)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    bounds = (low - 0.5, high + 0.5) if low == high else (low, high)  # as NumPy's histograms
+    bounds = (low - 0.5, high + 0.5) if low == high else (low, high)  # as NumPy does
     nothing = not finite.size
     return WeightStats(
         layer=layer,
@@ -86,7 +87,7 @@ def model_stats(parameters: Iterable[tuple[str, Tensor]]) -> list[WeightStats]:
     """The whole model first, then each tensor, largest first.
 
     Raises:
-        ValueError: there is no parameter.
+        ValueError: the model has no parameters.
     """
     arrays = {name: value.detach().float().cpu().numpy() for name, value in parameters}
     if not arrays:
@@ -100,14 +101,14 @@ def model_stats(parameters: Iterable[tuple[str, Tensor]]) -> list[WeightStats]:
 
 
 def stats_facts(stats: WeightStats) -> Mapping[str, object]:
-    """A row without its histogram, as plain values; None for what is no number."""
+    """A row without its histogram, as plain values; None for NaN and infinity."""
     facts = {"layer": stats.layer, "shape": list(stats.shape), "count": stats.count}
     values = {name: getattr(stats, name) for name in _FACTS}
     return facts | {k: v if math.isfinite(v) else None for k, v in values.items()}
 
 
 def stats_csv(rows: Iterable[WeightStats]) -> bytes:
-    """All rows as CSV; see the module's head."""
+    """All rows as CSV; see the module's docstring."""
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["layer", "shape", "count", *_FACTS, *(f"bin_{i:02d}" for i in range(BINS))])

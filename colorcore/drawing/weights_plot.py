@@ -1,16 +1,16 @@
-"""Histograms of the weights of a model."""
+"""The plot of a model's weights."""
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
-from colorcore.drawing.style import INK, QUIET, STYLE
+from colorcore.drawing.style import INK, QUIET, plot_png
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from colorcore.drawing.weight_stats import WeightStats
 
@@ -20,21 +20,15 @@ _WEIGHT_ROWS, _WEIGHT_COLUMNS = 3, 4
 def draw_weights(stats: Sequence[WeightStats], title: str) -> bytes:
     """Histograms of the whole model and of its largest tensors: the bytes of a PNG, 1600 px wide.
 
-    stats as :func:`colorcore.drawing.weight_stats.model_stats` gives them. Weights are across,
-    from the
-    smallest to the largest; the height is the share of weights on a log scale, for a few large
-    ones matter. What is no finite number is counted in red.
+    ``stats`` come from :func:`colorcore.drawing.weight_stats.model_stats`. The x axis spans the
+    weights from the smallest to the largest; the y axis is the share of weights on a log scale,
+    because a few large ones matter. The number of NaN and infinite weights is printed in red.
     """
-    from matplotlib import style
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     shown = stats[: _WEIGHT_ROWS * _WEIGHT_COLUMNS]
     rows = -(-len(shown) // _WEIGHT_COLUMNS)
-    with style.context(["default", STYLE]):
-        height = 1.3 + 2.7 * rows
-        figure = Figure(figsize=(16, height), dpi=100, facecolor="white")
-        canvas = FigureCanvasAgg(figure)
+    height = 1.3 + 2.7 * rows
+
+    def draw(figure: Figure) -> None:
         figure.text(0.045, 1 - 0.42 / height, "Weights", fontsize=19, weight="bold")
         figure.text(0.045, 1 - 0.72 / height, title, fontsize=11.5, color=QUIET)
         grid = figure.add_gridspec(
@@ -44,9 +38,8 @@ def draw_weights(stats: Sequence[WeightStats], title: str) -> bytes:
         for place, row in enumerate(shown):
             axes = figure.add_subplot(grid[divmod(place, _WEIGHT_COLUMNS)])
             _draw_weight_histogram(axes, row, whole=place == 0)
-        buffer = io.BytesIO()
-        canvas.print_figure(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+
+    return plot_png((16, height), draw)
 
 
 def _draw_weight_histogram(axes: Axes, row: WeightStats, *, whole: bool) -> None:

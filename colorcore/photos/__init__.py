@@ -1,1 +1,1 @@
-"""Any file's bytes become an sRGB array or a reason for refusal; writing pictures."""
+"""Read any file's bytes as an sRGB array, or give the reason for refusal; write pictures."""

@@ -1,4 +1,4 @@
-"""EXIF and TIFF directories, and files that end before they should."""
+"""EXIF and TIFF directories, and detection of truncated files."""
 
 from __future__ import annotations
 
@@ -9,24 +9,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-# -------------------------------------------------------------------- EXIF and TIFF directories
-
-
 class _Entry(NamedTuple):
     """One entry of a TIFF directory: its values are ``size`` bytes at ``start``."""
 
     tag: int
-    format: str  # of struct, for all its values; empty when they are not unsigned integers
+    format: str  # for struct, all values at once; empty if they are not unsigned integers
     size: int
     start: int
 
 
 _TIFF_TYPES = {1: ("B", 1), 2: ("", 1), 3: ("H", 2), 4: ("I", 4), 5: ("", 8), 7: ("", 1)}
-"""Of the types in TIFF 6.0, §2: struct's letter for unsigned integers, and bytes a value."""
+"""Types of TIFF 6.0, §2: struct's letter for unsigned integers, and bytes per value."""
 
 
 def tiff_entries(tiff: bytes) -> Iterator[_Entry]:
-    """The first directory of a TIFF stream, which is also what an EXIF block is.
+    """The first directory of a TIFF stream; an EXIF block is such a stream too.
 
     Raises:
         struct.error: the directory reaches past the end.
@@ -43,7 +40,7 @@ def tiff_entries(tiff: bytes) -> Iterator[_Entry]:
 
 
 def exif_orientation(exif: bytes) -> int:
-    """Orientation 1..8 of an EXIF block; 1 (upright) where it is absent or damaged."""
+    """Orientation 1..8 of an EXIF block; 1 (upright) if it is missing or damaged."""
     try:
         for entry in tiff_entries(exif):
             if entry.tag == 0x0112 and entry.format:
@@ -55,7 +52,7 @@ def exif_orientation(exif: bytes) -> int:
 
 
 def ends_early(data: bytes) -> bool:
-    """Whether a file announces more bytes than it has, by the lengths and marks of its format."""
+    """Whether a file declares more bytes than it has, by its format's lengths and end markers."""
     early = False
     try:
         if data.startswith(b"\x89PNG"):
@@ -76,18 +73,18 @@ def ends_early(data: bytes) -> bool:
 
 
 def _boxes_end_early(data: bytes) -> bool:
-    """AVIF is a row of boxes, each of which begins with its length (ISO/IEC 14496-12)."""
+    """AVIF is a sequence of boxes that begin with their length (ISO/IEC 14496-12)."""
     position = 0
     while position < len(data):
         (length,) = struct.unpack_from(">I", data, position)
-        if length < 8:  # 0 to the end, 1 a 64-bit length, else damage: cannot be told
+        if length < 8:  # 0: to the end; 1: a 64-bit length; else damage. No verdict.
             return False
         position += length
     return position > len(data)
 
 
 def _tiff_ends_early(data: bytes) -> bool:
-    """Whether something a TIFF needs lies beyond its end: baseline tags, profile, strips, tiles."""
+    """Whether a TIFF's baseline tags, profile, strips or tiles lie beyond its end."""
     where: dict[int, tuple[int, ...]] = {}
     for entry in tiff_entries(data):
         needed = entry.tag < 0x8000 or entry.tag == 34675

@@ -1,8 +1,8 @@
-"""ICC profiles: the colours of a photo as its profile means them -> sRGB.
+"""ICC profiles: convert a photo's colours from its profile to sRGB.
 
-More than a quarter of photos found in the wild carry a profile, and one in eleven is visibly
-off without it. Nearly all are matrix/TRC profiles, for which tables of our own are three times
-as fast as LittleCMS; every other kind, and every doubt, goes to LittleCMS.
+More than a quarter of photos in the wild have a profile, and one in eleven is visibly off without
+it. Nearly all are matrix/TRC profiles, which our own tables convert three times as fast as
+LittleCMS; LittleCMS handles every other kind and every doubtful case.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Shaper(NamedTuple):
-    """A matrix/TRC profile, as every RGB working space is one, as tables of our own.
+    """Our own tables for a matrix/TRC profile, the kind of every RGB working space.
 
     linear (256,) or (1, 256, 3) uint16: device value -> linear light; matrix (3, 3) float32:
     linear device RGB -> linear sRGB.
@@ -39,7 +39,7 @@ class Shaper(NamedTuple):
 
 
 class Conversion(NamedTuple):
-    """How pictures of Pillow mode ``mode`` get from their profile to sRGB."""
+    """The conversion of pictures of Pillow mode ``mode`` from their profile to sRGB."""
 
     mode: str
     transform: ImageCms.ImageCmsTransform
@@ -47,14 +47,14 @@ class Conversion(NamedTuple):
 
 
 BAND_PIXELS = 1 << 20
-"""Pixels of a large picture that are converted at a time."""
+"""Pixels of a large picture that are converted at a time, to bound memory."""
 _ICC_MODES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
 _ICC_TOLERANCE = 2
-"""Levels of 255 by which two conversions may differ and still pass for the same."""
+"""Largest difference, in levels of 255, at which two conversions count as the same."""
 
 
 def convert(rgb: NDArray[np.uint8], icc: bytes | None) -> NDArray[np.uint8]:
-    """The same colours in sRGB. rgb (H, W, 3) uint8, as the profile (if any) means it."""
+    """The same colours in sRGB. rgb (H, W, 3) uint8 in the profile's colour space, if any."""
     way = conversion(icc) if icc else None
     if way is None or way.mode != "RGB":
         return rgb
@@ -62,9 +62,9 @@ def convert(rgb: NDArray[np.uint8], icc: bytes | None) -> NDArray[np.uint8]:
 
 
 def convert_image(image: Image.Image, icc: bytes | None) -> NDArray[np.uint8]:
-    """Colours of a picture of mode L, RGB or CMYK in sRGB. -> (H, W, 3) uint8.
+    """The colours of a picture of mode L, RGB or CMYK in sRGB. -> (H, W, 3) uint8.
 
-    CMYK without a profile gets Pillow's plain complement.
+    CMYK without a profile is converted by Pillow's plain complement.
     """
     way = conversion(icc) if icc else None
 
@@ -81,7 +81,7 @@ def convert_image(image: Image.Image, icc: bytes | None) -> NDArray[np.uint8]:
 def _in_bands(
     height: int, width: int, band: Callable[[slice], NDArray[np.uint8]]
 ) -> NDArray[np.uint8]:
-    """A picture made some rows at a time: what is made on the way is as large as they are."""
+    """Convert a picture some rows at a time, so that intermediate arrays stay small."""
     rows = max(1, BAND_PIXELS // max(1, width))
     if rows >= height:
         return band(slice(0, height))
@@ -104,14 +104,14 @@ def _apply(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> NDArray
 
 @lru_cache(maxsize=64)
 def conversion(icc: bytes) -> Conversion | None:
-    """The way from a profile to sRGB; None where there is nothing to do, or the profile is broken.
+    """The conversion from a profile to sRGB; None if there is nothing to do, or it is broken.
 
-    Relative colorimetric with black point compensation, what photo editors do unasked: colours
-    within both gamuts stay themselves, and the black of paper becomes black. Whether a profile is
-    sRGB is decided by what it does to a cube of colours, its name being anybody's guess.
+    Relative colorimetric with black point compensation, the default of photo editors: colours in
+    both gamuts stay the same, and the black of paper becomes black. A profile counts as sRGB by its
+    effect on a cube of colours, because names of profiles are unreliable.
 
-    LittleCMS (14 ms a megapixel) is the judge and the reserve; tables made from the same profile
-    (4 ms) stand in for it where they agree on the cube.
+    LittleCMS (14 ms per megapixel) is the reference and the fallback; tables made from the same
+    profile (4 ms) replace it if they agree on the cube.
     """
     mode = _ICC_MODES.get(icc[16:20])
     if mode is None:
@@ -152,11 +152,11 @@ def _srgb_encoding() -> NDArray[np.uint8]:
 
 
 def _shaper(icc: bytes, profile: ImageCms.ImageCmsProfile) -> Shaper | None:
-    """Tables of a matrix/TRC profile (ICC.1:2022, F.3); None for any other kind."""
+    """Tables for a matrix/TRC profile (ICC.1:2022, F.3); None for any other kind."""
     try:
         srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
         matrix = np.linalg.solve(_colorants(srgb), _colorants(profile))
-        with np.errstate(all="ignore"):  # whatever a damaged curve yields, the cube tells
+        with np.errstate(all="ignore"):  # the cube reveals damaged curves
             curves = np.stack([_tone_curve(icc, name) for name in (b"rTRC", b"gTRC", b"bTRC")], -1)
             linear = np.rint(np.clip(curves, 0.0, 1.0) * 65535.0).astype(np.uint16)
     except (ValueError, TypeError, struct.error, np.linalg.LinAlgError):
@@ -178,7 +178,7 @@ def _tone_curve(icc: bytes, name: bytes) -> NDArray[np.float64]:
     """A profile's tone curve at the 256 device values, 0..1 (ICC.1:2022, 10.6 and 10.18).
 
     Raises:
-        ValueError: the tag is missing or of a kind that photos do not use.
+        ValueError: the tag is missing, or of a kind that photos do not use.
     """
     (count,) = struct.unpack_from(">I", icc, 128)
     tags = (struct.unpack_from(">4sII", icc, 132 + 12 * i) for i in range(min(count, 100)))

@@ -14,16 +14,14 @@ from colorcore.photos.refusal import PhotoRefused, Reason
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# ------------------------------------------------------------------------------------- JPEG
-
 
 class JpegHeader(NamedTuple):
-    """What stands before a JPEG's first scan."""
+    """The data before a JPEG's first scan."""
 
     width: int
     height: int
     components: int
-    common: bool  # 8 bits, baseline or progressive, Huffman: what every decoder knows
+    common: bool  # 8 bits, baseline or progressive, Huffman: every decoder reads it
     orientation: int
     icc: bytes | None
     scan: int  # offset of the SOS marker
@@ -37,8 +35,8 @@ _EOI, _SOS, _APP1, _APP2 = 0xD9, 0xDA, 0xE1, 0xE2
 def jpeg_header(data: bytes) -> JpegHeader:
     """Walk the markers up to the main picture's scan (ITU-T T.81, annex B).
 
-    Thumbnails hide inside APP segments, which are stepped over by their length. As libjpeg does,
-    bytes that belong to no segment are skipped.
+    Thumbnails are inside APP segments, which are skipped by their length. Bytes outside segments
+    are skipped too, as in libjpeg.
     """
     frame: tuple[int, int, int, bool] | None = None
     orientation, icc = 1, {}
@@ -81,7 +79,7 @@ _IMREAD = {
 
 
 def decode_jpeg(data: bytes, factor: int) -> NDArray[np.uint8] | None:
-    """RGB as stored, at 1/factor (rounded up); None when OpenCV cannot."""
+    """RGB as stored, at 1/factor (rounded up); None if OpenCV cannot decode it."""
     picture = cv2.imdecode(
         np.frombuffer(data, np.uint8), _IMREAD[factor] | cv2.IMREAD_IGNORE_ORIENTATION
     )
@@ -91,7 +89,7 @@ def decode_jpeg(data: bytes, factor: int) -> NDArray[np.uint8] | None:
 
 
 def reduction_for(side: int, min_size: int | None) -> int:
-    """The largest of 1, 2, 4, 8 by which ``side`` may shrink and keep 2 · min_size pixels."""
+    """The largest factor of 1, 2, 4, 8 that leaves at least 2 · min_size pixels of ``side``."""
     if min_size is None:
         return 1
     return next((n for n in (8, 4, 2) if -(-side // n) >= 2 * min_size), 1)

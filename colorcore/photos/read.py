@@ -1,15 +1,15 @@
-"""Photos: any file's bytes -> an sRGB array, or one reason why not.
+"""Photos: any file's bytes -> an sRGB array, or one reason for refusal.
 
-Millions of files out of the wild go through :func:`read_photo`, so it makes three promises:
+:func:`read_photo` reads millions of files from anywhere, so it guarantees three things:
 
 - The pixels are what a viewer shows: EXIF orientation applied, ICC profile converted to sRGB,
-  CMYK, palettes and 16 bits resolved, transparency laid over white.
-- Sizes are read from the header and checked before a pixel is decoded.
-- Whatever the bytes, the only exception is :class:`PhotoRefused`, with a :class:`Reason`.
+  CMYK, palettes and 16 bits resolved, transparency composited over white.
+- Sizes are read from the header and checked before any pixel is decoded.
+- For any bytes, the only exception is :class:`PhotoRefused`, with a :class:`Reason`.
 
-Two ways lead through it. Nearly every photo is a plain JPEG: a walk over its markers (some
-microseconds) yields size, orientation and profile, and OpenCV decodes it. Everything else is
-Pillow's. The content decides which, never the suffix.
+There are two paths. Nearly every photo is a plain JPEG: a walk over its markers (microseconds)
+yields size, orientation and profile, and OpenCV decodes it. Pillow reads everything else. The
+content decides, never the suffix.
 
 ``plain JPEG``   :func:`jpeg_header` -> limits -> OpenCV -> :mod:`colorcore.photos.icc` ->
 orientation
@@ -47,15 +47,15 @@ PHOTO_SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"]
     + ([".avif"] if features.check("avif") else [])
 )
-"""Lower-case suffixes by which a listing of a folder takes a file for a photo."""
+"""Lower-case suffixes of the files that a folder's listing takes as photos."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodedPhoto:
     """A decoded photo.
 
-    rgb (H, W, 3) uint8 sRGB, C-contiguous; width and height are the photo's own, upright: H and
-    W are smaller when the photo was decoded reduced.
+    rgb (H, W, 3) uint8 sRGB, C-contiguous; width and height are those of the whole photo, upright:
+    H and W are smaller if it was decoded at a reduced size.
     """
 
     rgb: NDArray[np.uint8]
@@ -71,12 +71,12 @@ def read_photo(
 ) -> DecodedPhoto:
     """The photo in a file's bytes, upright and in sRGB.
 
-    ``min_size``: the caller needs no more than this many pixels on the shorter side. A JPEG is
-    then decoded at 1/2, 1/4 or 1/8 by the largest factor that leaves twice as many (decoding
+    ``min_size``: the number of pixels that the caller needs on the shorter side. A JPEG is then
+    decoded at 1/2, 1/4 or 1/8, the smallest size that leaves at least twice as many (decoding
     closer to the target would cost fidelity). None decodes every pixel.
 
     Raises:
-        PhotoRefused: always with a reason, and the only exception for any bytes.
+        PhotoRefused: the only exception for any bytes; it holds the reason.
     """
     if not data:
         raise PhotoRefused(Reason.EMPTY, "expected a photo, got a file of 0 bytes")
@@ -94,14 +94,14 @@ def read_photo(
     except PhotoRefused:
         raise
     except Exception as error:
-        # Decoders meet damage with nearly any exception: OSError, SyntaxError, struct.error, …
+        # Decoders raise nearly any exception on damage: OSError, SyntaxError, struct.error, …
         said = " ".join(f"{type(error).__name__} {error}".split())[:200]
         if isinstance(error, _OUT_OF_MEMORY) or getattr(error, "code", 0) == cv2.Error.StsNoMem:
             reason, expected = Reason.BOMB, "pixels that fit into memory"
         elif "truncated" in said or ends_early(data):
             reason, expected = Reason.TRUNCATED, f"a whole {plugin.format} file"
         else:
-            reason, expected = Reason.UNREADABLE, f"a sound {plugin.format} file"
+            reason, expected = Reason.UNREADABLE, f"an undamaged {plugin.format} file"
         raise PhotoRefused(reason, f"expected {expected}, got {said}") from error
 
 
@@ -109,10 +109,10 @@ _OUT_OF_MEMORY = (MemoryError, Image.DecompressionBombError)
 
 
 def _sniff(data: bytes) -> type[ImageFile] | None:
-    """Pillow's class for the format that the first bytes announce.
+    """Pillow's class for the format of the first bytes.
 
-    The classes are used directly: ``Image.open`` would try every plugin (PostScript through
-    Ghostscript among them), and it warns of bombs by limits that are not the caller's.
+    The classes are used directly: ``Image.open`` would try every plugin (including PostScript
+    through Ghostscript), and warns of bombs by its own limits instead of the caller's.
     """
     for magic, plugin in (
         (b"\xff\xd8\xff", JpegImageFile),
@@ -126,7 +126,7 @@ def _sniff(data: bytes) -> type[ImageFile] | None:
     ):
         if data.startswith(magic):
             return plugin
-    if data.startswith(b"BM") and data[15:18] == b"\0\0\0":  # the size of a small second header
+    if data.startswith(b"BM") and data[15:18] == b"\0\0\0":  # its second header is short
         return BmpImageFile
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return WebPImageFile
@@ -143,7 +143,7 @@ def _check_limits(width: int, height: int, limits: PhotoLimits) -> None:
         detail = f"expected at most {limits.max_pixels} pixels, got {width}x{height}"
         raise PhotoRefused(Reason.BOMB, detail)
     if short < limits.min_side:
-        detail = f"expected {limits.min_side} pixels or more a side, got {width}x{height}"
+        detail = f"expected {limits.min_side} pixels or more per side, got {width}x{height}"
         raise PhotoRefused(Reason.TOO_SMALL, detail)
     if long > limits.max_aspect * short:
         detail = f"expected sides within {limits.max_aspect:g}:1, got {width}x{height}"
@@ -161,8 +161,9 @@ def _upright(rgb: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 def _read_jpeg(data: bytes, limits: PhotoLimits, min_size: int | None) -> DecodedPhoto:
     header = jpeg_header(data)
     _check_limits(header.width, header.height, limits)
-    # Decoders fill up what is missing with grey and keep silent about it. Within a scan FF is
-    # always escaped, so that the end marker cannot occur by chance. Cameras append things to it.
+    # Decoders fill missing pixels with grey and report no error, so look for the end marker.
+    # Within a scan FF is always escaped, so the marker cannot occur by chance. Search from the end,
+    # but anywhere: cameras append data after it.
     if data.rfind(b"\xff\xd9", header.scan) < 0:
         detail = f"expected a JPEG's end marker, got the end of the file after {len(data)} bytes"
         raise PhotoRefused(Reason.TRUNCATED, detail)
@@ -182,15 +183,12 @@ def _read_jpeg(data: bytes, limits: PhotoLimits, min_size: int | None) -> Decode
     return DecodedPhoto(rgb, width, height)
 
 
-# ------------------------------------------------------------------------------ other formats
-
-
 def _read_with_pillow(plugin: type[ImageFile], data: bytes, limits: PhotoLimits) -> DecodedPhoto:
     if plugin is WebPImageFile and (size := webp_size(data)):
         _check_limits(*size, limits)  # Pillow allocates the canvas as it opens the file
     with warnings.catch_warnings():
-        # Warnings of odd metadata, and of bombs by a limit of Pillow's own. Filters belong to the
-        # whole process: should threads race here, only Pillow's warnings can stay switched off.
+        # Pillow warns of odd metadata, and of bombs by its own limit. Filters belong to the whole
+        # process: if threads race here, at worst Pillow's warnings stay switched off.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         image = plugin(BytesIO(data))
         _check_limits(*image.size, limits)
@@ -202,7 +200,7 @@ def _read_with_pillow(plugin: type[ImageFile], data: bytes, limits: PhotoLimits)
 
 
 def _check_layout(image: ImageFile, data: bytes, limits: PhotoLimits) -> None:
-    """Refuse what Pillow would decode without a word, but incomplete, wrongly or at any cost."""
+    """Refuse files that Pillow would silently decode incompletely, wrongly or at any cost."""
     if isinstance(image, PngImageFile | TiffImageFile) and ends_early(data):
         detail = f"expected a whole {image.format} file, got its end after {len(data)} bytes"
         raise PhotoRefused(Reason.TRUNCATED, detail)
@@ -219,11 +217,11 @@ def _check_layout(image: ImageFile, data: bytes, limits: PhotoLimits) -> None:
 
 
 def _pillow_orientation(image: ImageFile) -> int:
-    """EXIF orientation of an image that Pillow has loaded (and has turned, if a TIFF)."""
+    """EXIF orientation of an image that Pillow has loaded (Pillow turns TIFFs itself)."""
     try:
         orientation = image.getexif().get(0x0112, 1)
     except Exception:
-        return 1  # a damaged EXIF block does not spoil the picture
+        return 1  # the picture is fine without a damaged EXIF block
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
@@ -248,7 +246,7 @@ def _flatten(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _grey8(image: Image.Image) -> NDArray[np.uint8]:
-    """Eight bits of up to sixteen, scaled: Pillow's own conversion clips. -> (H, W) uint8."""
+    """Scale up to 16 bits to 8, because Pillow's own conversion clips. -> (H, W) uint8."""
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     top = (1 << tags.get(258, (16,))[0]) - 1
     grey = np.asarray(cv2.convertScaleAbs(np.asarray(image, np.uint16), alpha=255 / top), np.uint8)

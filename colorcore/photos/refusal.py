@@ -1,4 +1,4 @@
-"""Why a photo is refused, and by which limits: data alone, so that readers need no decoder."""
+"""Reasons and limits for refusing photos: only data, so importing it loads no decoder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Every reason for which a photo is refused, here and later on its way into a dataset."""
+    """The reasons for which a photo is refused, by the reader or later by `cc shard`."""
 
     EMPTY = "empty"
     UNREADABLE = "unreadable"
@@ -23,14 +23,14 @@ class Reason(StrEnum):
 
 
 DAMAGED = frozenset({Reason.EMPTY, Reason.UNREADABLE, Reason.TRUNCATED, Reason.BOMB})
-"""The reasons that mean the file itself is bad; the others are a matter of taste or limits."""
+"""The reasons that mean a bad file; the others depend on settings."""
 
 
 class PhotoRefused(Exception):  # noqa: N818 - a verdict on the photo, not a fault of the program
-    """A photo that is not taken: ``reason``, and ``detail`` (one line: expected, and got)."""
+    """A photo is refused: ``reason``, and ``detail`` (one line: expected …, got …)."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
-        # Both go to Exception, so that the refusal survives pickling between processes.
+        # Exception gets both arguments, so that the refusal can be pickled between processes.
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
@@ -41,10 +41,10 @@ class PhotoRefused(Exception):  # noqa: N818 - a verdict on the photo, not a fau
 
 @dataclass(frozen=True, slots=True)
 class PhotoLimits:
-    """What is refused before decoding.
+    """Limits that are checked before decoding.
 
-    max_pixels  width × height, a guard of memory: 100 MP are 300 MB of RGB (a TIFF ends at
-                Pillow's own 179 MP)
+    max_pixels  width × height, to protect memory: 100 MP are 300 MB of RGB (for TIFF, Pillow's own
+                limit of 179 MP applies too)
     max_bytes   size of the file
     min_side    pixels on the shorter side
     max_aspect  longer side / shorter side

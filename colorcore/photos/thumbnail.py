@@ -1,4 +1,4 @@
-"""Small pictures of refused photos: one finds a wrong threshold by looking at what it refused."""
+"""Thumbnails of refused photos: looking at them shows whether a threshold is wrong."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from colorcore.photos.refusal import PhotoLimits, PhotoRefused, Reason
 SIDE = 112
 """Longer side in pixels."""
 PER_REASON = 4
-"""Thumbnails of a reason that a unit keeps: its first ones."""
+"""A unit keeps the thumbnails of its first photos refused for each reason, up to this many."""
 QUALITY = 80
 VISIBLE = frozenset(
     {
@@ -28,16 +28,16 @@ VISIBLE = frozenset(
 def thumbnail_of_refused(
     content: bytes | PhotoRefused, reason: Reason, limits: PhotoLimits
 ) -> bytes | None:
-    """The thumbnail of a photo that was refused for ``reason``, if it can have one."""
+    """The thumbnail of a photo that was refused for ``reason``, or None if it has no picture."""
     if reason not in VISIBLE or isinstance(content, PhotoRefused):
         return None
     return thumbnail(content, limits)
 
 
 def thumbnail(data: bytes, limits: PhotoLimits) -> bytes | None:
-    """A JPEG of the photo, at most ``SIDE`` pixels, or None when it cannot be decoded.
+    """A JPEG of the photo, at most ``SIDE`` pixels per side, or None if it cannot be decoded.
 
-    ``limits`` guards the decoding; its smallest side and its aspect are not applied.
+    Of ``limits``, only the number of pixels and the file size apply.
     """
     relaxed = PhotoLimits(limits.max_pixels, limits.max_bytes, 1, float("inf"))
     try:

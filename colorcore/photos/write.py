@@ -1,4 +1,4 @@
-"""Writing pictures: PNG, JPEG, WebP, TIFF."""
+"""Write pictures as PNG, JPEG or WebP."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def save_picture(path: Path, rgb: NDArray[np.uint8]) -> None:
-    """Write an sRGB picture (H, W, 3) uint8, whole or not at all; no metadata in it.
+    """Write an sRGB picture (H, W, 3) uint8 without metadata, whole or not at all.
 
-    The suffix decides: .png is exact, .jpg and .webp are smaller and lose a little.
+    The suffix selects the format: .png is lossless, .jpg and .webp are smaller and slightly lossy.
 
     Raises:
-        ValueError: the array is no such picture, or the suffix is none of the three.
+        ValueError: the array has another shape or type, or the suffix is not one of the three.
     """
     from PIL import Image
 

@@ -125,7 +125,7 @@ def test_a_file_of_another_palette_is_noticed(saved):
     _, folder = saved
     np.save(folder / "priors.npy", np.array([0.4, 0.6], np.float32))
     np.save(folder / "weights.npy", np.array([1.0, 1.0], np.float32))
-    with pytest.raises(ValueError, match=r"is damaged: its files are not of one palette.*cc prio"):
+    with pytest.raises(ValueError, match=r"is damaged: its files belong to different palettes.*cc prio"):
         load_palette(folder)
 
 
