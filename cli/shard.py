@@ -182,28 +182,28 @@ def _dry_run(
     if not sources or open_store(dataset).kind() == "file":
         sources, dataset = places, ""
     with show.progress("dry run") as advance:
-        look = dry_run(sources, settings, count, dataset=dataset or None, on_progress=advance)
-    save_picture(picture, look.sheet(f"{look.photos} photos of {', '.join(sources)}"))
-    if look.ignored:
-        _warn_of_ignored(dict(look.ignored))
-    refused = dict(look.refused.most_common())
-    classes = colorfulness_rows(look.colorfulness)
+        preview = dry_run(sources, settings, count, dataset=dataset or None, on_progress=advance)
+    save_picture(picture, preview.sheet(f"{preview.photos} photos of {', '.join(sources)}"))
+    if preview.ignored:
+        _warn_of_ignored(dict(preview.ignored))
+    refused = dict(preview.refused.most_common())
+    classes = colorfulness_rows(preview.colorfulness)
     if json:
         show.as_json(
             {
-                "photos": look.photos,
-                "kept": look.kept,
+                "photos": preview.photos,
+                "kept": preview.kept,
                 "refused": refused,
                 "colorfulness": classes,
                 "picture": picture,
             }
         )
         return 0
-    rows = [("would be kept", look.kept)]
+    rows = [("would be kept", preview.kept)]
     rows += [(f"would be refused: {reason}", number) for reason, number in refused.items()]
     show.table(
-        [f"of {look.photos} random photos", "count", "share"],
-        [(name, number, f"{number / max(1, look.photos):.1%}") for name, number in rows],
+        [f"of {preview.photos} random photos", "count", "share"],
+        [(name, number, f"{number / max(1, preview.photos):.1%}") for name, number in rows],
     )
     print()
     show.bars("colorfulness", classes)

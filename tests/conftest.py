@@ -227,7 +227,7 @@ def build_dataset(sources: Sequence[Path], dataset: Path, **settings):
     """What the job of `cc shard` does, in this process. Returns the finished DatasetInfo."""
     from colorcore.dataset.layout import DatasetInfo, ShardSettings, write_info
     from colorcore.storage.location import open_store
-    from pipelines.sharding.merge_tasks import finish
+    from pipelines.sharding.merge_tasks import merge_units
     from pipelines.sharding.plan import plan_units
     from pipelines.sharding.task import shard_unit
     from pipelines.sources.source import open_sources
@@ -238,7 +238,7 @@ def build_dataset(sources: Sequence[Path], dataset: Path, **settings):
     store, opened = open_store(dataset), open_sources(sources)
     for planned in plan_units(store, opened, chosen.photos_per_unit, Counter()):
         shard_unit((store, opened, chosen), planned.unit, planned.plan)
-    return finish(store, info)
+    return merge_units(store, info)
 
 
 @pytest.fixture(scope="session", name="build_dataset")

@@ -27,7 +27,7 @@ from pipelines.doctor.finding import Finding, Verdict, fail, from_error, ok
 from pipelines.doctor.machine import machine_checks
 from pipelines.doctor.precursor import Proof, ProofError, proofs
 from pipelines.errors import JobError
-from pipelines.sharding.merge_tasks import finish
+from pipelines.sharding.merge_tasks import merge_units
 from pipelines.sharding.plan import plan_units
 from pipelines.sharding.task import shard_unit
 from pipelines.sources.source import open_sources
@@ -137,7 +137,7 @@ def make_up(dataset: Path) -> Finding:
     store, sources = open_store(dataset), open_sources([photos])
     for planned in plan_units(store, sources, settings.photos_per_unit, Counter()):
         shard_unit((store, sources, settings), planned.unit, planned.plan)
-    finished = finish(store, info)
+    finished = merge_units(store, info)
     kept = sum((finished.counts or {}).get(split, 0) for split in SPLITS)
     if kept != MADE_UP:
         return fail(

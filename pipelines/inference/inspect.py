@@ -20,7 +20,7 @@ from colorcore.storage.atomic import replace_bytes
 from colorcore.storage.location import open_store
 from colorcore.storage.store import Store
 from pipelines.errors import WrongCallError
-from pipelines.sharding.preview import look_at_dataset
+from pipelines.sharding.preview import preview_dataset
 from pipelines.tracking.model import local_model
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ def inspect_dataset(
         "fingerprint": info.fingerprint,
     }
     if picture is not None:
-        look = look_at_dataset(store, info, seed=seed)
-        save_picture(picture, look.sheet(f"{store.show()}   {info.fingerprint}"))
+        preview = preview_dataset(store, info, seed=seed)
+        save_picture(picture, preview.sheet(f"{store.show()}   {info.fingerprint}"))
     return DatasetFacts(
         summary=summary,
         refused=dict(info.refused or {}),

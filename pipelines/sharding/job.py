@@ -1,13 +1,13 @@
-"""The job of `cc shard`: photos from anywhere -> a dataset anywhere, one Ray task a unit.
+"""The job of `cc shard`: photos from anywhere -> a dataset anywhere, one Ray task per unit.
 
-The driver lists the photos into slices (``pipelines.sharding.plan``) and keeps a constant number
-of unit
-tasks in flight. A task reads its slice, writes the unit's files into a scratch folder and moves
-them into the dataset, the index last. Nothing else coordinates: whatever is killed, the same
-command again does the units that have no index. When all are done, what they add up to is
-computed from their files (``colorcore.dataset.merge``), in tasks too when they are many.
+The driver cuts the listed photos into units (``pipelines.sharding.plan``) and keeps a constant
+number of unit tasks in flight. A task reads its photos, writes the unit's files into a scratch
+folder and moves them into the dataset, the index last (``pipelines.sharding.task``). There is no
+other coordination: after any kill, the same command does the units that have no index. When all
+are done, totals and copies are computed from the units' files
+(``pipelines.sharding.merge_tasks``).
 
-The driver holds a number a unit that is done and one a failed unit; never the photos.
+The driver's memory grows by one number per unit, never by photos.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +37,8 @@ from colorcore.storage.location import absolute_store, open_store
 from colorcore.storage.locks import try_lock
 from colorcore.storage.store import StorageError, Store
 from pipelines.cluster import ray_session
-from pipelines.errors import JobError, WrongCallError
-from pipelines.sharding.merge_tasks import finish, units_in_flight
+from pipelines.errors import JobError, WrongCallError, differences
+from pipelines.sharding.merge_tasks import merge_units, units_in_flight
 from pipelines.sharding.plan import Listing, PlannedUnit, planning
 from pipelines.sharding.task import TASK_RETRIES, shard_unit
 from pipelines.sources.source import Source, open_sources
@@ -47,20 +46,22 @@ from pipelines.sources.source import Source, open_sources
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-
 FAILURES_IN_A_ROW = 20
-"""After so many failed units and no good one, the cause is not in the photos."""
+"""Failed units without a success between them after which the job gives up: the photos cannot be
+the cause, and the next thousand units would fail too."""
 _POLL_S = 0.2
 _COUNT_CPUS_EVERY_S = 5.0
+_EndedUnit = tuple[PlannedUnit, "Future[tuple[UnitResult, float]]"]
 
 
 @dataclass(slots=True)
 class ShardProgress:
-    """Where a running job stands.
+    """Progress of a running job.
 
-    photos   listed so far (a tar counts as one until it is done); listing: more may come
-    done     photos of units that are done; new: of those, by this call
-    kept, refused  photos done by this call, by split and by reason
+    photos   photos listed so far (a tar counts as one until it is done)
+    done     photos in finished units; ``new`` counts those that this call did
+    kept, refused  photos that this call did, by split and by reason
+    listing  whether more photos may still be found
     """
 
     photos: int = 0
@@ -75,10 +76,11 @@ class ShardProgress:
 
 @dataclass(frozen=True, slots=True)
 class ShardReport:
-    """What `cc shard` did; when units failed, kept and refused are those of this call alone.
+    """Result of `cc shard`; if units failed, kept and refused count this call's photos only.
 
-    new_photos is 0 when the dataset was finished before; failed maps a unit to its error;
-    worker_cpu_s is the CPU time of this call's unit tasks, imports aside.
+    new_photos    photos that this call did; 0 if the dataset was complete before
+    failed        the error of each failed unit
+    worker_cpu_s  CPU time of this call's unit tasks, without imports
     """
 
     dataset: str
@@ -95,7 +97,7 @@ class ShardReport:
 
     @property
     def damaged(self) -> int:
-        """Photos whose file itself is bad."""
+        """Photos whose file is damaged."""
         return sum(self.refused.get(reason.value, 0) for reason in DAMAGED)
 
 
@@ -108,20 +110,21 @@ def shard(
     on_progress: Callable[[ShardProgress], None] = lambda _: None,
     on_failure: Callable[[int, str], None] = lambda _unit, _error: None,
 ) -> ShardReport:
-    """Turn the photos of ``sources`` into the dataset ``dataset``; resumes what is there.
+    """Turn the photos of ``sources`` into ``dataset``, or continue an unfinished one.
 
-    Both may be local or URIs; on a cluster every node must be able to open them.
+    Both may be paths or URIs; on a cluster every node must be able to open them.
 
     Raises:
         WrongCallError: a source is missing, or the dataset was made with other settings.
-        JobError: there are no photos, another job is writing the dataset, or every unit fails.
-        StorageError: a store does not answer, or refuses.
+        JobError: there are no photos, another job is writing the dataset, or too many units fail.
+        StorageError: a store does not answer, or denies access.
     """
     opened = [source.absolute() for source in open_sources(sources)]
     target = open_store(dataset)
     with _only_writer(target), ExitStack() as stack:
+        # Ray starts only when a unit or the merge needs it, and ends with the stack.
         info = _begin(target, settings, tuple(map(str, sources)))
-        job = _Job(absolute_store(target), opened, settings, info, on_progress, on_failure)
+        job = ShardJob(absolute_store(target), opened, settings, info, on_progress, on_failure)
         ignored: Counter[str] = Counter()
         listing = stack.enter_context(
             planning(job.dataset, opened, settings.photos_per_unit, ignored)
@@ -129,12 +132,13 @@ def shard(
         job.do_units(listing, lambda: stack.enter_context(ray_session(address)))
         if not job.progress.units:
             raise JobError(
-                f"found no photos in {', '.join(map(str, sources))} "
-                f"({ignored.total()} other files); "
-                "expected files such as .jpg, .png, .webp or .tif, or .tar of them"
+                f"expected photos (.jpg, .png, .webp, .tif …) or tars of them, found "
+                f"{ignored.total()} other files in {', '.join(map(str, sources))}; "
+                "check the sources"
             )
-        finished = job.finish(lambda: stack.enter_context(ray_session(address)))
+        finished = job.complete(lambda: stack.enter_context(ray_session(address)))
         _sweep(target)
+    # A dataset with failed units has no totals yet; the report then counts this call's photos.
     counts = {} if job.failed else (finished.counts or {})
     kept, refused = (
         (job.progress.kept, job.progress.refused)
@@ -156,14 +160,12 @@ def shard(
     )
 
 
-# -- before ------------------------------------------------------------------------------------
-
-
 @contextmanager
 def _only_writer(dataset: Store) -> Iterator[None]:
-    """Hold a local dataset's folder locked against a second job on this machine.
+    """Lock a local dataset's folder against a second job on this machine.
 
-    Two jobs on one remote dataset do the same units to the same bytes: a waste, no damage.
+    Object stores have no locks. Two jobs on one remote dataset write the same units with the
+    same bytes, which wastes work but damages nothing.
     """
     if dataset.local is None:
         yield
@@ -178,46 +180,30 @@ def _only_writer(dataset: Store) -> Iterator[None]:
 
 
 def _begin(dataset: Store, settings: ShardSettings, sources: tuple[str, ...]) -> DatasetInfo:
+    """Create ``dataset.json``, or check that an existing one has the same settings."""
     asked = DatasetInfo(settings=settings, sources=sources)
     if not dataset.exists("dataset.json"):
-        ours = {".dataset.json.part"}  # of a call that was killed while it wrote the very first
+        ours = {".dataset.json.part"}  # left by a call that was killed while writing this file
         if dataset.kind() != "nothing" and {entry.name for entry in dataset.entries()} - ours:
             raise WrongCallError(
-                f"expected an empty or new folder or a dataset, found other files in "
-                f"{dataset.show()}"
+                f"expected a new or empty folder or a dataset, found other files in "
+                f"{dataset.show()}; choose another folder"
             )
         write_info(dataset, asked)
         return asked
     there = read_info(dataset, finished=False)
     asked_values = {**settings.model_dump(), "sources": sources}
     there_values = {**there.settings.model_dump(), "sources": there.sources}
-    differences = [
-        f"{name} is {there_values[name]} there, {value} asked"
-        for name, value in asked_values.items()
-        if there_values[name] != value
-    ]
-    if differences:
+    if changes := differences(there_values, asked_values):
         raise WrongCallError(
-            f"{dataset.show()} was made with other settings: {'; '.join(differences)}; "
-            "repeat them or choose another folder"
+            f"{dataset.show()} was made with other settings: {changes}; "
+            "use the same settings or choose another folder"
         )
     return there
 
 
-# -- the units ---------------------------------------------------------------------------------
-
-
-_Ended = tuple[PlannedUnit, "Future[tuple[UnitResult, float]]"]
-
-
-def _report(
-    ended: queue.SimpleQueue[_Ended], unit: PlannedUnit, future: Future[tuple[UnitResult, float]]
-) -> None:
-    ended.put((unit, future))
-
-
-class _Job:
-    """The running job: what is planned, done and failed so far."""
+class ShardJob:
+    """Runs the tasks of a dataset's units, and counts what is planned, done and failed."""
 
     def __init__(
         self,
@@ -231,6 +217,7 @@ class _Job:
         self.dataset, self._sources, self._settings, self._info = dataset, sources, settings, info
         self._on_progress, self._on_failure = on_progress, on_failure
         self._done = set(done_units(dataset))
+        self._ended = queue.SimpleQueue[_EndedUnit]()
         self._failures_in_a_row = 0
         self._window, self._count_cpus_at = 0, 0.0
         self.progress = ShardProgress()
@@ -238,28 +225,40 @@ class _Job:
         self.cpu_s = 0.0
 
     def do_units(self, listing: Listing, connect: Callable[[], object]) -> None:
-        """Do every unit that has no index, as they are listed."""
+        """Run a task for each listed unit without an index, while the listing continues.
+
+        ``connect`` reaches Ray. It is called for the first such unit only, so a call that finds
+        nothing to do starts no Ray.
+        """
         start: Callable[[PlannedUnit], Any] | None = None
-        running, ended = 0, queue.SimpleQueue[_Ended]()
+        running = 0
         while running or not listing.ended:
+            # Start units while there is room, otherwise wait for one to end: the window keeps
+            # Ray's queue, and the driver's memory, constant for any number of photos.
             unit = None
             if start is None or running < self._room():
                 unit = self._next_to_do(listing, wait=not running)
             if unit is not None:
                 if start is None:
+                    # Units are in order, so the first is the only one that may lie below the
+                    # number of units of the finished dataset.
                     self._mark_unfinished(unit.unit)
                     connect()
                     start = self._start_task()
-                # A callback a task: ray.wait would look through all that are in flight each time.
-                start(unit).future().add_done_callback(partial(_report, ended, unit))
+                self._watch(unit, start(unit))
                 running += 1
             elif running:
-                running -= self._collect(ended)
+                running -= self._collect()
         self._on_progress(self.progress)
 
     def _next_to_do(self, listing: Listing, *, wait: bool) -> PlannedUnit | None:
-        """The next listed unit that is not done, or None when there is none at the moment."""
+        """The next listed unit that is not done, or None if none is listed at the moment.
+
+        With ``wait`` it returns only when there is one or the listing has ended: nothing runs,
+        so there is nothing else to wait for.
+        """
         while not listing.ended:
+            # While units run, don't block here: their ends have to be collected.
             unit = listing.next(_POLL_S if wait else 0.0)
             self.progress.listing = not listing.ended
             if unit is None:
@@ -276,44 +275,55 @@ class _Job:
         return None
 
     def _start_task(self) -> Callable[[PlannedUnit], Any]:
-        """How a unit's task is started."""
+        """A function that starts a unit's task."""
         import ray
 
         options: Any = {
             "num_cpus": 1,
             "max_retries": TASK_RETRIES,
+            # A full disk or a store that is down may recover. Other errors repeat themselves.
             "retry_exceptions": [OSError, StorageError],
         }
         task = ray.remote(**options)(shard_unit)
+        # Stored once: as plain arguments they would be serialized again for every task.
         fixed = ray.put((self.dataset, self._sources, self._settings))
         return lambda unit: task.remote(fixed, unit.unit, unit.plan)
 
+    def _watch(self, unit: PlannedUnit, task: Any) -> None:
+        """Put the unit into the queue when its task ends.
+
+        ``ray.wait`` would scan every task in flight each time one ends.
+        """
+        task.future().add_done_callback(lambda future: self._ended.put((unit, future)))
+
     def _room(self) -> int:
-        """How many units may be in flight; a cluster may grow meanwhile."""
+        """How many units may be in flight; counted anew because a cluster may grow."""
+        # Not each time: asking Ray takes milliseconds, and this runs once per unit.
         now = time.monotonic()
         if now >= self._count_cpus_at:
             self._window = units_in_flight()
             self._count_cpus_at = now + _COUNT_CPUS_EVERY_S
         return self._window
 
-    def _collect(self, ended: queue.SimpleQueue[_Ended]) -> int:
-        """Wait a moment for a unit to end, and count it; returns how many did."""
+    def _collect(self) -> int:
+        """Wait briefly for a unit to end and count its photos; return how many units ended."""
         import ray
 
         try:
-            unit, future = ended.get(timeout=_POLL_S)
+            unit, future = self._ended.get(timeout=_POLL_S)
         except queue.Empty:
             self._on_progress(self.progress)
             return 0
         try:
             result, cpu_s = future.result()
         except ray.exceptions.RayError as error:
+            # Not fatal: the other units are worth finishing, and the next call retries this one.
             self._fail(unit.unit, error)
             return 1
         self._failures_in_a_row = 0
         self.cpu_s += cpu_s
         self.progress.units_done += 1
-        self.progress.photos += result.photos - unit.photos  # a tar holds many
+        self.progress.photos += result.photos - unit.photos  # a tar was listed as one photo
         self.progress.done += result.photos
         self.progress.new += result.photos
         self.progress.kept.update(result.kept)
@@ -322,6 +332,7 @@ class _Job:
         return 1
 
     def _fail(self, unit: int, error: Exception) -> None:
+        # Ray wraps the task's own error, whose first line is what the user needs to see.
         cause = getattr(error, "cause", None) or error
         lines = str(cause).strip().splitlines() or [""]
         line = f"{type(cause).__name__}: {lines[0]}"
@@ -331,19 +342,21 @@ class _Job:
         if self._failures_in_a_row == FAILURES_IN_A_ROW:
             raise JobError(
                 f"{FAILURES_IN_A_ROW} units in a row failed, the last with {line}; "
-                "mend the cause and run the same command again"
+                "fix the cause and rerun the same command"
             )
 
     def _mark_unfinished(self, unit: int) -> None:
-        """A finished dataset of which a unit is done again is unfinished until it is."""
+        """Mark a finished dataset as unfinished before a unit of it is done again.
+
+        A kill in between must not leave a dataset that claims to be complete.
+        """
         if unit < (self._info.counts or {}).get("units", 0):
             self._info = DatasetInfo(settings=self._info.settings, sources=self._info.sources)
             write_info(self.dataset, self._info)
 
-    # -- after -----------------------------------------------------------------------------
-
-    def finish(self, connect: Callable[[], object]) -> DatasetInfo:
-        """Complete the dataset, unless a unit failed or nothing has changed."""
+    def complete(self, connect: Callable[[], object]) -> DatasetInfo:
+        """Write the dataset's totals, unless a unit failed or nothing has changed."""
+        # Missing merged files count as a change: someone removed them to have them made again.
         counts = self._info.counts or {}
         unchanged = (
             not self.progress.new
@@ -353,11 +366,11 @@ class _Job:
         )
         if self.failed or unchanged:
             return self._info
-        return finish(self.dataset, self._info, connect=connect)
+        return merge_units(self.dataset, self._info, connect=connect)
 
 
 def _sweep(dataset: Store) -> None:
-    """Remove what a killed call left behind in a local dataset; no unit is running any more."""
+    """Remove what killed calls left in a local dataset, now that no unit is running."""
     if dataset.local is None:
         return
     for scratch in dataset.local.glob(".unit-*"):

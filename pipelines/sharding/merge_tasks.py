@@ -1,4 +1,9 @@
-"""Adding up what the units made, in tasks when they are many."""
+"""Complete a dataset from its units' files: totals, and copies of photos across units.
+
+Few units are read by the driver. Many are summed up by Ray tasks of ``GROUP_UNITS`` units each,
+which also cut the photos' hashes by prefix into pieces. One task per piece then finds the copies
+in it, so no process ever holds all hashes.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from colorcore.dataset.layout import (
-    DatasetInfo,
-    done_units,
-)
+from colorcore.dataset.layout import DatasetInfo, done_units
 from colorcore.dataset.merge import Summary, find_copies, summarise, write_finished
 from colorcore.storage.store import Store
 from pipelines.sharding.task import TASK_RETRIES
@@ -19,29 +21,28 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 UNITS_IN_FLIGHT_PER_CPU = 2
+"""One unit runs while the next one waits in Ray's queue, so that no CPU idles in between."""
 GROUP_UNITS = 1000
-"""Units that are summed up by one task at the end."""
+"""Units that one task sums up."""
 PIECE_SAMPLES = 5_000_000
-"""Samples whose hashes one task compares at the end (28 bytes each)."""
+"""Samples whose hashes one task compares (28 bytes each)."""
 
 
 def units_in_flight() -> int:
-    """Tasks that a connected Ray is given at a time."""
+    """Number of tasks to keep in flight on the connected Ray."""
     import ray
 
     return UNITS_IN_FLIGHT_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
-# -- after -------------------------------------------------------------------------------------
-
-
-def finish(
+def merge_units(
     dataset: Store, info: DatasetInfo, *, connect: Callable[[], object] | None = None
 ) -> DatasetInfo:
     """Add up the units' files, find copies across units and complete ``dataset.json``.
 
-    ``connect`` reaches Ray; without it, or for few units, all is done in this process.
+    ``connect`` reaches Ray; without it, or for few units, this process does all of it.
     """
+    # From the files, not from the driver's memory: units of earlier calls count as well.
     units = done_units(dataset)
     groups = [units[start : start + GROUP_UNITS] for start in range(0, len(units), GROUP_UNITS)]
     total = Summary()
@@ -54,15 +55,16 @@ def finish(
         copies = find_copies(hashes)
     else:
         connect()
+        # An upper bound is enough to choose the number of pieces.
         samples = len(units) * info.settings.photos_per_unit
-        copies = _finish_in_tasks(dataset, groups, 1 + samples // PIECE_SAMPLES, total)
+        copies = _merge_in_tasks(dataset, groups, 1 + samples // PIECE_SAMPLES, total)
     return write_finished(dataset, info, total, copies)
 
 
-def _finish_in_tasks(
+def _merge_in_tasks(
     dataset: Store, groups: Sequence[Sequence[int]], pieces: int, total: Summary
 ) -> NDArray[np.void]:
-    """Sum up groups of units in tasks, then find copies piece by piece; adds to ``total``."""
+    """Add up groups of units into ``total``, then find copies piece by piece, all in tasks."""
     import numpy as np
     import ray
 
@@ -73,15 +75,17 @@ def _finish_in_tasks(
         for part, reference in zip(parts, hashes, strict=True):
             part.append(reference)
     found = [reduced.remote(*part) for part in parts]
-    parts.clear()
+    parts.clear()  # Ray keeps a task's result as long as the driver holds a reference to it
     return np.concatenate([task_result(reference) for reference in found])
 
 
 def _summary_tasks(
     dataset: Store, groups: Sequence[Sequence[int]], pieces: int
 ) -> Iterator[tuple[Any, list[Any]]]:
+    """Start one task per group; yield references to its summary and to its hashes by piece."""
     import ray
 
+    # A return value per piece: the hashes then go from task to task, never through the driver.
     options: Any = {"num_cpus": 1, "num_returns": 1 + pieces, "max_retries": TASK_RETRIES}
     task: Any = ray.remote(**options)(_summary_and_pieces)
     for group in groups:
@@ -90,7 +94,11 @@ def _summary_tasks(
 
 
 def _in_order(tasks: Iterator[tuple[Any, list[Any]]]) -> Iterator[tuple[Summary, list[Any]]]:
-    """The summaries in order of units, a constant number of tasks in flight."""
+    """The summaries in order of units, with a constant number of tasks in flight.
+
+    In order, because the dataset's files must not depend on which task ends first.
+    """
+    # islice starts the tasks, as the generator creates each one when it is asked for it.
     running = list(islice(tasks, units_in_flight()))
     while running:
         summary, hashes = running.pop(0)
@@ -99,7 +107,7 @@ def _in_order(tasks: Iterator[tuple[Any, list[Any]]]) -> Iterator[tuple[Summary,
 
 
 def task_result(reference: Any) -> Any:
-    """A task's result, or its own error, without the traceback that Ray makes part of it."""
+    """A task's result; or raise its own error, without Ray's traceback in the message."""
     import ray
 
     try:

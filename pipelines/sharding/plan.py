@@ -1,11 +1,11 @@
-"""Which photos belong to which unit: slices that stay what they are, whatever happens later.
+"""Assign photos to units, once and for all.
 
-Photos are listed in an order of their own (``pipelines.sources.source``) and cut into slices of
+Photos are listed in a fixed order (``pipelines.sources.listing``) and cut into slices of
 ``photos_per_unit``; a tar is a slice of its own. The slices are written to the dataset before
-their units are done, ``PLAN_UNITS`` to a file, so an interrupted listing goes on with the very
-same slices. A later call lists the sources again and merges what it finds with what is planned:
-both are in the same order, so nothing but one slice a call is held, however many photos there
-are. Photos that are new get units of their own.
+their units are done, ``PLAN_UNITS`` per file, so an interrupted listing continues with the same
+slices. A later call lists the sources again and merges the result with the plan. Both are in
+the same order, so it holds one slice per earlier call, however many photos there are. New photos
+get new units.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from pipelines.sources.listing import is_tar, list_photos
 from pipelines.sources.source import PlannedPhoto, Source
 
 LISTED_AHEAD = 4 * PLAN_UNITS
-"""Units that the listing may be ahead of the work, in memory."""
+"""Units held in memory while the listing is ahead of the work."""
 
 _Order = tuple[int, list[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedUnit:
-    """A unit: the plan file that holds its slice, and the entries of that slice."""
+    """A unit: its number, the plan file that holds its slice, and the slice's length."""
 
     unit: int
     plan: int
@@ -46,14 +46,14 @@ def plan_units(
     ignored: Counter[str],
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[PlannedUnit]:
-    """Every unit of the dataset: those that are planned, then those of photos that are new.
+    """Every unit of the dataset: first the planned ones, then those of new photos.
 
-    ``stopped`` is asked once a slice; what is listed then and not written is listed again by
-    the next call.
+    ``stopped`` is asked once per slice. Slices that are listed but not yet written are listed
+    again by the next call.
 
     Raises:
         DatasetError: a file of the plan is damaged.
-        WrongCallError: a list has other rows than those that are planned.
+        WrongCallError: a list no longer has the planned rows.
         StorageError: a store does not answer.
     """
     files = [PlanFile(dataset, first) for first in plans(dataset)]
@@ -63,7 +63,7 @@ def plan_units(
     first = files[-1].first + len(files[-1].photos) if files else 0
     waiting: list[list[PlannedPhoto]] = []
     for photos in _slices(_new_photos(dataset, sources, files, ignored), photos_per_unit):
-        if stopped():
+        if stopped():  # the job failed: don't list millions of photos nobody waits for
             return
         waiting.append(photos)
         if len(waiting) == PLAN_UNITS:
@@ -88,20 +88,21 @@ def planning(
 
 
 class Listing:
-    """Units as a thread finds them."""
+    """The units that a thread lists, handed over through a bounded queue."""
 
     def __init__(self, units: Iterator[PlannedUnit], stop: threading.Event | None = None) -> None:
         self.ended = False
         self._ready: queue.Queue[PlannedUnit | BaseException | None] = queue.Queue(LISTED_AHEAD)
         self._stop = stop or threading.Event()
+        # A daemon: a store that does not answer must not keep an interrupted process alive.
         self._thread = threading.Thread(target=self._work, args=[units], daemon=True)
         self._thread.start()
 
     def next(self, timeout: float | None) -> PlannedUnit | None:
-        """The next unit; None when none has come within ``timeout`` seconds, or ever will.
+        """The next unit, or None after ``timeout`` seconds or at the end (see ``ended``).
 
         Raises:
-            Exception: whatever stopped the listing.
+            Exception: the error that stopped the listing.
         """
         if self.ended:
             return None
@@ -117,7 +118,7 @@ class Listing:
         return None
 
     def stop(self) -> None:
-        """Stop listing; what is planned stays."""
+        """Stop listing; the slices written so far stay."""
         self._stop.set()
         self._thread.join()
 
@@ -127,11 +128,12 @@ class Listing:
             for unit in units:
                 if not self._put(unit):
                     return
-        except BaseException as error:  # handed to the consumer
+        except BaseException as error:  # raised again by next(), in the consumer's thread
             last = error
         self._put(last)
 
     def _put(self, item: PlannedUnit | BaseException | None) -> bool:
+        # With a timeout, because a consumer that has stopped never makes room.
         while not self._stop.is_set():
             try:
                 self._ready.put(item, timeout=0.1)
@@ -144,7 +146,7 @@ class Listing:
 def _write(
     dataset: Store, first: int, slices: Sequence[Sequence[PlannedPhoto]]
 ) -> Iterator[PlannedUnit]:
-    if slices:
+    if slices:  # written before any of them is yielded: no unit is done without a plan
         write_plan(dataset, first, slices)
     for number, photos in enumerate(slices):
         yield PlannedUnit(first + number, first, len(photos))
@@ -153,7 +155,7 @@ def _write(
 def _slices(photos: Iterator[PlannedPhoto], size: int) -> Iterator[list[PlannedPhoto]]:
     current: list[PlannedPhoto] = []
     for photo in photos:
-        if is_tar(photo):
+        if is_tar(photo):  # its photos are unknown until it is read, so it is a unit by itself
             if current:
                 yield current
                 current = []
@@ -170,7 +172,7 @@ def _slices(photos: Iterator[PlannedPhoto], size: int) -> Iterator[list[PlannedP
 def _new_photos(
     dataset: Store, sources: Sequence[Source], files: Sequence[PlanFile], ignored: Counter[str]
 ) -> Iterator[PlannedPhoto]:
-    """The photos that no unit has, in order: a merge of two sequences in the same order."""
+    """The listed photos that are in no unit, by merging two sequences in the same order."""
     planned = _planned(sources, files)
     known = next(planned, None)
     for photo in list_photos(sources, ignored, skip=dataset):
@@ -184,10 +186,11 @@ def _new_photos(
         if known is None or _order(sources, known) > order:
             yield photo
             continue
-        if known != photo:  # a list, whose rows all have the same order
+        if known != photo:  # rows of a list: all compare equal, so they must match one by one
             raise WrongCallError(
                 f"the list {sources[photo.root].location} has changed: expected {known.source}, "
-                f"found {photo.source}; add new rows at its end, or choose another dataset"
+                f"found {photo.source}; "
+                "keep its rows and add new ones at the end, or choose another dataset"
             )
         known = next(planned, None)
     while known is not None:
@@ -196,17 +199,19 @@ def _new_photos(
 
 
 def _gone(sources: Sequence[Source], photo: PlannedPhoto) -> None:
-    """A planned photo that is not listed any more; its unit keeps it, or refuses it by name."""
+    """Handle a planned photo that is no longer listed; its unit will refuse it by name."""
     source = sources[photo.root]
     if source.kind == "list":
         raise WrongCallError(
-            f"the list {source.location} has changed: {photo.source} is gone from it; "
-            "add new rows at its end, or choose another dataset"
+            f"the list {source.location} has changed: {photo.source} is missing; "
+            "keep its rows and add new ones at the end, or choose another dataset"
         )
 
 
 def _planned(sources: Sequence[Source], files: Sequence[PlanFile]) -> Iterator[PlannedPhoto]:
-    """All planned photos in order of listing; holds one slice of each earlier call's."""
+    """All planned photos in listing order; holds one slice of each earlier call."""
+    # Within a call, slices are in listing order. A later call starts over, with new photos only:
+    # where the order steps back, the next call begins.
     calls: list[list[PlanFile]] = []
     last: _Order | None = None
     for file in files:
@@ -227,7 +232,7 @@ def _of_call(files: Sequence[PlanFile]) -> Iterator[PlannedPhoto]:
 
 
 def _order(sources: Sequence[Source], photo: PlannedPhoto) -> _Order:
-    """Sorts as ``list_photos`` lists; the rows of a list are all alike, and stay as they are."""
+    """A key that sorts as ``list_photos`` lists; rows of a list are equal and keep their order."""
     if sources[photo.root].kind == "list":
         return photo.root, []
     return photo.root, photo.path.split(b"/")

@@ -1,4 +1,4 @@
-"""The plan of a dataset on disk: which photos each unit is made of."""
+"""The plan of a dataset on disk: the photos of each unit, one Parquet row group per unit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,21 +15,15 @@ from colorcore.storage.location import open_store
 from colorcore.storage.store import Store
 from pipelines.sources.source import PlannedPhoto
 
-if TYPE_CHECKING:
-    pass
-
 PLAN_UNITS = 1000
-"""Units of a plan file: few files, and each unit still reads its own slice alone."""
+"""Units per plan file: few files, and a task still reads its own slice only."""
 
 PLAN_SCHEMA = pa.schema([("root", pa.int32()), ("path", pa.binary())])
 
 
 def plan_name(first: int) -> str:
-    """The slices of the units from ``first`` on."""
+    """Name of the file that holds the slices of the units from ``first`` on."""
     return f"units/{unit_name(first)}.parquet"
-
-
-# -- the plan ----------------------------------------------------------------------------------
 
 
 def write_plan(
@@ -49,12 +42,12 @@ def write_plan(
 
 
 def plans(dataset: str | Path | Store) -> list[int]:
-    """The first units of the plan's files, in order."""
+    """The first unit of each plan file, in order."""
     return numbers_in(open_store(dataset), "units")
 
 
 class PlanFile:
-    """One file of the plan: the slices of the units from ``first`` on."""
+    """One file of the plan; ``photos`` holds the length of each slice."""
 
     def __init__(self, dataset: str | Path | Store, first: int) -> None:
         """Read the file's footer.
@@ -69,7 +62,7 @@ class PlanFile:
             self.photos = [parquet.metadata.row_group(group).num_rows for group in groups]
 
     def slice(self, unit: int) -> list[PlannedPhoto]:
-        """The unit's slice of source photos; reads no other."""
+        """The photos of one unit; reads no other slice."""
         with self._reader() as parquet:
             table = parquet.read_row_group(unit - self.first)
         roots, paths = table["root"].to_pylist(), table["path"].to_pylist()
@@ -84,6 +77,6 @@ class PlanFile:
         except (OSError, ValueError, pa.ArrowException) as error:
             detail = (str(error).splitlines() or [type(error).__name__])[0]
             raise DatasetError(
-                f"{self._store.show(name)}, which says what is in each unit, is damaged: {detail}; "
-                "restore it, or shard into a new folder"
+                f"the plan {self._store.show(name)} is damaged: {detail}; "
+                "restore it or shard into a new folder"
             ) from error

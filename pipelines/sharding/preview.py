@@ -1,6 +1,6 @@
-"""Looking at photos that are kept and refused: of a dataset, or of a sample of photos before it.
+"""Preview kept and refused photos, of a dataset or of a sample of photos before sharding.
 
-Both give the same :class:`Look`: counts, classes of colourfulness and a contact sheet.
+Both give the same :class:`Preview`: counts, classes of colourfulness and a contact sheet.
 """
 
 from __future__ import annotations
@@ -40,21 +40,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KEPT_SHOWN = 48
+"""Kept photos on a contact sheet."""
 REFUSED_SHOWN = 24
-"""Photos of each reason on a contact sheet."""
-UNITS_LOOKED_AT = 100
-"""Random units of a dataset whose refused photos are drawn from."""
+"""Refused photos per reason on a contact sheet."""
+UNITS_SAMPLED = 100
+"""Random units of a dataset from which refused photos are drawn."""
 REMOTE_SHARDS = 2
-"""Random shards of a remote dataset that kept photos are drawn from: each is fetched whole."""
+"""Random shards of a remote dataset from which kept photos are drawn; each is fetched whole."""
 TAR_PHOTOS = 200
-"""Photos of a tar, from its start, that a sample may take."""
+"""Photos from the start of a tar that a sample may take: reading further costs the whole tar."""
 
 
 @dataclass(slots=True)
-class Look:
-    """What was found.
+class Preview:
+    """Kept and refused photos, in numbers and pictures.
 
-    colorfulness  kept photos by class: 0 to 5, 5 to 10, …, the last open
+    colorfulness  kept photos per class of colourfulness (0 to 5, 5 to 10, …; the last is open)
+    ignored       files that are not photos, by suffix
     """
 
     photos: int = 0
@@ -66,7 +68,7 @@ class Look:
     refused_tiles: dict[str, list[Tile]] = field(default_factory=lambda: defaultdict(list))
 
     def sheet(self, title: str) -> NDArray[np.uint8]:
-        """The contact sheet: kept photos first, then refused ones, the commonest reason first."""
+        """The contact sheet: kept photos, then refused ones, the most frequent reason first."""
         sections = [Section(f"kept: {self._share(self.kept)}", self.kept_tiles)]
         for reason, count in self.refused.most_common():
             words = f"refused, {reason}: {self._share(count)}"
@@ -81,15 +83,15 @@ class Look:
 # -- a dataset ---------------------------------------------------------------------------------
 
 
-def look_at_dataset(dataset: Store, info: DatasetInfo, *, seed: int = 0) -> Look:
-    """Counts of a finished dataset, and random photos of it; reads a bounded number of files.
+def preview_dataset(dataset: Store, info: DatasetInfo, *, seed: int = 0) -> Preview:
+    """Counts and random photos of a finished dataset; reads a bounded number of files.
 
     Raises:
         DatasetError: a file is missing or damaged.
         StorageError: the store does not answer.
     """
     counts = info.counts or {}
-    look = Look(
+    preview = Preview(
         photos=counts.get("photos", 0),
         kept=counts.get("train", 0) + counts.get("val", 0),
         refused=Counter(info.refused or {}),
@@ -97,18 +99,18 @@ def look_at_dataset(dataset: Store, info: DatasetInfo, *, seed: int = 0) -> Look
     )
     rng = np.random.default_rng(seed)
     units = done_units(dataset)
-    for unit in rng.permutation(units)[:UNITS_LOOKED_AT].tolist():
+    for unit in rng.permutation(units)[:UNITS_SAMPLED].tolist():
         columns = ["source", "reason", "detail", "thumbnail"]
         for row in read_table(dataset, rejected_name(unit), columns, unit=unit).to_pylist():
             if row["thumbnail"] or row["reason"] not in VISIBLE:
                 tile = Tile(row["thumbnail"], _name(row["source"]), row["detail"])
-                look.refused_tiles[row["reason"]].append(tile)
-    for reason, tiles in look.refused_tiles.items():
+                preview.refused_tiles[row["reason"]].append(tile)
+    for reason, tiles in preview.refused_tiles.items():
         chosen = rng.permutation(len(tiles))[:REFUSED_SHOWN]
-        look.refused_tiles[reason] = [tiles[i] for i in chosen]
-    if look.kept:
-        look.kept_tiles = list(_kept_tiles(dataset, rng))
-    return look
+        preview.refused_tiles[reason] = [tiles[i] for i in chosen]
+    if preview.kept:
+        preview.kept_tiles = list(_kept_tiles(dataset, rng))
+    return preview
 
 
 def _kept_tiles(dataset: Store, rng: np.random.Generator) -> Iterator[Tile]:
@@ -138,7 +140,7 @@ def _splits(dataset: Store) -> list[str]:
     return splits
 
 
-# -- photos that are no dataset yet ------------------------------------------------------------
+# -- photos before sharding --------------------------------------------------------------------
 
 
 def dry_run(
@@ -149,11 +151,11 @@ def dry_run(
     dataset: str | Path | None = None,
     seed: int = 0,
     on_progress: Callable[[int, int, str], None] = lambda _done, _total, _note: None,
-) -> Look:
-    """What `cc shard` would keep and refuse of ``count`` random photos; writes nothing.
+) -> Preview:
+    """Try ``count`` random photos as `cc shard` would, without writing anything.
 
-    All sources are listed, as each photo shall have the same chance; of a tar only the first
-    ``TAR_PHOTOS`` can be chosen. Copies are told within the sample alone.
+    All sources are listed, to give each photo the same chance; from a tar only the first
+    ``TAR_PHOTOS`` can be chosen. Copies are found within the sample only.
 
     Raises:
         WrongCallError: a source is missing.
@@ -164,20 +166,20 @@ def dry_run(
 
     cv2.setNumThreads(1)
     rng = np.random.default_rng(seed)
-    look = Look()
+    preview = Preview()
     opened = open_sources(sources)
     skip = open_store(dataset) if dataset is not None else None
-    chosen = _chosen(list_photos(opened, look.ignored, skip=skip), count, rng, on_progress)
+    chosen = _chosen(list_photos(opened, preview.ignored, skip=skip), count, rng, on_progress)
     if not chosen:
         raise JobError(
-            f"found no photos in {', '.join(map(str, sources))} "
-            f"({look.ignored.total()} other files)"
+            f"expected photos, found {preview.ignored.total()} other files in "
+            f"{', '.join(map(str, sources))}; check the sources"
         )
     maker = SampleMaker(settings)
     for photo in _photos(opened, chosen, count, settings.max_bytes):
-        _judge(look, photo, maker, settings)
-        on_progress(look.photos, count, "")
-    return look
+        _judge(preview, photo, maker, settings)
+        on_progress(preview.photos, count, "")
+    return preview
 
 
 def _chosen(
@@ -186,7 +188,7 @@ def _chosen(
     rng: np.random.Generator,
     on_progress: Callable[[int, int, str], None],
 ) -> list[PlannedPhoto]:
-    """``count`` random photos in random order, by one pass (Vitter 1985, algorithm R)."""
+    """``count`` random photos in random order, in one pass (Vitter 1985, algorithm R)."""
     kept: list[PlannedPhoto] = []
     for number, photo in enumerate(photos):
         if number < count:
@@ -201,7 +203,7 @@ def _chosen(
 def _photos(
     sources: Sequence[Source], chosen: Sequence[PlannedPhoto], count: int, max_bytes: int
 ) -> Iterator[SourcePhoto]:
-    """The chosen photos; those in tars fill up what is missing to ``count``, tar by tar."""
+    """The chosen photos; photos in the chosen tars make up the number that is left, tar by tar."""
     tars = [photo for photo in chosen if is_tar(photo)]
     files = [photo for photo in chosen if not is_tar(photo)]
     yield from read_photos(sources, files, max_bytes)
@@ -215,23 +217,25 @@ def _photos(
             return
 
 
-def _judge(look: Look, photo: SourcePhoto, maker: SampleMaker, settings: ShardSettings) -> None:
-    look.photos += 1
+def _judge(
+    preview: Preview, photo: SourcePhoto, maker: SampleMaker, settings: ShardSettings
+) -> None:
+    preview.photos += 1
     name = _name(photo.source)
     try:
         sample = maker.make(photo)
     except PhotoRefused as refusal:
-        look.refused[refusal.reason.value] += 1
-        tiles = look.refused_tiles[refusal.reason.value]
+        preview.refused[refusal.reason.value] += 1
+        tiles = preview.refused_tiles[refusal.reason.value]
         if len(tiles) < REFUSED_SHOWN:
             picture = thumbnail_of_refused(photo.content, refusal.reason, settings.limits)
             tiles.append(Tile(picture, name, refusal.detail))
         return
-    look.kept += 1
-    look.colorfulness[min(int(sample.colorfulness // CF_STEP), CF_CLASSES - 1)] += 1
-    if len(look.kept_tiles) < KEPT_SHOWN:
+    preview.kept += 1
+    preview.colorfulness[min(int(sample.colorfulness // CF_STEP), CF_CLASSES - 1)] += 1
+    if len(preview.kept_tiles) < KEPT_SHOWN:
         picture = thumbnail(photo.data(), settings.limits)
-        look.kept_tiles.append(Tile(picture, name, f"CF {sample.colorfulness:.1f}"))
+        preview.kept_tiles.append(Tile(picture, name, f"CF {sample.colorfulness:.1f}"))
 
 
 def _name(source: str) -> str:

@@ -1,4 +1,4 @@
-"""The task of one unit: read its photos, write its files, publish them."""
+"""The Ray task of one unit: read its photos, write its files, move them into the dataset."""
 
 from __future__ import annotations
 
@@ -8,13 +8,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from colorcore.dataset.layout import (
-    ShardSettings,
-    UnitResult,
-    unit_name,
-)
+from colorcore.dataset.layout import ShardSettings, UnitResult, unit_name
 from colorcore.dataset.unit import publish_unit, write_unit
 from colorcore.storage.locks import try_lock
 from colorcore.storage.store import Store
@@ -22,26 +17,22 @@ from pipelines.sharding.plan_file import PlanFile
 from pipelines.sources.reading import read_photos
 from pipelines.sources.source import Source
 
-if TYPE_CHECKING:
-    pass
-
-
 TASK_RETRIES = 4
-"""Times a unit's task is started again after its worker or node died, or its storage failed."""
+"""Retries of a task whose worker or node died, or whose storage failed."""
 SCRATCH_AGE_S = 60.0
-"""A scratch folder that nobody holds and that is older was left by a worker that was killed."""
+"""Age from which an unlocked scratch folder counts as left by a killed worker."""
 
 
 def shard_unit(
     job: tuple[Store, Sequence[Source], ShardSettings], unit: int, plan: int
 ) -> tuple[UnitResult, float]:
-    """Do one unit, start to end: the Ray task, and a plain function. Returns CPU seconds too."""
+    """Do one unit from start to end; return its result and the CPU seconds it took."""
     import cv2
 
     dataset, sources, settings = job
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(1)  # Ray runs one task per CPU; OpenCV's own threads would compete
     photos = PlanFile(dataset, plan).slice(unit)
-    started = time.process_time()  # from here on, nothing is imported any more
+    started = time.process_time()  # after the imports, which are no part of the throughput
     with _scratch(dataset, unit) as scratch:
         result = write_unit(
             scratch, unit, read_photos(sources, photos, settings.max_bytes), settings
@@ -52,9 +43,10 @@ def shard_unit(
 
 @contextmanager
 def _scratch(dataset: Store, unit: int) -> Iterator[Path]:
-    """A folder to write a unit in: inside a local dataset, so that its files can be renamed.
+    """A temporary folder for a unit's files; inside a local dataset, to move them by renaming.
 
-    Its name is new each time: a worker that was given up may still be writing in its own.
+    Each attempt gets a new name: a worker that Ray gave up on may still be writing to its own.
+    The lock tells other tasks on this machine that the folder is in use.
     """
     if dataset.local is None:
         _sweep_temporary()
@@ -69,7 +61,7 @@ def _scratch(dataset: Store, unit: int) -> Iterator[Path]:
 
 
 def _sweep_temporary() -> None:
-    """Remove what killed workers left of units of remote datasets on this machine."""
+    """Remove scratch folders that killed workers left on this machine (remote datasets only)."""
     for folder in Path(tempfile.gettempdir()).glob(".unit-*"):
         with suppress(OSError):
             if time.time() - folder.stat().st_mtime < SCRATCH_AGE_S:

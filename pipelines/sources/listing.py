@@ -85,6 +85,7 @@ class _Folders:
         self._visited: set[tuple[int, int]] = set()
         self._skip = skip.show() if skip is not None else None
         if isinstance(top, LocalStore):
+            # As if visited before: then links to the skipped folder are not followed either.
             if isinstance(skip, LocalStore) and skip.kind() == "folder":
                 self._visited.add(skip.identity())
         else:
@@ -112,6 +113,7 @@ class _Folders:
 
     def _ahead(self, entries: list[Entry]) -> Iterator[Entry]:
         """Yield the entries, and before each folder start listing the folders after it."""
+        # Only siblings: the walk enters each of them next, and children are not known yet.
         folders = [entry.name for entry in entries if entry.is_dir]
         at = 0
         for entry in entries:

@@ -107,6 +107,8 @@ class _ReadAhead:
         self._pool.shutdown(cancel_futures=True)
 
     def __iter__(self) -> Iterator[bytes | PhotoRefused]:
+        # Results are taken in the order of submission, so one slow photo delays the ones after
+        # it, but the dataset does not depend on which request is answered first.
         running: deque[Future[bytes | PhotoRefused]] = deque()
         submitted = 0
         for number in range(len(self._photos)):

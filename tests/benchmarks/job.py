@@ -8,7 +8,7 @@ from pathlib import Path
 from colorcore.dataset.layout import DatasetInfo, ShardSettings, write_info
 from colorcore.storage.location import open_store
 from colorcore.storage.store import Store
-from pipelines.sharding.merge_tasks import finish
+from pipelines.sharding.merge_tasks import merge_units
 from pipelines.sharding.plan import PlannedUnit, plan_units
 from pipelines.sharding.task import shard_unit
 from pipelines.sources.source import open_sources
@@ -37,4 +37,4 @@ class PlainJob:
 
     def finish(self) -> None:
         """Add up the units' files and find copies."""
-        finish(self.target, self.info)
+        merge_units(self.target, self.info)

@@ -154,7 +154,7 @@ def scheduling(count: int) -> float:
             with tempfile.TemporaryDirectory() as folder:
                 from colorcore.storage.location import open_store
 
-                running = job._Job(
+                running = job.ShardJob(
                     open_store(folder), [], settings, info, lambda _: None, lambda *_: None
                 )
                 started = time.perf_counter()

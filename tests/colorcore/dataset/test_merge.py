@@ -190,12 +190,12 @@ def test_copies_across_units_are_found(dataset, photo_folder):
 
 
 def test_a_lost_table_of_copies_is_made_again(dataset, copy):
-    from pipelines.sharding.merge_tasks import finish
+    from pipelines.sharding.merge_tasks import merge_units
 
     expected = files_of(copy)
     (copy / "duplicates.parquet").unlink()
     (copy / "shards.parquet").unlink()
-    finish(LocalStore(copy), read_info(copy))
+    merge_units(LocalStore(copy), read_info(copy))
     assert files_of(copy) == expected == files_of(dataset)
 
 

@@ -18,7 +18,7 @@ from colorcore.storage.locks import lock
 from pipelines.errors import JobError, WrongCallError
 from pipelines.sharding import merge_tasks
 from pipelines.sharding.job import ShardProgress, shard
-from pipelines.sharding.merge_tasks import finish
+from pipelines.sharding.merge_tasks import merge_units
 from pipelines.sharding.plan_file import plan_name
 
 SETTINGS = ShardSettings(size=64, photos_per_unit=10, val_percent=30)
@@ -92,7 +92,7 @@ def test_units_without_an_index_are_done_again_to_the_same_bytes(
 
 def test_other_settings_are_refused_with_the_difference(copy: Path, photo_folder) -> None:
     other = SETTINGS.model_copy(update={"size": 96})
-    with pytest.raises(WrongCallError, match="size is 64 there, 96 asked"):
+    with pytest.raises(WrongCallError, match="size was 64, now 96"):
         shard([str(photo_folder.path)], str(copy), other)
 
 
@@ -162,7 +162,7 @@ def test_finishing_in_tasks_writes_the_same_bytes(
     info = read_info(many_units)
     begun = DatasetInfo(settings=info.settings, sources=info.sources)
     connected: list[bool] = []
-    finished = finish(LocalStore(many_units), begun, connect=lambda: connected.append(True))
+    finished = merge_units(LocalStore(many_units), begun, connect=lambda: connected.append(True))
     assert connected == [True]
     assert finished == info
     assert finished.counts is not None
@@ -176,7 +176,7 @@ def test_few_units_are_finished_without_ray(many_units: Path) -> None:
     def connect() -> None:
         raise AssertionError("not for so few units")
 
-    finish(LocalStore(many_units), read_info(many_units), connect=connect)
+    merge_units(LocalStore(many_units), read_info(many_units), connect=connect)
     assert contents(many_units) == expected
 
 
@@ -186,10 +186,10 @@ def test_what_a_task_finds_damaged_is_said_as_it_is_without_tasks(
     shard_file = sorted(many_units.glob("train/*.tar"))[-1]
     shard_file.unlink()
     with pytest.raises(DatasetError) as alone:
-        finish(LocalStore(many_units), read_info(many_units))
+        merge_units(LocalStore(many_units), read_info(many_units))
     monkeypatch.setattr(merge_tasks, "GROUP_UNITS", 2)
     with pytest.raises(DatasetError) as in_tasks:
-        finish(LocalStore(many_units), read_info(many_units), connect=lambda: None)
+        merge_units(LocalStore(many_units), read_info(many_units), connect=lambda: None)
     assert str(in_tasks.value) == str(alone.value)
     assert str(shard_file) in str(alone.value)
     assert "\n" not in str(in_tasks.value)
@@ -262,7 +262,7 @@ def test_nothing_is_written_over_other_files(photo_folder, tmp_path: Path) -> No
 def test_no_photos_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "notes.txt").write_text("none")
-    with pytest.raises(JobError, match=r"found no photos .* \(1 other files\)"):
+    with pytest.raises(JobError, match="found 1 other files"):
         shard([str(tmp_path / "source")], str(tmp_path / "dataset"), SETTINGS)
 
 

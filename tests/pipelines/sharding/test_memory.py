@@ -65,7 +65,7 @@ info = DatasetInfo(settings=settings, sources=("made-up",))
 source = Source("made-up", "folder", scale.MadeUpStore(count))
 before, started = megabytes(), time.perf_counter()
 dataset = scale.Memory()
-job = sharding._Job(dataset, [source], settings, info, lambda _: None, lambda *_: None)
+job = sharding.ShardJob(dataset, [source], settings, info, lambda _: None, lambda *_: None)
 class Done:  # no Ray: a unit is done as soon as it is begun
     def __init__(self, unit):
         self.result = UnitResult(unit.unit, {"train": unit.photos}, {})
@@ -79,7 +79,7 @@ with plan.planning(dataset, [source], settings.photos_per_unit, Counter()) as li
     job.do_units(listing, lambda: None)
 assert job.progress.photos == job.progress.done == count
 # The same call again: everything is planned and done.
-again = sharding._Job(dataset, [source], settings, info, lambda _: None, lambda *_: None)
+again = sharding.ShardJob(dataset, [source], settings, info, lambda _: None, lambda *_: None)
 again._done = set(range(job.progress.units))
 with plan.planning(dataset, [source], settings.photos_per_unit, Counter()) as listing:
     again.do_units(listing, lambda: None)

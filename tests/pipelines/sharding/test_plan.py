@@ -297,8 +297,8 @@ def test_rows_that_are_appended_are_new(listed: Path, tmp_path: Path, beside: li
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ("c.jpg\na.jpg\nc.jpg\n", "b.jpg is gone from it"),
-        ("", "c.jpg is gone from it"),
+        ("c.jpg\na.jpg\nc.jpg\n", "b.jpg is missing"),
+        ("", "c.jpg is missing"),
         ("c.jpg\na.jpg\nb.jpg\n", "expected c.jpg, found b.jpg"),
         ("c.jpg\ng.jpg\nc.jpg\nb.jpg\n", "expected a.jpg, found g.jpg"),
         ("g.jpg\nc.jpg\na.jpg\nc.jpg\nb.jpg\n", "expected c.jpg, found g.jpg"),
@@ -316,7 +316,9 @@ def test_rows_that_change_are_refused_by_name(
         planned(tmp_path / "d", *sources)
     assert said in str(error.value)
     assert str(listed) in str(error.value)
-    assert "add new rows at its end, or choose another dataset" in str(error.value)
+    assert "keep its rows and add new ones at the end, or choose another dataset" in str(
+        error.value
+    )
     assert plan_files(tmp_path / "d") == before
 
 

@@ -42,12 +42,12 @@ def test_a_plan_file_has_a_row_group_a_unit(tmp_path):
 
 
 def test_a_damaged_plan_is_named(tmp_path):
-    with pytest.raises(DatasetError, match=r"000000\.parquet, .* is damaged: .*No such file"):
+    with pytest.raises(DatasetError, match=r"000000\.parquet is damaged: .*No such file"):
         PlanFile(tmp_path, 0)
     write_plan(tmp_path, 0, [[PlannedPhoto(0, b"a.jpg")]])
     whole = (tmp_path / plan_name(0)).read_bytes()
     (tmp_path / plan_name(0)).write_bytes(whole[:-9])
-    with pytest.raises(DatasetError, match=r"units/000000\.parquet, .* is damaged: ") as error:
+    with pytest.raises(DatasetError, match=r"units/000000\.parquet is damaged: ") as error:
         PlanFile(tmp_path, 0)
     assert "\n" not in str(error.value)
 

@@ -13,7 +13,7 @@ from colorcore.drawing.contact_sheet import COLUMNS, TILE, Section, Tile, draw_c
 from colorcore.storage.local import LocalStore
 from pipelines.errors import JobError
 from pipelines.sharding import preview as look
-from pipelines.sharding.preview import dry_run, look_at_dataset
+from pipelines.sharding.preview import dry_run, preview_dataset
 from pipelines.sources.source import PlannedPhoto
 
 SETTINGS = ShardSettings(size=64)
@@ -57,12 +57,12 @@ def test_each_photo_has_the_same_chance() -> None:
 
 
 def test_no_photos_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="found no photos"):
+    with pytest.raises(JobError, match="expected photos, found 0 other files"):
         dry_run([tmp_path], SETTINGS, 5)
 
 
 def test_a_datasets_refused_photos_are_shown_by_reason(dataset: Path, photo_folder) -> None:
-    seen = look_at_dataset(LocalStore(dataset), read_info(dataset))
+    seen = preview_dataset(LocalStore(dataset), read_info(dataset))
     assert {reason: len(tiles) for reason, tiles in seen.refused_tiles.items()} == Counter(
         photo_folder.refused.values()
     )

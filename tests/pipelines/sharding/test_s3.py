@@ -181,7 +181,7 @@ def test_a_store_that_goes_away_and_comes_back(
     for line in failed:
         assert "failed: StorageError: s3://" in line
         assert "failed 2 times: " in line
-    assert said[-1] == f"error: {len(failed)} of 5 units failed; run the command again"
+    assert said[-1] == f"error: {len(failed)} of 5 units failed; rerun the same command"
     done = {key: s3_server.get(bucket, key) for key in s3_server.keys(bucket, "made/index/")}
     assert len(done) == 5 - len(failed) >= 1
     assert "made/shards.parquet" not in s3_server.keys(bucket)
