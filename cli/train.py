@@ -12,7 +12,6 @@ from cli.options import Address, AsJson, Dataset, Overrides, RecipeName, Trackin
 
 if TYPE_CHECKING:
     from cli.show import Advance
-    from colorcore.recipes.advice import Advised
     from pipelines.training.trainer import TrainProgress
 
 
@@ -43,34 +42,32 @@ def train(
         ),
     ] = None,
     tracking_uri: TrackingUri = None,
-    name: Annotated[str | None, typer.Option(help="Of the run in MLflow.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run in MLflow.")] = None,
     address: Address = None,
     json: AsJson = False,
 ) -> None:
     """Train a recipe on a dataset."""
     from cli import show
     from colorcore.recipes.recipe import load_recipe
-    from pipelines.tracking.store import tracking_uri as choose
-    from pipelines.training.driver import train as run
+    from pipelines.tracking import store
+    from pipelines.training import driver
     from pipelines.training.job import parse_workers
 
     loaded = load_recipe(recipe, set_ or [])
-    signs: dict[str, Advised] = {}
-    told: set[str] = set()
     with show.progress("train") as advance:
-        report = run(
+        report = driver.train(
             dataset,
             loaded,
             out,
-            tracking_uri=choose(tracking_uri, Path.cwd()),
+            tracking_uri=store.tracking_uri(tracking_uri, Path.cwd()),
             name=name or Path(recipe).stem,
             workers=parse_workers(workers),
             resume=resume,
             initial=from_,
             reading=from_reading,
             address=address,
-            on_progress=lambda progress: _display(advance, progress, signs, told),
-            on_initial=lambda about: show.warn(f"starts from {about}"),
+            on_progress=Display(advance).update,
+            on_initial=lambda about: show.warn(f"starting from {about}"),
             on_warning=show.warn,
         )
     if json:
@@ -100,53 +97,53 @@ def train(
     print(f"run {report.run_id} in {report.tracking_uri}; look at it with: cc ui")
 
 
-def _display(
-    advance: Advance, progress: TrainProgress, signs: dict[str, Advised], told: set[str]
-) -> None:
-    _display_signs(progress, signs)
-    _display_stop(progress, told)
-    if not progress.total_steps:
-        return
-    notes = [f"epoch {min(progress.epoch + 1, progress.epochs)}/{progress.epochs}"]
-    if progress.workers > 1:
-        notes.append(f"{progress.workers} workers")
-    if progress.loss is not None:
-        notes.append(f"loss {progress.loss:.4f}")
-    if progress.photos_per_s is not None:
-        notes.append(f"{progress.photos_per_s:.0f} photos/s")
-    if progress.scores:
-        notes.append(f"val PSNR {progress.scores['psnr']:.2f}")
-        notes.append(f"AuC {progress.scores['auc_balanced']:.4f}")
-    advance(progress.step, progress.total_steps, ", ".join(notes))
+class Display:
+    """Shows a training's progress; warns once per change of its signs, and of a stop."""
 
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
+        self._signs: set[str] = set()
+        self._stopping = False
 
-def _display_signs(progress: TrainProgress, signs: dict[str, Advised]) -> None:
-    """A line when a sign appears, and one when it is gone; ``signs`` are those shown so far.
+    def update(self, progress: TrainProgress) -> None:
+        """Show the latest progress."""
+        self._warn_of_signs(progress)
+        self._warn_of_stop(progress)
+        if not progress.total_steps:
+            return
+        notes = [f"epoch {min(progress.epoch + 1, progress.epochs)}/{progress.epochs}"]
+        if progress.workers > 1:
+            notes.append(f"{progress.workers} workers")
+        if progress.loss is not None:
+            notes.append(f"loss {progress.loss:.4f}")
+        if progress.photos_per_s is not None:
+            notes.append(f"{progress.photos_per_s:.0f} photos/s")
+        if progress.scores:
+            notes.append(f"val PSNR {progress.scores['psnr']:.2f}")
+            notes.append(f"AuC {progress.scores['auc_balanced']:.4f}")
+        self._advance(progress.step, progress.total_steps, ", ".join(notes))
 
-    Workers that have only just taken over have not looked for any yet.
-    """
-    from cli import show
+    def _warn_of_signs(self, progress: TrainProgress) -> None:
+        from cli import show
 
-    if not progress.scored_step:
-        return
-    found = {each.sign.name: each for each in progress.signs}
-    for name, each in found.items():
-        if name not in signs:
-            show.warn(f"sign after step {progress.scored_step}: {each}")
-    for name in signs:
-        if name not in found:
+        # Workers that have just replaced lost ones report no signs before they have validated,
+        # which does not mean that the signs are gone.
+        if not progress.scored_step:
+            return
+        found = {each.sign.name: each for each in progress.signs}
+        for name, each in found.items():
+            if name not in self._signs:
+                show.warn(f"sign after step {progress.scored_step}: {each}")
+        for name in sorted(self._signs - found.keys()):
             show.warn(f"sign gone after step {progress.scored_step}: {name}")
-    signs.clear()
-    signs.update(found)
+        self._signs = set(found)
 
+    def _warn_of_stop(self, progress: TrainProgress) -> None:
+        from cli import show
 
-def _display_stop(progress: TrainProgress, told: set[str]) -> None:
-    """A line, once, when the training was asked to stop."""
-    from cli import show
-
-    if progress.stopping and "stopping" not in told:
-        told.add("stopping")
-        show.warn(
-            "stopping after this step and saving a checkpoint; press Ctrl-C again to stop "
-            "immediately"
-        )
+        if progress.stopping and not self._stopping:
+            self._stopping = True
+            show.warn(
+                "stopping after this step and saving a checkpoint; press Ctrl-C again to stop "
+                "immediately"
+            )

@@ -35,7 +35,7 @@ from pipelines.tracking.redact import without_secrets
 from pipelines.tracking.store import TrackedRun
 from pipelines.training.interrupts import catch_interrupts
 from pipelines.training.job import Job, Workers, describe_error, prepare_job
-from pipelines.training.start_weights import choose_initial
+from pipelines.training.start_weights import choose_start_weights
 from pipelines.training.trainer import TrainProgress, run_workers, with_advice
 
 
@@ -106,7 +106,7 @@ def train(
     if initial is not None:
         palette = load_palette(job.dataset.below("palette"))
         val = Samples(job.dataset, "val")
-        start = choose_initial(
+        start = choose_start_weights(
             local_model(initial, tracking_uri), job.recipe, palette, val, reading
         )
         tags[FROM_TAG] = start.about

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a job runs: the first one asks it to stop, the next one ends it."""
+"""Ctrl-C and SIGTERM during a job: the first one asks it to stop, the second one ends it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""The latter is what Slurm and Kubernetes send some time before they kill."""
+"""Slurm and Kubernetes send SIGTERM some time before they kill a job."""
 
 
 class Interrupts:
-    """What to do about signals, until the block of :func:`catch_interrupts` ends.
+    """The state of signal handling during a block of :func:`catch_interrupts`.
 
     Attributes:
-        asked: set by the first signal, if the job can then be stopped.
-        can_stop: whether it can, in order; else a signal raises KeyboardInterrupt at once, as any
-            second one does.
+        asked: set by the first signal if ``can_stop``.
+        can_stop: whether the job can save and stop. While it cannot, a signal raises
+            KeyboardInterrupt at once, as a second one always does.
     """
 
     def __init__(self) -> None:
@@ -26,9 +26,9 @@ class Interrupts:
         self.can_stop = False
 
     def install(self) -> None:
-        """Take the signals over (again); Ray takes SIGTERM when it connects.
+        """Take over the signals, again if needed: Ray takes SIGTERM when it connects.
 
-        Nothing happens outside of the main thread, which alone gets signals.
+        Does nothing outside the main thread, the only one that Python lets handle signals.
         """
         if threading.current_thread() is threading.main_thread():
             for each in SIGNALS:
@@ -42,7 +42,7 @@ class Interrupts:
 
 @contextmanager
 def catch_interrupts() -> Iterator[Interrupts]:
-    """Take the signals over until the block ends."""
+    """Take over the signals during the block."""
     interrupts = Interrupts()
     here = threading.current_thread() is threading.main_thread()
     before = {each: signal.getsignal(each) for each in SIGNALS} if here else {}

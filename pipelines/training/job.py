@@ -26,7 +26,7 @@ from colorcore.training.state import FitData
 from pipelines.errors import JobError, WrongCallError
 from pipelines.run_log.observer import observer_of_rank
 from pipelines.tracking.store import TrackedRun
-from pipelines.training.start_weights import Initial
+from pipelines.training.start_weights import StartWeights
 
 Workers = int | tuple[int, int]
 """A number of workers, or the least and the most: as many as the cluster has room for."""
@@ -56,7 +56,7 @@ class Job:
     params: dict[str, Any]
     run: TrackedRun | None = None
     threads: int | None = None
-    initial: Initial | None = None
+    initial: StartWeights | None = None
     mark: str | None = None
 
     def data(self) -> FitData:

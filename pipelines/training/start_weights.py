@@ -1,7 +1,7 @@
-"""What `cc train --from` starts from: an old ``.pt`` file, or one of our own checkpoints.
+"""The weights that `cc train --from` starts from: an old ``.pt`` file, or our own checkpoint.
 
-Only weights are taken over, strictly: the recipe's model must be the very one they belong to. An
-optimiser's state is not, as it belongs to the learning rates of another training.
+The recipe's model must be exactly the one that the weights belong to. The optimizer's state is
+left out, because it belongs to the learning rates of another training.
 """
 
 from __future__ import annotations
@@ -30,60 +30,62 @@ if TYPE_CHECKING:
     from colorcore.recipes.recipe import Recipe
 
 PHOTOS = 6
-"""Photos on which the readings of an old file are told apart."""
+"""Photos on which the readings of an old file are compared."""
 SIDE = 128
-"""Pixels of those photos, at most about twice as many: it is done on the CPU."""
+"""Their side in pixels, or up to twice that; they are small because the CPU does it."""
 FREE = frozenset({"dropout", "encoder_weights"})
-"""Options of a model that its weights do not depend on once they are there."""
+"""Options of a model that do not change the weights it can load."""
 CLEAR = 1.02
-"""Times by which the second best reading's error must exceed the best one's."""
+"""Minimum ratio of the second best reading's error to the best one's."""
 
 
 @dataclass(frozen=True, slots=True)
-class Initial:
-    """Initial weights; small enough to hand to a worker. ``reading`` is that of an old file."""
+class StartWeights:
+    """Where start weights are, small enough to send to a worker; ``reading`` is of an old file."""
 
     source: str | Path
     reading: str | None
     about: str
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights by the names of our model.
+        """The weights, under the names of our model.
 
         Raises:
-            CheckpointError: the source cannot be read any more.
+            CheckpointError: the source can no longer be read.
         """
         if self.reading is not None:
             return load_old_checkpoint(Path(self.source)).weights(READINGS[self.reading])
         return load_checkpoint(self.source).weights
 
 
-def choose_initial(
+def choose_start_weights(
     source: str | Path, recipe: Recipe, palette: Palette, samples: Samples, reading: str | None
-) -> Initial:
-    """Initial weights that fit the recipe; ``reading`` None finds an old file's by measuring.
+) -> StartWeights:
+    """Start weights that fit the recipe; ``reading`` None measures which one fits an old file.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or an old file that does not match.
-        WrongCallError: it belongs to another model than the recipe's, or cannot be told how to
-            be read.
+        CheckpointError: ``source`` is no checkpoint, is damaged, or is a file of another network.
+        WrongCallError: its weights belong to another model than the recipe's, or its reading is
+            not clear.
     """
     here = open_store(source).local
     source = str(source) if here is None else here.absolute()
     if here is not None and here.is_file():
-        initial, options = _old(here, samples, reading)
+        start, options = _from_pt_file(here, samples, reading)
         _require_model(source, recipe, {"name": "unet", **options})
     else:
         if reading is not None:
-            raise WrongCallError(f"--from-reading is for an old .pt file, {source} is none")
-        initial = _ours(source, recipe, palette)
-    bad = [name for name, value in initial.weights().items() if not value.isfinite().all()]
+            raise WrongCallError(
+                f"--from-reading is for an old .pt file, but {source} is a checkpoint; leave it out"
+            )
+        start = _from_checkpoint(source, recipe, palette)
+    bad = [name for name, value in start.weights().items() if not value.isfinite().all()]
     if bad:
         raise WrongCallError(
-            f"{source} holds weights that are no finite numbers ({', '.join(bad[:3])}); "
+            f"{source} holds weights that are NaN or infinite ({', '.join(bad[:3])}); "
             "start from another checkpoint"
         )
-    return initial
+    return start
 
 
 def measure_readings(old: OldCheckpoint, samples: Samples) -> dict[str, float]:
@@ -99,24 +101,26 @@ def measure_readings(old: OldCheckpoint, samples: Samples) -> dict[str, float]:
     return dict(sorted(errors.items(), key=lambda item: item[1]))
 
 
-def _old(source: Path, samples: Samples, reading: str | None) -> tuple[Initial, Mapping[str, Any]]:
+def _from_pt_file(
+    source: Path, samples: Samples, reading: str | None
+) -> tuple[StartWeights, Mapping[str, Any]]:
     if reading is not None and reading not in READINGS:
         raise WrongCallError(f"expected --from-reading {', '.join(READINGS)}, got {reading}")
     old = load_old_checkpoint(source)
-    how = "as asked"
+    how = "as given"
     if reading is None:
         (reading, best), (second, next_best), *_ = measure_readings(old, samples).items()
         if not next_best > CLEAR * best:
             raise WrongCallError(
-                f"cannot tell how {source} was trained: its ab error is {best:.2f} read as "
-                f"{reading} and {next_best:.2f} as {second}; say it with --from-reading"
+                f"cannot detect the input convention of {source}: its ab error is {best:.2f} as "
+                f"{reading} and {next_best:.2f} as {second}; set it with --from-reading"
             )
         how = f"ab error {best:.2f}, next best {second} {next_best:.2f}"
     about = f"{source.name}: {old.about()}; read as {reading} ({how}); optimizer state left out"
-    return Initial(source.absolute(), reading, about), old.model_options(READINGS[reading])
+    return StartWeights(source.absolute(), reading, about), old.model_options(READINGS[reading])
 
 
-def _ours(source: str | Path, recipe: Recipe, palette: Palette) -> Initial:
+def _from_checkpoint(source: str | Path, recipe: Recipe, palette: Palette) -> StartWeights:
     checkpoint = load_checkpoint(source)
     theirs = checkpoint.recipe.model
     _require_model(source, recipe, {"name": theirs.name, **theirs.options()})
@@ -124,31 +128,32 @@ def _ours(source: str | Path, recipe: Recipe, palette: Palette) -> Initial:
         in_bins = isinstance(build_model(theirs.name, **theirs.options()), AnswersInBins)
     if in_bins and checkpoint.palette.fingerprint != palette.fingerprint:
         raise WrongCallError(
-            f"{source} answers in the bins of the palette {checkpoint.palette.fingerprint}, the "
-            f"dataset's is {palette.fingerprint}; give the dataset its centroids: "
+            f"{source} predicts the bins of the palette {checkpoint.palette.fingerprint}, the "
+            f"dataset's palette is {palette.fingerprint}; give the dataset its centroids with "
             "cc priors --centroids"
         )
-    checkpoint.model()  # do the weights fit?
+    checkpoint.model()  # raises CheckpointError if the weights do not fit
     about = (
         f"{Path(source).name}: {len(checkpoint.weights)} tensors of a training on the dataset "
         f"{checkpoint.dataset}, {checkpoint.epoch} epochs; optimizer state left out"
     )
-    return Initial(source, None, about)
+    return StartWeights(source, None, about)
 
 
 def _require_model(source: str | Path, recipe: Recipe, theirs: Mapping[str, Any]) -> None:
-    """The recipe's model is the one that the weights belong to.
+    """Check that the recipe's model is the one that the weights belong to.
 
     Raises:
-        WrongCallError: it is not, with what to set.
+        WrongCallError: it is another one; the message lists what to set.
     """
-    asked = {"name": recipe.model.name, **recipe.model.options()}
+    ours = {"name": recipe.model.name, **recipe.model.options()}
     changes = [
         f"--set model.{key}={str(value).lower() if isinstance(value, bool) else value}"
         for key, value in theirs.items()
-        if key not in FREE and asked.get(key) != value
+        if key not in FREE and ours.get(key) != value
     ]
     if changes:
         raise WrongCallError(
-            f"{source} belongs to another model than the recipe's; train with {' '.join(changes)}"
+            f"{source} holds weights of another model than the recipe's; "
+            f"train with {' '.join(changes)}"
         )

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from cli.main import main
-from cli.train import _display_signs
-from colorcore.recipes.advice import Advised, advised
+from cli.train import Display
+from colorcore.recipes.advice import advised
 from colorcore.recipes.recipe import load_recipe
 from colorcore.scores.signs import Sign
 from colorcore.training.fit import fit
@@ -20,7 +20,7 @@ def test_a_sign_is_shown_once_when_it_appears_and_once_when_it_is_gone(
 ) -> None:
     recipe = load_recipe("simple")
     grey, sepia = (Sign(name, 0.1, 0.2, f"all {name}") for name in ("grey", "sepia"))
-    shown: dict[str, Advised] = {}
+    display = Display(lambda *_: None)
     lines = []
     courses = (
         (0, ()), (10, (grey,)), (20, (grey, sepia)),
@@ -29,7 +29,7 @@ def test_a_sign_is_shown_once_when_it_appears_and_once_when_it_is_gone(
     )  # fmt: skip
     for step, signs in courses:
         for _ in range(3):  # the display looks more often than a model is scored
-            _display_signs(TrainProgress(signs=advised(signs, recipe), scored_step=step), shown)
+            display.update(TrainProgress(signs=advised(signs, recipe), scored_step=step))
         out, err = capsys.readouterr()
         assert out == ""
         lines += err.splitlines()

@@ -31,7 +31,7 @@ from pipelines.tracking.mlflow_env import QUIET
 from pipelines.tracking.model import local_model, log_model, register_champion
 from pipelines.tracking.store import TrackedRun, client_for
 from pipelines.training.driver import TrainReport
-from pipelines.training.start_weights import choose_initial
+from pipelines.training.start_weights import choose_start_weights
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_runs_and_registered_models_are_models(
     assert shown.scores == load_checkpoint(trained.out / "best").scores
     palette = load_palette(dataset_with_palette / "palette")
     samples = Samples(dataset_with_palette, "val")
-    start = choose_initial(local_model(Path("models:/pets/1")), tiny, palette, samples, None)
+    start = choose_start_weights(local_model(Path("models:/pets/1")), tiny, palette, samples, None)
     mine = load_checkpoint(trained.out / "best").weights
     assert all((start.weights()[name] == tensor).all() for name, tensor in mine.items())
     with pytest.raises(JobError, match="cannot fetch models:/pets@nobody"):

@@ -1,4 +1,4 @@
-"""What a training may start from: measured readings, strict models, and that it does so."""
+"""The weights a training starts from: detected readings, exact models, and that it uses them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from colorcore.models import build_model
 from colorcore.recipes.recipe import load_recipe
 from pipelines.errors import WrongCallError
 from pipelines.training.driver import TrainReport, train
-from pipelines.training.start_weights import choose_initial, measure_readings
+from pipelines.training.start_weights import choose_start_weights, measure_readings
 from tests.colorcore.checkpoints.made_up_unet import UNetColorizer, save
 from tests.trainings import TINY
 
@@ -55,7 +55,7 @@ def test_the_reading_is_found_by_measuring(old_file, val, palette) -> None:
     errors = measure_readings(load_old_checkpoint(old_file), val)
     assert set(errors) == set(READINGS)
     assert next(iter(errors)) == "unit/up-first"
-    start = choose_initial(old_file, load_recipe("unet-l1", FITS), palette, val, None)
+    start = choose_start_weights(old_file, load_recipe("unet-l1", FITS), palette, val, None)
     assert start.reading == "unit/up-first"
     for what in ("106 tensors mapped", "no wrapper", "epoch 9", "loss 0.0421", "unit/up-first"):
         assert what in start.about
@@ -66,24 +66,24 @@ def test_the_reading_is_found_by_measuring(old_file, val, palette) -> None:
 
 def test_a_reading_may_be_said(old_file, val, palette) -> None:
     recipe = load_recipe("unet-l1", FITS)
-    start = choose_initial(old_file, recipe, palette, val, "percent/skip-first")
+    start = choose_start_weights(old_file, recipe, palette, val, "percent/skip-first")
     assert start.reading == "percent/skip-first"
     with pytest.raises(WrongCallError, match="expected --from-reading centered/skip-first"):
-        choose_initial(old_file, recipe, palette, val, "upside-down")
+        choose_start_weights(old_file, recipe, palette, val, "upside-down")
 
 
 def test_readings_that_cannot_be_told_apart_are_asked_for(tmp_path, val, palette) -> None:
     network = UNetColorizer()
     torch.nn.init.zeros_(network.head.weight)
-    with pytest.raises(WrongCallError, match="say it with --from-reading"):
-        choose_initial(
+    with pytest.raises(WrongCallError, match="set it with --from-reading"):
+        choose_start_weights(
             save(tmp_path / "blank.pt", network), load_recipe("unet-l1", FITS), palette, val, None
         )
 
 
 def test_another_model_is_refused_with_what_to_set(old_file, val, palette) -> None:
     with pytest.raises(WrongCallError) as caught:
-        choose_initial(
+        choose_start_weights(
             old_file, load_recipe("unet-l1", ["model.norm=group"]), palette, val, "unit/up-first"
         )
     wanted = ["model.channels=4", "model.depth=3", "model.norm=batch", "model.lightness=unit"]
@@ -93,27 +93,29 @@ def test_another_model_is_refused_with_what_to_set(old_file, val, palette) -> No
 
 def test_dropout_is_free_as_it_has_no_weights(old_file, val, palette) -> None:
     recipe = load_recipe("unet-l1", [*FITS, "model.dropout=0.3"])
-    assert choose_initial(old_file, recipe, palette, val, "unit/up-first")
+    assert choose_start_weights(old_file, recipe, palette, val, "unit/up-first")
 
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path, val, palette) -> None:
     network = UNetColorizer()
     network.head.bias.data[0] = float("nan")
     path = save(tmp_path / "nan.pt", network)
-    with pytest.raises(WrongCallError, match=r"no finite numbers \(head\.bias\)"):
-        choose_initial(path, load_recipe("unet-l1", FITS), palette, val, "unit/up-first")
+    with pytest.raises(WrongCallError, match=r"NaN or infinite \(head\.bias\)"):
+        choose_start_weights(path, load_recipe("unet-l1", FITS), palette, val, "unit/up-first")
 
 
 def test_our_own_checkpoints(trained: TrainReport, val, palette, tmp_path) -> None:
-    start = choose_initial(trained.out, load_recipe("unet-l1", TINY), palette, val, None)
+    start = choose_start_weights(trained.out, load_recipe("unet-l1", TINY), palette, val, None)
     best = load_checkpoint(trained.out).weights
     assert all(torch.equal(value, best[name]) for name, value in start.weights().items())
     with pytest.raises(WrongCallError, match=r"--set model\.channels=4"):
-        choose_initial(trained.out, load_recipe("unet-l1"), palette, val, None)
+        choose_start_weights(trained.out, load_recipe("unet-l1"), palette, val, None)
     with pytest.raises(WrongCallError, match="is for an old"):
-        choose_initial(trained.out, load_recipe("unet-l1", TINY), palette, val, "unit/up-first")
+        choose_start_weights(
+            trained.out, load_recipe("unet-l1", TINY), palette, val, "unit/up-first"
+        )
     with pytest.raises(CheckpointError, match="expected a checkpoint folder"):
-        choose_initial(tmp_path / "nowhere", load_recipe("unet-l1"), palette, val, None)
+        choose_start_weights(tmp_path / "nowhere", load_recipe("unet-l1"), palette, val, None)
 
 
 def test_bins_must_be_the_same_colours(trained: TrainReport, val, palette, tmp_path) -> None:
@@ -126,10 +128,10 @@ def test_bins_must_be_the_same_colours(trained: TrainReport, val, palette, tmp_p
         load_checkpoint(trained.out), recipe=recipe, weights=model.state_dict(), training={}
     )
     save_checkpoint(checkpoint, tmp_path / "bins")
-    assert choose_initial(tmp_path / "bins", recipe, palette, val, None)
+    assert choose_start_weights(tmp_path / "bins", recipe, palette, val, None)
     other = Palette(palette.centroids + 1, palette.priors, palette.weights)
     with pytest.raises(WrongCallError, match="cc priors --centroids"):
-        choose_initial(tmp_path / "bins", recipe, other, val, None)
+        choose_start_weights(tmp_path / "bins", recipe, other, val, None)
 
 
 def test_a_training_starts_there_and_says_so(
@@ -152,7 +154,7 @@ def test_a_training_starts_there_and_says_so(
 
 
 def test_not_with_resume(trained: TrainReport, dataset_with_palette: Path, tracking: str) -> None:
-    with pytest.raises(WrongCallError, match="not both"):
+    with pytest.raises(WrongCallError, match="only one of them"):
         train(
             dataset_with_palette, load_recipe("unet-l1", TINY), trained.out, tracking_uri=tracking,
             resume=True, initial=trained.out,
