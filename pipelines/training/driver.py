@@ -111,6 +111,7 @@ def train(
         )
         tags[FROM_TAG] = start.about
         on_initial(start.about)
+    # Before Ray: a wrong tracking URI is reported at once, and a failing start of Ray is logged.
     run = start_run(
         tracking_uri,
         name,
@@ -122,7 +123,7 @@ def train(
     status = "FAILED"
     try:
         with catch_interrupts() as interrupts, ray_session(address):
-            interrupts.install()
+            interrupts.install()  # again: Ray takes SIGTERM when it connects
             run_workers(job, run.run_id, workers, on_progress, interrupts)
         status = "FINISHED"
     except (KeyboardInterrupt, StoppedError):
@@ -135,7 +136,7 @@ def train(
     return TrainReport(
         out=Path(out) if job.store.local is not None else job.store.show(),
         best=str(Path(out) / "best") if job.store.local is not None else job.store.show("best"),
-        steps=last.epoch * job.steps_an_epoch,
+        steps=last.epoch * job.steps_per_epoch,
         scores=best.scores,
         signs=_signs(best),
         last_signs=_signs(last),
@@ -172,7 +173,7 @@ def close_run(job: Job, run: TrackedRun, status: str, on_warning: Callable[[str]
     if missing:
         on_warning(
             f"the run in MLflow lacks {', '.join(missing)}; "
-            f"the checkpoints in {job.store.show()} are complete"
+            f"the checkpoints in {job.store.show()} are not affected"
         )
     if unsent:
         on_warning(str(unsent))
@@ -194,6 +195,7 @@ def _best_checkpoint(job: Job, folder: Path) -> Path:
     place = job.store.below("best")
     if place.local is not None:
         return place.local
+    # MLflow takes local folders only.
     save_checkpoint(load_checkpoint(place), folder / "best")
     return folder / "best"
 
@@ -220,7 +222,7 @@ def _previous(job: Job, *, resume: bool) -> Checkpoint | None:
             f"{out} was trained on the dataset {previous.dataset}, "
             f"this one is {job.fingerprint}; resume on the same dataset"
         )
-    # How often it saves changes nothing about what is learned.
+    # How often checkpoints are saved does not change what is learned.
     if changes := differences(
         previous.recipe.flat(), job.recipe.flat(), ignored=("train.save_every",)
     ):

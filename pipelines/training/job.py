@@ -52,7 +52,7 @@ class Job:
     store: Store
     fingerprint: str
     mean_ab: tuple[float, float]
-    steps_an_epoch: int
+    steps_per_epoch: int
     params: dict[str, Any]
     run: TrackedRun | None = None
     threads: int | None = None
@@ -93,7 +93,7 @@ def prepare_job(
         store=absolute_store(out),
         fingerprint=info.fingerprint or "",
         mean_ab=(float(mean[0]), float(mean[1])),
-        steps_an_epoch=_check_batches(store, recipe, workers),
+        steps_per_epoch=_check_batches(store, recipe, workers),
         params=_params(recipe, info, palette, workers),
     )
 
@@ -139,9 +139,12 @@ def train_rank(
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     elif device.type == "cpu":
+        # Ray gives a worker one CPU, and so one thread, even on a node that runs nothing else.
         torch.set_num_threads(_threads_here())
     run = None if job.run is None else observer_of_rank(job.run, job.recipe, job.store)
     observers = observers if run is None else [*observers, run]
+    # Start weights count only for a training's very first start: a replaced worker, too, must
+    # resume from what was learned since.
     last = job.store.below("last")
     resumes = has_checkpoint(last)
     initial = None if resumes or job.initial is None else job.initial.weights()
@@ -206,6 +209,8 @@ def describe_error(error: BaseException) -> str:
 
 def _check_shared(job: Job) -> None:
     """Check that this worker's ``--out`` is the driver's, and not another folder of that name."""
+    # A folder of the same name on a node's own disk would hold other checkpoints, or none: the
+    # rank would start from scratch, and the others wait for it in a collective for ever.
     if job.mark is not None and not job.store.exists(job.mark):
         import ray
 

@@ -88,6 +88,7 @@ def run_workers(
         raise WrongCallError(
             f"expected at most {cpus} workers, one per CPU of this cluster, got {least}"
         )
+    # The user's own value wins over a share of the node's CPUs; Ray overrides it in workers.
     if (asked := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(asked):
         job = replace(job, threads=int(asked))
     # On the node of Ray Train's controller: losing that node ends the training anyway.
@@ -114,8 +115,9 @@ def _fit_until_it_ends(name: str, config: dict[str, Any], scaling: Any) -> None:
     from pipelines.training.rendezvous import MeetingConfig
 
     trainer_class: Any = trainer_without_sigint_handler()
-    board, reached = config["board"], -1
+    board, reached = config["board"], -1  # the step at which the workers were last lost
     while True:
+        # Ray Train wants a folder for its own records; our checkpoints never pass through it.
         with tempfile.TemporaryDirectory(prefix="colorcore-train-") as storage:
             trainer = trainer_class(
                 train_worker,

@@ -28,8 +28,8 @@ def final_weights(out: Path) -> dict[str, torch.Tensor]:
 
 
 def test_checkpoints_scores_and_steps(trained: TrainReport, dataset_with_palette: Path) -> None:
-    steps_an_epoch = len(Samples(dataset_with_palette, "train")) // 4
-    assert trained.steps == 2 * steps_an_epoch
+    steps_per_epoch = len(Samples(dataset_with_palette, "train")) // 4
+    assert trained.steps == 2 * steps_per_epoch
     assert load_checkpoint(trained.out / "last").epoch == 2
     report = evaluate_model(trained.out, dataset_with_palette)
     assert report.decoding == trained.decoding
