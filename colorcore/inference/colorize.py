@@ -1,8 +1,8 @@
-"""Colorizing one photo at its own resolution.
+"""Colorize one photo at its own resolution.
 
-The network sees a small copy; its ab is upsampled and joined with the photo's own lightness,
-so every detail stays as sharp as it was. Colours that sRGB cannot show at that lightness lose
-chroma, never lightness. Work goes strip by strip: memory is that of the photo plus a little.
+The network sees a small copy. Its ab is upsampled and combined with the photo's own lightness, so
+details stay as sharp as they were. Colours that sRGB cannot show at that lightness lose chroma,
+never lightness. The photo is converted strip by strip, so memory is little more than the photo.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from colorcore.models.decoding import Decoding
 
 STRIP_PIXELS = 1 << 20
-"""Pixels that are converted at a time (about 100 MB of intermediate results)."""
+"""Pixels per strip (about 100 MB of intermediate results)."""
 MAX_ASPECT = 16
-"""A photo that is longer still gets a smaller copy: one of 1 x 20,000 pixels would fill memory."""
+"""Longer photos get a smaller copy: one of 1 x 20,000 pixels would fill the memory."""
 
 
 def colorize(
@@ -40,7 +40,7 @@ def colorize(
     rgb (H, W, 3) uint8 sRGB, grey or not: only its lightness is used. ``size`` is the shorter
     side, in pixels, of the copy that the network sees (that of its training samples); the copy of
     a photo longer than 16:1 has no more pixels than one of 16:1.
-    Returns (H, W, 3) uint8 sRGB whose L differs from the photo's by rounding to 8 bits alone.
+    Returns (H, W, 3) uint8 sRGB whose L differs from the photo's only by rounding to 8 bits.
     """
     height, width = rgb.shape[:2]
     ab = _predict_ab(model, rgb, size, device, decoding)
@@ -62,7 +62,7 @@ def _predict_ab(
     device: torch.device | str,
     decoding: Decoding = OWN,
 ) -> NDArray[np.float32]:
-    """Predicted ab of a small copy, widened to the photo's width: (2, h, W) ab units."""
+    """Predicted ab of a small copy, upsampled to the photo's width: (2, h, W) ab units."""
     import cv2
 
     height, width = rgb.shape[:2]
@@ -82,7 +82,7 @@ def _predict_ab(
 
 
 def _rows_of(ab: NDArray[np.float32], strip: slice, height: int) -> NDArray[np.float32]:
-    """Rows of a strip of the photo, between the rows of ab (2, h, W): linear, pixel centres."""
+    """Rows of a strip of the photo, interpolated linearly between the rows of ab (2, h, W)."""
     small = ab.shape[1]
     where = (np.arange(strip.start, strip.stop) + 0.5) * small / height - 0.5
     where = where.clip(0, small - 1)

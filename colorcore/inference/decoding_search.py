@@ -1,8 +1,8 @@
-"""The front between fidelity and colourfulness, and the place on it that a model is decoded at.
+"""Search for the decoding of a model on the front between fidelity and colourfulness.
 
-Each setting of a grid of temperatures and chroma scales is scored on validation photos. The
-network sees a batch once, whatever the number of settings, and of each setting only the sums of
-its scores are kept. Afterwards one setting is chosen by the metric that chose the checkpoint.
+Each setting in a grid of temperatures and chroma scales is scored on validation photos. The
+network runs once per batch, whatever the number of settings, and only the sums of each setting's
+scores are kept. Then one setting is chosen by the metric that chose the checkpoint.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ if TYPE_CHECKING:
     from colorcore.scores.color_statistics import ColorStatistics
 
 TEMPERATURES = (0.2, 0.38, 0.6, 0.8, 1.0)
-"""From nearly the likeliest bin to the plain mean; 0.38 is that of Zhang et al. (2016, §2.3)."""
+"""From nearly the most likely bin to the mean; 0.38 is that of Zhang et al. (2016, §2.3)."""
 CHROMAS = (0.8, 1.0, 1.2, 1.4, 1.7, 2.0)
 PHOTOS = 500
-"""Validation photos that are enough to choose by: two knobs, and the same photos for each setting.
+"""Validation photos used at most: enough to choose two values on the same photos.
 
 They are spread evenly over the split, whose order is that of the sources.
 """
 KEPT = 0.95
-"""Share of the best setting's gain over grey that is good enough to stay nearer to the default."""
+"""Share of the best gain over grey that a setting nearer to the default must keep."""
 COLOR = "cf_gap"
 FIDELITY = ("psnr", "delta_e2000", "auc_balanced")
-"""What the front is made of: the colourfulness gap against each of these."""
+"""The axes of the front: the colourfulness gap against each of these."""
 _BATCH = 32
 
 
 def grid(model: nn.Module, extra: Iterable[Decoding] = ()) -> list[Decoding]:
-    """The settings that are tried for a model, temperature by temperature, and ``extra`` ones."""
+    """The settings to try for a model, ordered by temperature, plus ``extra`` ones."""
     own = own_decoding(model)
     temperatures = [None] if own.temperature is None else TEMPERATURES
     settings = {Decoding(t, c) for t in temperatures for c in CHROMAS}
@@ -65,12 +65,12 @@ def sweep(
 ) -> dict[Decoding, Evaluation]:
     """Score a model with several settings in one pass of the network.
 
-    batches of stored LAB (B, 3, H, W) uint8; the model is in evaluation mode. ``also`` has
-    statistics to add a setting's answers to. Memory is that of a batch, its prediction and one
-    decoded answer. Neighbours of one temperature are decoded once.
+    batches of stored LAB (B, 3, H, W) uint8; the model is in evaluation mode. ``also`` maps
+    settings to statistics to update. Memory holds one batch, its prediction and one decoding.
+    Neighbouring settings of one temperature are decoded once.
 
     Raises:
-        ValueError: a temperature for a model that answers in no bins.
+        ValueError: a temperature is given, but the model does not predict bins.
     """
     evaluations = {setting: evaluation_for(palette) for setting in settings}
     for lab_u8 in batches:
@@ -91,13 +91,12 @@ def choose(
 ) -> Decoding:
     """The setting nearest to the model's ``own`` that is about as good as the best one.
 
-    Good is the recipe's ``metric``, one of ``HIGHER_IS_BETTER``, by which the best checkpoint is
-    chosen too: a knob turned by any other would undo that choice. About as good is what keeps
-    ``KEPT`` of what the best setting gains over the score of ``grey``, without which a knob would
-    be turned by noise: the metrics are flat around their optimum. Balanced AuC is a careful judge,
-    since a wrong colour costs more the more vivid it is; the colourfulness gap is none: it makes
-    a sepia answer a deeper sepia. A score that is no number is never chosen, and if there is no
-    other, ``own`` is.
+    Settings are compared by the recipe's ``metric``, one of ``HIGHER_IS_BETTER``, which chose the
+    best checkpoint too; another metric would undo that choice. A setting is about as good if it
+    keeps ``KEPT`` of the best setting's gain over the score of ``grey``. Without this margin noise
+    would choose, because metrics are flat around their optimum. Balanced AuC is a careful judge,
+    since a wrong colour costs more the more vivid it is; the colourfulness gap is a poor one, as
+    it turns sepia into a deeper sepia. NaN scores are never chosen; if all are NaN, ``own`` is.
     """
     sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
     known = {d: sign * s[metric] for d, s in scores.items() if not math.isnan(s[metric])}
@@ -110,7 +109,7 @@ def choose(
 
 
 def _apart(one: Decoding, other: Decoding) -> float:
-    """How far two settings of one model are from each other, in factors."""
+    """Distance of two settings of one model: the sum of |log| of their ratios."""
     t1, t2 = one.temperature or 1.0, other.temperature or 1.0
     return abs(math.log(t1 / t2)) + abs(math.log(one.chroma / other.chroma))
 
@@ -118,7 +117,7 @@ def _apart(one: Decoding, other: Decoding) -> float:
 def undominated(
     scores: Mapping[Decoding, Mapping[str, float]], metrics: Sequence[str]
 ) -> list[Decoding]:
-    """The Pareto-optimal settings: none other is as good in all ``metrics`` and better in one."""
+    """The Pareto-optimal settings: no other is as good in all ``metrics`` and better in one."""
     signs = [1.0 if HIGHER_IS_BETTER[metric] else -1.0 for metric in metrics]
     points = {
         decoding: [sign * s[metric] for sign, metric in zip(signs, metrics, strict=True)]
@@ -145,14 +144,14 @@ def choose_decoding(
     rank: int = 0,
     world: int = 1,
 ) -> tuple[Decoding, dict[str, float]]:
-    """Choose on validation samples, and score the choice on all of them.
+    """Choose a decoding on at most ``PHOTOS`` validation samples, and score it on all of them.
 
-    Goes by at most ``PHOTOS`` of the samples. With several ranks every one calls it with the same
-    weights, takes its share, and gets the same answer.
+    With several ranks, each calls this with the same weights, scores its share, and gets the same
+    result.
     """
 
     def scored(settings: Sequence[Decoding], stride: int) -> list[dict[str, float]]:
-        """Grey's scores, then those of the settings."""
+        """The scores of grey, then those of the settings."""
         grey = evaluation_for(palette)
         batches = val_batches(samples, _BATCH, rank=rank * stride, world=world * stride)
         watched = scoring(batches, grey, grey_baseline, device)
@@ -175,7 +174,7 @@ def scoring(
     answer: Callable[[Tensor], Tensor],
     device: torch.device | str,
 ) -> Iterator[Tensor]:
-    """The batches as they come; on their way an answer that needs no model is scored on them."""
+    """Pass the batches through, and score a baseline on them."""
     for lab_u8 in batches:
         lab = decode_lab(lab_u8.to(device, non_blocking=True))
         evaluation.update(answer(lab), lab)
@@ -185,7 +184,7 @@ def scoring(
 def _over_ranks(
     evaluations: Sequence[Evaluation], palette: Palette, device: torch.device | str
 ) -> list[Evaluation]:
-    """The evaluations of all ranks, added up: the same sums on every rank, to the last bit."""
+    """The evaluations summed over all ranks, identical on every rank."""
     total = torch.stack([evaluation.state() for evaluation in evaluations]).to(device)
     distributed.all_reduce(total)
     summed = [evaluation_for(palette) for _ in evaluations]

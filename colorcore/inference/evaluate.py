@@ -1,4 +1,4 @@
-"""Scoring a model on photos, beside the two answers that need no model."""
+"""Score a model on photos, and the two baselines that need no model."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def evaluate(
     """Score a model.
 
     batches of stored LAB (B, 3, H, W) uint8. Returns the evaluation, and predicted and true
-    LAB of the first ``pictures`` photos as (pictures, 2, 3, H, W) on the CPU. ``statistics``
-    are added to.
+    LAB of the first ``pictures`` photos as (pictures, 2, 3, H, W) on the CPU. Updates
+    ``statistics`` too.
     """
     was_training = model.training
     model.eval()
@@ -69,7 +69,7 @@ def evaluate(
 
 
 def baselines(mean_ab: tuple[float, float]) -> dict[str, Callable[[Tensor], Tensor]]:
-    """The answers that need no model, as functions of a batch of LAB (B, 3, H, W)."""
+    """The baselines that need no model, as functions of a batch of LAB (B, 3, H, W)."""
     constant = torch.tensor(mean_ab)
     return {"grey": grey_baseline, "constant": lambda lab: constant_baseline(lab, constant)}
 
@@ -84,10 +84,10 @@ def score_with_baselines(
     decoding: Decoding = OWN,
     statistics: ColorStatistics | None = None,
 ) -> dict[str, dict[str, float]]:
-    """The model's scores beside those of grey and of the constant mean ab, in one pass.
+    """The scores of the model, of grey and of the constant mean ab, in one pass.
 
-    Returns {"grey": {...}, "constant": {...}, "model": {...}}, each as ``Evaluation.compute``.
-    ``statistics`` of the model are added to.
+    Returns {"grey": {...}, "constant": {...}, "model": {...}}, each from ``Evaluation.compute``.
+    Updates the model's ``statistics`` too.
     """
     answers = baselines(mean_ab)
     evaluations = {name: evaluation_for(palette) for name in (*answers, "model")}

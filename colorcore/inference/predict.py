@@ -1,4 +1,4 @@
-"""From lightness to a model's colours, at its own or another decoding."""
+"""Predict colours from lightness, with a model's own or another decoding."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 OWN = Decoding()
-"""The model's own answer."""
+"""The model's own decoding."""
 
 
 @torch.inference_mode()
 def predict_lab(model: nn.Module, lab: Tensor, decoding: Decoding = OWN) -> Tensor:
-    """The photos with predicted colours. lab (B, 3, H, W) CIELAB; only its L is looked at.
+    """The photos with predicted colours. lab (B, 3, H, W) CIELAB; only its L is used.
 
     Raises:
-        ValueError: a temperature for a model that answers in no bins.
+        ValueError: a temperature is given, but the model does not predict bins.
     """
     return predict_with_logits(model, lab, decoding)[0]
 
@@ -33,7 +33,7 @@ def predict_lab(model: nn.Module, lab: Tensor, decoding: Decoding = OWN) -> Tens
 def predict_with_logits(
     model: nn.Module, lab: Tensor, decoding: Decoding
 ) -> tuple[Tensor, Tensor | None]:
-    """As :func:`predict_lab`, and the answer of an RGB head, whose L is its own."""
+    """Like :func:`predict_lab`, with the output of an RGB head, which has its own L."""
     prediction: Prediction = model(normalize_L(lab[:, :1]))
     ab = decode(model, prediction, decoding)
     return torch.cat([lab[:, :1], ab], dim=1), prediction.get("rgb")

@@ -1,8 +1,8 @@
 """The loss: a weighted sum of named terms, each in its own file and on its own line here.
 
-Every guide's loss is a composition of these terms, so a recipe says it in a few numbers, and a
-search may vary those. Each term is also reported by itself, without its weight: a change of
-weights does not bend the curve of a term, and runs with different weights can be compared.
+Every guide's loss is a combination of these terms, so a recipe describes it by a few numbers, and
+a search can vary those. Each term is also reported separately and without its weight, so runs
+with different weights can be compared.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ class Loss:
         return any(name in ADVERSARIAL for name in self.weights)
 
     def prepare(self, device: torch.device) -> None:
-        """Load what the terms need, on the device that they will run on.
+        """Load what the terms need onto the device that they run on.
 
         Raises:
-            LossError: it is not there, such as the pretrained weights of a perceptual term.
+            LossError: something is missing, such as the pretrained weights of a perceptual term.
         """
         for term in self._terms.values():
             if (prepare := getattr(term, "prepare", None)) is not None:
@@ -93,13 +93,13 @@ class Loss:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The total to minimize, and each term's own value: unweighted and detached.
 
-        ``influence`` is the share of their weight that the terms of :data:`ADVERSARIAL` have.
+        ``influence``, 0..1, multiplies the weights of the terms in :data:`ADVERSARIAL`.
 
         prediction of a model; lab (B, 3, H, W) true CIELAB float, of the same B, H, W. Autocast
-        is off in here: in bfloat16, a = 500 (f(X) − f(Y)) would go in steps of 2 ab units.
+        is off here: in bfloat16, a = 500 (f(X) − f(Y)) would be rounded to steps of 2 ab units.
 
         Raises:
-            ValueError: the prediction lacks what a term needs; the message says which models
+            ValueError: the prediction lacks what a term needs; the message names models that
                 have it.
         """
         with torch.autocast(lab.device.type, enabled=False):
@@ -122,9 +122,9 @@ def build_terms(
     Args:
         weights: term name -> weight, 0 or more. A term of weight 0 is left out: neither
             computed nor reported.
-        options: term name -> keyword options of its builder; terms not named keep their
-            defaults. Options of a term that is left out are checked and not used.
-        palette: of the dataset; None when a recipe is only checked.
+        options: term name -> keyword options of its builder; other terms keep their defaults.
+            Options of a term that is left out are checked but not used.
+        palette: of the dataset; None if a recipe is only checked.
 
     Raises:
         ValueError: no term has a weight above 0; a weight is negative or not finite; a term or
@@ -151,7 +151,7 @@ def build_terms(
 def steady_loss(terms: Mapping[str, float], weights: Mapping[str, float]) -> float:
     """The weighted sum of terms without :data:`ADVERSARIAL` ones, which oscillate by nature.
 
-    In this loss the signs ``oscillating``, ``plateaued`` and ``diverged`` are looked for.
+    The signs ``oscillating``, ``plateaued`` and ``diverged`` are found in this loss.
     """
     return math.fsum(
         weights[name] * value

@@ -1,7 +1,7 @@
-"""L1 on a and b, each with a weight of its own: the chrominance term of the tuning guide.
+"""L1 on a and b, each with its own weight: the chrominance term of the tuning guide.
 
-Too much red and green and too little blue and yellow: raise ``b``. The other way round: raise
-``a``. The guide offers this as its advanced option.
+With too much red and green and too little blue and yellow, raise ``b``; in the opposite case,
+raise ``a``. The guide offers this as its advanced option.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def build(*, a: float = 1.0, b: float = 1.0) -> Term:
     """(a · mean |error of a| + b · mean |error of b|) / 2, of ab_norm (ab units divided by 128).
 
-    With both weights 1, as in the tuning guide, this is ``ab_l1``. The guide gives no formula
-    but a range, 0.1 to 0.3 in training: a grey answer to ImageNet photos has an L1 of about
-    0.1 and an MSE of about 0.02, so we read it as an L1.
+    With both weights 1, as in the tuning guide, this is ``ab_l1``. The guide gives no formula,
+    only a range of 0.1 to 0.3 in training. A grey prediction of ImageNet photos has an L1 of
+    about 0.1 and an MSE of about 0.02, so we take it for an L1.
 
     Args:
         a: weight of the green-red channel, 0 or more.

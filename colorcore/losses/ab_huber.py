@@ -1,7 +1,7 @@
 """Huber on ab, also called smooth L1: the colour term of the training guide.
 
-Quadratic below β, where an error is hardly a wrong colour, and linear above, where MSE would
-let outliers drive the answer to the mean of all plausible colours: brown.
+It is quadratic below β, where an error is barely visible, and linear above, where MSE would let
+outliers pull the prediction to the mean of all plausible colours: brown.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """L1 on ab: the loss of the UNet guide.
 
 The mean absolute error is smallest at the median of the plausible colours, channel by channel:
-less washed-out than MSE's mean where one colour is likelier than all others, and not thrown off
-by a few outliers.
+less washed-out than MSE's mean where one colour is more likely than all others, and robust to a
+few outliers.
 """
 
 from __future__ import annotations

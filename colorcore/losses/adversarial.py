@@ -1,6 +1,6 @@
-"""The adversarial game: the generator's side is a term, the discriminator's a function.
+"""Adversarial losses: the generator's is a loss term, the discriminator's a function.
 
-A discriminator gives a map of logits for each scale, a logit for each patch: above 0 it takes
+A discriminator outputs a map of logits for each scale, with one logit per patch: above 0 it takes
 the patch for a real photo's (Isola et al. 2017, PatchGAN; Wang et al. 2018, several scales).
 """
 
@@ -24,18 +24,18 @@ KINDS = ("hinge", "least_squares")
 
 
 def build(*, kind: str = "hinge") -> Term:
-    """How little the discriminator falls for the answer: the mean over scales and patches.
+    """How well the discriminator recognizes predictions: the mean over scales and patches.
 
     ``hinge``: −E D(G), unbounded below (Lim and Ye 2017, "Geometric GAN"; Miyato et al. 2018,
     "Spectral normalization", eq. 17). ``least_squares``: ½ E (D(G) − 1)² (Mao et al. 2017, eq. 2
-    with c = 1). Wang et al. 2018, eq. 3, sum over scales; the mean keeps a weight's meaning when
-    scales are added. The bins guide asks for three scales and names no kind.
+    with c = 1). Wang et al. 2018, eq. 3, sum over scales; with the mean a weight keeps its
+    meaning when scales are added. The bins guide has three scales and does not name a kind.
 
     Args:
-        kind: ``hinge`` or ``least_squares``; the discriminator must be trained by the same.
+        kind: ``hinge`` or ``least_squares``; the discriminator must be trained with the same.
 
     Raises:
-        ValueError: there is no such kind.
+        ValueError: the kind is unknown.
     """
     _check(kind)
 
@@ -46,12 +46,12 @@ def build(*, kind: str = "hinge") -> Term:
 
 
 def generator_loss(fake_logits: Sequence[Tensor], kind: str = "hinge") -> Tensor:
-    """What the generator minimizes; see :func:`build`.
+    """The loss that the generator minimizes; see :func:`build`.
 
-    fake_logits, for each scale (B, 1, h, w), of the generator's answers -> scalar.
+    fake_logits, (B, 1, h, w) for each scale, of the generator's predictions -> scalar.
 
     Raises:
-        ValueError: there is no such kind, or no scale.
+        ValueError: the kind is unknown, or there is no scale.
     """
     _check(kind)
     logits = _scales(fake_logits)
@@ -63,21 +63,21 @@ def generator_loss(fake_logits: Sequence[Tensor], kind: str = "hinge") -> Tensor
 def discriminator_loss(
     real_logits: Sequence[Tensor], fake_logits: Sequence[Tensor], kind: str = "hinge"
 ) -> Tensor:
-    """What the discriminator minimizes: the mean over scales and patches.
+    """The loss that the discriminator minimizes: the mean over scales and patches.
 
     ``hinge``: E max(0, 1 − D(real)) + E max(0, 1 + D(fake)) (Miyato et al. 2018, eq. 16).
     ``least_squares``: ½ E (D(real) − 1)² + ½ E D(fake)² (Mao et al. 2017, eq. 2, a = 0, b = 1).
-    Logits of the generator's answers should come from detached answers.
+    Fake logits should come from detached predictions.
 
-    real_logits, fake_logits, for each scale (B, 1, h, w) -> scalar.
+    real_logits, fake_logits, (B, 1, h, w) for each scale -> scalar.
 
     Raises:
-        ValueError: there is no such kind, no scale, or one list is longer than the other.
+        ValueError: the kind is unknown, there is no scale, or the lists differ in length.
     """
     _check(kind)
     real, fake = _scales(real_logits), _scales(fake_logits)
     if len(real) != len(fake):
-        raise ValueError(f"expected logits of as many scales, got {len(real)} and {len(fake)}")
+        raise ValueError(f"expected as many real as fake scales, got {len(real)} and {len(fake)}")
     pairs = zip(real, fake, strict=True)
     if kind == "hinge":
         return _mean([F.relu(1.0 - r).mean() + F.relu(1.0 + f).mean() for r, f in pairs])
@@ -93,10 +93,10 @@ def _scales(logits: Sequence[Tensor]) -> list[Tensor]:
     """The logits of each scale in float32 at least.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no scale.
     """
     if not logits:
-        raise ValueError("expected a discriminator's logits of one scale or more, got none")
+        raise ValueError("expected a discriminator's logits for at least one scale, got none")
     return [widen(scale) for scale in logits]
 
 

@@ -1,7 +1,8 @@
-"""Answers in bins against photos: what cross-entropy and its focal form share.
+"""Predicted bins compared with photos: the part that cross-entropy and focal loss share.
 
-A pixel's true colour is a mixture of its 5 nearest bins. Both losses need the answer's
-probabilities of these 5 only, so the dense target (B, Q, h, w), 60 times as large, is never made.
+A pixel's true colour is encoded as a mixture of its 5 nearest bins. Both losses need only the
+predicted probabilities of these 5, so the dense target (B, Q, h, w), 60 times as large, is never
+built.
 """
 
 from __future__ import annotations
@@ -26,23 +27,24 @@ PerPixel: TypeAlias = Callable[["Tensor", "Tensor"], "Tensor"]
 """log_p and target, both (B, K, h, w), of the pixels' K nearest bins -> loss (B, h, w)."""
 
 _encoders: WeakKeyDictionary[Palette, SoftEncoder] = WeakKeyDictionary()
-"""A palette's tables are made once, for all terms."""
+"""Tables of each palette, built once for all terms."""
 
 
 class BinsTerm:
     """A loss on the bins of each pixel, each pixel weighted by its true colour's rarity.
 
-    Logits may be smaller than the photo: the true ab is then the mean over each pixel's area.
-    With w the palette's weights and q* the most likely true bin, a pixel's weight is
-    v = 1 + rebalance · (w[q*] − 1): Zhang et al. 2016, eq. 3, for ``rebalance`` 1 and no weights
-    for 0, of mean 1 under the priors at any value. The term is the mean over photos and pixels;
-    it is not divided by the sum of the weights, so halves of a batch average to the batch.
+    Logits may be smaller than the photo; the true ab is then the mean over each pixel's area.
+    With the palette's weights w and the most likely true bin q*, a pixel's weight is
+    v = 1 + rebalance · (w[q*] − 1): Zhang et al. 2016, eq. 3, for ``rebalance`` 1, and no
+    weights for 0; its mean under the priors is always 1. The term is the mean over photos and
+    pixels. It is not divided by the sum of the weights, so the mean over two halves is that of
+    the batch.
 
     Args:
-        name: of the term, for its errors.
-        palette: of the dataset, or None if the term is only built to check its options.
+        name: of the term, for error messages.
+        palette: of the dataset, or None if only the options are checked.
         rebalance: 0..1.
-        per_pixel: the loss of a pixel.
+        per_pixel: the loss per pixel.
 
     Raises:
         ValueError: rebalance is out of range.
@@ -58,7 +60,7 @@ class BinsTerm:
         self._weights: Tensor | None = None
 
     def prepare(self, device: torch.device) -> None:
-        """Make the palette's tables, and put the weights on the device.
+        """Build the palette's tables, and move the weights to the device.
 
         Raises:
             ValueError: there is no palette.
@@ -73,14 +75,14 @@ class BinsTerm:
         """The term; prediction with logits (B, Q, h, w), lab (B, 3, H, W) -> scalar.
 
         Raises:
-            ValueError: the prediction has no logits, or those of another palette.
+            ValueError: the prediction has no logits, or another number of bins than the palette.
         """
         logits = tensor(prediction, "logits", self._name)
         palette = self._known_palette()
         if logits.shape[1] != len(palette):
             raise ValueError(
                 f"loss term '{self._name}' has a palette of {len(palette)} bins, "
-                f"but the model answers in {logits.shape[1]}"
+                f"but the model predicts {logits.shape[1]}"
             )
         if self._weights is None or self._weights.device != logits.device:
             self.prepare(logits.device)
@@ -99,7 +101,7 @@ class BinsTerm:
 def log_probability(logits: Tensor, indices: Tensor) -> Tensor:
     """Log softmax of some bins: logits (B, Q, h, w), indices (B, K, h, w) -> (B, K, h, w).
 
-    At most 0: rounding could leave it a hair above, where 1 − p would be negative.
+    At most 0: rounding could put it slightly above, where 1 − p would be negative.
     """
     found: Tensor = _LogProbability.apply(logits, indices)  # type: ignore[no-untyped-call]
     return found
@@ -108,8 +110,8 @@ def log_probability(logits: Tensor, indices: Tensor) -> Tensor:
 class _LogProbability(torch.autograd.Function):
     """z_k − log Σ_q exp z_q, whose gradient is δ_qk − p_q.
 
-    Left to autograd, the picking and the sum have a gradient each, (B, Q, h, w), which are then
-    added; written into one it takes half the time, and half the memory.
+    Autograd would build one gradient (B, Q, h, w) for the gather and one for the sum, and add
+    them; a single one takes half the time and half the memory.
     """
 
     @staticmethod

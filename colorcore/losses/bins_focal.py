@@ -1,7 +1,7 @@
 """Focal loss on colour bins (Lin et al. 2017, "Focal loss for dense object detection").
 
-Weighs by difficulty rather than rarity: what the model already knows for sure, mostly that a
-pixel is grey, stops counting.
+It weights by difficulty rather than rarity: pixels that the model is already sure of, mostly grey
+ones, stop counting.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from colorcore.losses.term import Term
 
 _CERTAIN = 1e-6
-"""1 − p is not taken to be smaller: with γ below 1 its power has an infinite slope at 0."""
+"""Lower limit of 1 − p: for γ below 1 its power has an infinite slope at 0."""
 
 
 def build(*, gamma: float = 2.0, rebalance: float = 0.0, palette: Palette | None = None) -> Term:
     """Mean over photos and pixels of v · −Σ_q Z_q (1 − p_q)^γ log p_q.
 
     Lin et al. 2017, eq. 5, with the true class's indicator replaced by the soft encoding Z of
-    ``bins_ce``: where one bin has all of a pixel it is theirs. γ = 2 is what they found best;
-    the bins guide states the formula and leaves γ open. Their α_t is v, which is off (1) by
-    default: the guide's focal loss comes instead of weights by rarity. γ = 0 is ``bins_ce``.
+    ``bins_ce``: if one bin has all of a pixel, the two are equal. γ = 2 worked best for them;
+    the bins guide states the formula without γ. Their α_t is v, which is 1 by
+    default: the guide uses the focal loss instead of weights by rarity. γ = 0 is ``bins_ce``.
 
     Args:
-        gamma: γ, 0 or more: how fast what is known stops counting.
+        gamma: γ, 0 or more; the larger, the less confident pixels count.
         rebalance: 0..1, from no weights to the palette's.
         palette: of the dataset.
 

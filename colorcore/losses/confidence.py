@@ -1,7 +1,6 @@
-"""Calibration of the confidence map: it should say how likely the colour is right.
+"""Calibration of the confidence map: the probability that the colour is right.
 
-The bins guide wants a map that flags where the model is unsure, and says nothing of how to
-train it.
+The bins guide asks for a map that shows where the model is unsure, but not how to train it.
 """
 
 from __future__ import annotations
@@ -19,21 +18,21 @@ if TYPE_CHECKING:
     from colorcore.models.prediction import Prediction
 
 EDGE = 1e-4
-"""Confidence counts as within EDGE .. 1 − EDGE: a wrong certainty costs 9.2 and not infinity."""
+"""Confidence is mapped to EDGE .. 1 − EDGE, so that a wrong certainty costs 9.2, not infinity."""
 
 
 def build(*, within: float = 10.0) -> Term:
-    """Binary cross-entropy of the confidence c against y, whether the colour is right.
+    """Binary cross-entropy of the confidence c and y, whether the colour is right.
 
     y is 1 where the distance of predicted and true ab, both at the confidence's size, is at most
-    ``within`` ab units, and else 0. The mean over photos and pixels of −y log c − (1 − y)
-    log(1 − c), after c was pressed from 0..1 into EDGE .. 1 − EDGE, is smallest where c is the
-    probability of being right. The colour gets no gradient from it: being wrong for sure is no
-    way to a small loss.
+    ``within`` ab units, otherwise 0. The mean over photos and pixels of −y log c − (1 − y)
+    log(1 − c), with c mapped from 0..1 to EDGE .. 1 − EDGE, is smallest where c is the
+    probability of being right. The colour gets no gradient, or the loss could be lowered by
+    being surely wrong.
 
     Args:
         within: ab units, above 0; the default, ours, is a step of the grid of Zhang et al.
-            (2016, section 2.2): the next bin will do, the one after will not.
+            (2016, section 2.2): the next bin counts as right, the one after it does not.
 
     Raises:
         ValueError: within is not above 0.

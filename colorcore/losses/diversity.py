@@ -1,8 +1,8 @@
 """Colour diversity: the training guide's term against mode collapse.
 
-A model that paints every pixel the same brown has no variance in ab. This term makes that dear.
-The guide's formula alone has no end: the wilder the colours the better, which it warns of
-("should stabilize, not go to −∞"). Here there is nothing to gain beyond the photos' own variance.
+A model that paints every pixel the same brown has no variance in ab, which this term penalizes.
+The guide's formula alone is unbounded: wilder colours are always better, which it warns about
+("should stabilize, not go to −∞"). Here nothing is gained beyond the photos' own variance.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from colorcore.models.prediction import Prediction
 
 FLOOR = 1e-6
-"""Added to the variance by the training guide: a flat answer costs −log 1e-6 = 13.8."""
+"""Added to the variance, as in the training guide: one colour for all costs −log 1e-6 = 13.8."""
 
 
 def build(*, limit: float = 1.0) -> Term:
@@ -29,16 +29,16 @@ def build(*, limit: float = 1.0) -> Term:
 
     v is the variance over the pixels of a photo, then the mean over photos and both channels,
     as in the training guide (which leaves the units open; we take ab_norm, ab units divided by
-    128). v_true is that of the true photos of the batch. While the answers vary less than the
-    photos, this is the guide's formula to the digit; beyond, its gradient is 0, and so it is for
-    photos without colour. As v is at most about 1 the term is never much below 0; photos of a
-    standard deviation of 15 ab units end at 4.3.
+    128). v_true is that of the true photos of the batch. While predictions vary less than the
+    photos, this is exactly the guide's formula; beyond that its gradient is 0, as for photos
+    without colour. v is at most about 1, so the term is never much below 0; for photos with a
+    standard deviation of 15 ab units it ends at 4.3.
 
     The guide's batches of 8 to 16 matter: the logarithm is of a mean over the batch, so a batch
     is not the mean of its parts.
 
     Args:
-        limit: share of the photos' own variance from which on more is not better, above 0.
+        limit: share of the photos' own variance beyond which more is no better; above 0.
 
     Raises:
         ValueError: limit is not above 0.
@@ -57,7 +57,7 @@ def build(*, limit: float = 1.0) -> Term:
 def _variance(ab: Tensor) -> Tensor:
     """Mean variance of ab_norm within a photo: ab (B, 2, H, W) -> scalar.
 
-    Unbiased, as torch's and the guide's; of a single pixel it is 0.
+    Unbiased, as in torch and the guide; for a single pixel it is 0.
     """
     pixels = normalize_ab(ab).flatten(2)
     return pixels.var(dim=2, correction=min(1, pixels.shape[2] - 1)).mean()

@@ -1,8 +1,9 @@
-"""VGG16 and AlexNet as far as perceptual losses need them: convolutions, by torchvision's names.
+"""The convolutions of VGG16 and AlexNet, for perceptual losses, with torchvision's names.
 
 Simonyan and Zisserman 2015 ("Very deep convolutional networks"), table 1, D; Krizhevsky 2014
-("One weird trick"), the one-column AlexNet. Written out here, for torchvision pulls in another
-torch. Their weights, trained on ImageNet, come from a file or from torchvision's own address.
+("One weird trick"), the one-column AlexNet. They are written out here because
+torchvision would pull in another torch. Weights trained on ImageNet come from a file or from
+torchvision's own address.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ADDRESS = "https://download.pytorch.org/models/"
-"""Where torchvision keeps the weights."""
+"""Base URL of torchvision's weights."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Of sRGB in 0..1 over ImageNet's training photos: what both networks were trained with."""
+"""Standard deviation, like the mean of sRGB in 0..1 over ImageNet: inputs of both networks."""
 _TIMEOUT = 30.0
-"""Seconds without an answer after which a download has failed."""
+"""Seconds without an answer after which a download fails."""
 _CHUNK = 1 << 20
 
 
@@ -54,13 +55,13 @@ class _Pool(NamedTuple):
 
 @dataclass(frozen=True)
 class _Plan:
-    """A network: its layers, where its features are taken, and its file.
+    """A network: its layers, where features are taken, and the file of its weights.
 
     layers    in order
     taken     indices of the convolutions whose ReLU is a feature
-    smallest  side, in pixels, from which on every feature has a pixel
-    file      torchvision's, which has the first 8 hex digits of its SHA-256 in its name
-    megabytes of that file
+    smallest  side in pixels of the smallest input whose features all have a pixel
+    file      torchvision's name, which contains the first 8 hex digits of the SHA-256
+    megabytes size of that file
     """
 
     layers: tuple[_Conv | _Pool, ...]
@@ -71,7 +72,7 @@ class _Plan:
 
     @property
     def prefix(self) -> str:
-        """What the SHA-256 of the file begins with."""
+        """The first hex digits of the file's SHA-256."""
         return self.file.removesuffix(".pth").rpartition("-")[2]
 
 
@@ -97,7 +98,7 @@ NETWORKS: dict[str, _Plan] = {
         file="vgg16-397923af.pth",
         megabytes=528,
     ),
-    # Features: all five ReLUs of the convolutions, as there.
+    # Features: the ReLUs of all five convolutions, as in the same paper.
     "alex": _Plan(
         layers=(
             _Conv(0, 3, 64, kernel=11, stride=4, padding=2),
@@ -117,7 +118,7 @@ NETWORKS: dict[str, _Plan] = {
 
 
 class Extractor(nn.Module):
-    """The features of a picture, coarser and coarser: a frozen network, up to its last feature.
+    """A frozen network, up to its last feature: features of a picture from fine to coarse.
 
     Args:
         net: name in :data:`NETWORKS`.
@@ -146,7 +147,7 @@ class Extractor(nn.Module):
     def forward(self, rgb: Tensor) -> list[Tensor]:
         """Five maps of features, (B, C_i, h_i, w_i), of rgb (B, 3, H, W) sRGB in 0..1, any size.
 
-        A side shorter than the network can take is enlarged to that (bilinear).
+        A side too short for the network is upsampled to its minimum (bilinear).
         """
         x = (rgb - self.mean) / self.std
         height, width = (max(side, self._plan.smallest) for side in x.shape[-2:])
@@ -170,11 +171,11 @@ def load_extractor(net: str, weights: str = "") -> Extractor:
     Args:
         net: name in :data:`NETWORKS`.
         weights: path of a .pth or .safetensors file with torchvision's names; "" takes
-            torchvision's own file, see :func:`official_weights`. What the network does not need,
-            such as the classifier, is left out.
+            torchvision's own file, see :func:`official_weights`. Tensors that the network does
+            not need, such as the classifier, are ignored.
 
     Raises:
-        LossError: the weights are not there or are not those of this network.
+        LossError: the weights are missing, or belong to another network.
     """
     extractor = Extractor(net)
     path = Path(weights).expanduser() if weights else official_weights(net)
@@ -193,19 +194,18 @@ def load_extractor(net: str, weights: str = "") -> Extractor:
 
 
 def official_weights(net: str) -> Path:
-    """The path of torchvision's file, in torch's cache folder, downloaded if it is not there.
+    """The path of torchvision's file in torch's cache folder, downloaded if it is missing.
 
-    The folder is ``checkpoints`` in ``torch.hub.get_dir()``, where torchvision looks too. The
-    file is taken only if its SHA-256 begins as its name says.
+    The folder is ``checkpoints`` in ``torch.hub.get_dir()``, which torchvision uses too. The
+    file's SHA-256 must begin with the digits in its name.
 
     Raises:
-        LossError: it could not be had, or is another file; the message says what to do.
+        LossError: it could not be downloaded, or is another file; the message has a remedy.
     """
     plan = NETWORKS[net]
     path = Path(torch.hub.get_dir()) / "checkpoints" / plan.file
     advice = (
-        f"put {ADDRESS}{plan.file} there yourself, "
-        f"or name a file by the option weights of loss term 'perceptual'"
+        f"download {ADDRESS}{plan.file} there, or name a file with loss_options.perceptual.weights"
     )
     if path.exists():
         digest = _sha256(path)
@@ -229,16 +229,16 @@ def official_weights(net: str) -> Path:
 
 
 def fetch(address: str, path: Path, prefix: str) -> None:
-    """Download a file, under its name only once it is whole and the right one.
+    """Download a file; it gets its name only when it is complete and verified.
 
     Args:
         address: https.
-        path: of the file; its folder is made.
-        prefix: what its SHA-256 begins with, hex.
+        path: of the file; its folder is created.
+        prefix: first hex digits of its SHA-256.
 
     Raises:
         OSError: it could not be read or written.
-        ValueError: it is another file.
+        ValueError: its SHA-256 is another one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
@@ -269,7 +269,7 @@ def _read(path: Path, net: str) -> dict[str, Tensor]:
     """The tensors of a file of weights, on the CPU.
 
     Raises:
-        LossError: there is no such file, or it holds no tensors by name.
+        LossError: there is no such file, or it does not hold tensors by name.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -279,7 +279,7 @@ def _read(path: Path, net: str) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise LossError(f"there is no file {path} with the weights of {net}") from error
+        raise LossError(f"expected the weights of {net} in {path}, found no such file") from error
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         line = str(error).partition("\n")[0]
         raise LossError(
@@ -287,5 +287,5 @@ def _read(path: Path, net: str) -> dict[str, Tensor]:
             "as .pth or .safetensors"
         ) from error
     if not isinstance(state, dict):
-        raise LossError(f"{path} holds no tensors by name, but a {type(state).__name__}")
+        raise LossError(f"expected tensors by name in {path}, found {type(state).__name__}")
     return state

@@ -1,6 +1,6 @@
-"""Feature matching: to the discriminator's inner layers, too, the answer should look like a photo.
+"""Feature matching: predictions should look like photos to the discriminator's inner layers too.
 
-Steadier than the adversarial term alone, as the layers compare an answer with its own photo
+It is more stable than the adversarial term alone, since it compares a prediction with its own photo
 (Wang et al. 2018, "High-resolution image synthesis and semantic manipulation with conditional
 GANs", pix2pixHD).
 """
@@ -24,8 +24,8 @@ def build() -> Term:
     """Σ over layers of the mean |real − fake feature| (Wang et al. 2018, eq. 4), mean over scales.
 
     Their eq. 5 sums over the scales with a weight λ of 10; this and ``adversarial`` take the
-    mean, so the ratio of 10 between the two stays theirs. Real features get no gradient. The
-    bins guide takes the layers 3, 5 and 7; which, the discriminator decides.
+    mean, which keeps their ratio of 10 between the two. Real features get no gradient. The
+    discriminator chooses the layers: 3, 5 and 7, as in the bins guide.
 
     Raises:
         ValueError: real and fake features differ in scales, layers or shapes.

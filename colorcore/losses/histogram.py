@@ -1,7 +1,7 @@
-"""The global colour head against the photo's own histograms of a and of b.
+"""The global colour head compared with the photo's own histograms of a and of b.
 
-The head states which colours the photo has before the decoder paints it; the bins guide
-gives its 64 bins a channel and its softmax, and no loss.
+The head predicts which colours the photo has before the decoder paints it. The bins guide gives
+its 64 bins per channel and its softmax, but no loss.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ def build() -> Term:
     """Earth mover's distance to the true histograms, in ab_norm units, mean over photos, a and b.
 
     For histograms on a line it is Σ_k |CDF(k) − CDF_true(k)| · bin width (Rubner, Tomasi and
-    Guibas 2000, "The earth mover's distance"; the closed form in one dimension). KL would have
-    sky blue next to sky blue cost what sky blue next to red does, and is infinite for a bin that
-    the softmax rounds to 0. 0.1 means that colours lie 12.8 ab units off on average.
+    Guibas 2000, "The earth mover's distance"; the closed form in one dimension). With KL,
+    predicting a neighbouring blue would cost as much as predicting red, and a bin that the
+    softmax rounds to 0 would cost infinity. 0.1 means that colours are 12.8 ab units off on
+    average.
 
     Raises:
-        ValueError: the histograms are not those of as many photos, (B, 2, N).
+        ValueError: the histograms do not have the shape (B, 2, N).
     """
 
     def histogram(prediction: Prediction, lab: Tensor) -> Tensor:
@@ -41,7 +42,7 @@ def build() -> Term:
             )
         bins = shares.shape[2]
         ahead = (shares - histograms(lab, bins).to(shares)).cumsum(dim=2)
-        # Both end at 1; what is left there is rounding.
+        # Both end at 1; a difference there is rounding.
         return ahead[..., :-1].abs().sum(dim=2).mean() * (2.0 / bins)
 
     return histogram
@@ -51,9 +52,9 @@ def build() -> Term:
 def histograms(lab: Tensor, bins: int) -> Tensor:
     """Histograms of a and of b over −128..128: lab (B, 3, H, W) -> shares (B, 2, bins), sum 1.
 
-    A pixel between the middles of two bins counts for both, in proportion to how near it is:
-    the histogram's mean is the photo's, and a hair's breadth of colour moves no pixel over a
-    border. Colours beyond the outermost middles count for these.
+    A pixel between the centres of two bins is shared between them linearly, so the histogram has
+    the photo's mean, and a tiny change of colour moves no pixel across a border. Colours beyond
+    the outermost centres count for these.
     """
     width = 2.0 * AB_NORM / bins
     pixels = lab[:, 1:].flatten(2)

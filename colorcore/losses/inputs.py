@@ -1,8 +1,8 @@
-"""What the terms take from a prediction and its photo: checked, in float32, once a step.
+"""Inputs that loss terms take from a prediction and its photo: checked, in float32, once per step.
 
-A term asks for a key of the prediction by :func:`tensor` or :func:`need`, so a model that does
-not give it is refused in one line. What terms share of the truth is worked out by the first that
-asks and kept until the batch is gone.
+A term reads a key of the prediction with :func:`tensor` or :func:`need`, which refuse a model
+that does not provide it. What several terms derive from the truth is computed by the first one
+and cached until the batch is gone.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ if TYPE_CHECKING:
 WHO_HAS: dict[str, str] = {
     "ab": "any model",
     "rgb": "a model with an RGB head, such as unet with head = 'rgb'",
-    "logits": "a model that answers in bins, such as resnet-unet",
+    "logits": "a model that predicts bins, such as resnet-unet",
     "residual": "a model that refines its bins, such as resnet-unet",
-    "confidence": "a model that says how sure it is, such as resnet-unet",
+    "confidence": "a model that predicts its confidence, such as resnet-unet",
     "histograms": "a model with a global colour head, such as resnet-unet",
     "fake_logits": "training with a discriminator, as in the recipe gan",
     "fake_features": "training with a discriminator, as in the recipe gan",
     "real_features": "training with a discriminator, as in the recipe gan",
 }
-"""Key of a prediction -> who gives it: the end of an error message."""
+"""Key of a prediction -> who provides it, as the end of an error message."""
 
 _MARGIN = 1e-3
-"""ab units that b is kept below its end, so that rounding does not put it beyond."""
+"""ab units by which b is kept below its limit, so that rounding cannot exceed it."""
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
 def need(prediction: Prediction, key: str, term: str) -> Any:
-    """The prediction's value of ``key``, for the term of that name.
+    """The prediction's value of ``key``, for the named term.
 
     Raises:
-        ValueError: the prediction has none; the message says which models do.
+        ValueError: the prediction has none; the message names models that do.
     """
     value = cast("Mapping[str, Any]", prediction).get(key)
     if value is None:
@@ -55,7 +55,7 @@ def need(prediction: Prediction, key: str, term: str) -> Any:
 
 
 def tensor(prediction: Prediction, key: str, term: str) -> Tensor:
-    """As :func:`need`, for a tensor, in float32 at least.
+    """Like :func:`need`, for a tensor, in float32 at least.
 
     Raises:
         ValueError: the prediction has none.
@@ -71,17 +71,17 @@ def widen(value: Tensor) -> Tensor:
 def _once_a_step(
     function: Callable[Concatenate[Tensor, _P], _R],
 ) -> Callable[Concatenate[Tensor, _P], _R]:
-    """A function of the truth that works each batch out once, without gradients.
+    """Cache a function of the truth, so that it runs once per batch, without gradients.
 
-    Results are kept for as long as the very tensor lives and is not written to. They must not
-    be views of it, which would keep it alive for ever.
+    Results are kept as long as the tensor lives and is not written to. They must not be views of
+    it, which would keep it alive forever.
     """
     known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     @functools.wraps(function)
     def remembered(lab: Tensor, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         with torch.no_grad():
-            if lab.is_inference():  # these do not say whether they were written to
+            if lab.is_inference():  # these don't track whether they were written to
                 return function(lab, *args, **kwargs)
             key = (lab._version, args, tuple(kwargs.items()))
             results: dict[Any, _R] = known.setdefault(lab, {})
@@ -95,8 +95,8 @@ def _once_a_step(
 def area_mean(planes: Tensor, size: tuple[int, int]) -> Tensor:
     """Means over equal areas: planes (B, C, H, W) -> (B, C, h, w), any h, w; differentiable.
 
-    A network that halves n times answers to H/2ⁿ rows, rounded up, of a photo that it has grown
-    by repeating its last row; where the sizes fit this, the areas are those 2ⁿ · 2ⁿ pixels.
+    A network that halves n times predicts H/2ⁿ rows, rounded up, of a photo padded by repeating
+    its last row. Where the sizes fit this, the areas are those 2ⁿ · 2ⁿ pixels.
     """
     if size_of(planes) == size:
         return planes
@@ -115,7 +115,7 @@ def size_of(planes: Tensor) -> tuple[int, int]:
 
 
 def true_ab(lab: Tensor, size: tuple[int, int]) -> Tensor:
-    """The true ab at the size of a head's answer, by :func:`area_mean`.
+    """The true ab at the size of a head's output, by :func:`area_mean`.
 
     lab (B, 3, H, W); size (h, w) -> ab (B, 2, h, w), CIELAB units.
     """
@@ -131,19 +131,19 @@ def _smaller_ab(lab: Tensor, size: tuple[int, int]) -> Tensor:
 def stored_ab(lab: Tensor, size: tuple[int, int]) -> Tensor:
     """The true ab at a size, as stored cells: lab (B, 3, H, W) -> (B, 2, h, w) uint8.
 
-    Means of several pixels are rounded, by at most 0.5 ab units a channel.
+    Means of several pixels are rounded, by at most 0.5 ab units per channel.
     """
     ab = true_ab(lab, size)
     return ab.round().add(AB_OFFSET).clamp(0, 255).to(torch.uint8)
 
 
 def clipped_rgb(lab: Tensor) -> Tensor:
-    """What a screen shows of lab, with gradients that do not end where the gamut does.
+    """The sRGB that a screen shows for lab, with gradients outside the gamut too.
 
     lab (B, 3, H, W) CIELAB -> rgb (B, 3, H, W) sRGB in 0..1. Colours outside sRGB are clipped
-    channel by channel, and so is b at (L + 16)/116 = b/200, above which the conversion does not
-    follow it (CIELAB's f(Z) would be negative). Clipping alone would give a colour beyond the
-    edge no way back; here its gradient is passed through, as if it had not been clipped.
+    channel by channel, and so is b at (L + 16)/116 = b/200, above which the conversion is
+    undefined (CIELAB's f(Z) would be negative). Clipping alone has gradient 0 outside the gamut,
+    so a colour there could never return; here the gradient passes through as if not clipped.
     """
     L, a, b = widen(lab).split(1, dim=1)
     b = _clip_through(b, None, 200.0 * (L.detach() + 16.0) / 116.0 - _MARGIN)
@@ -163,7 +163,7 @@ def true_rgb(lab: Tensor) -> Tensor:
 
 
 def predicted_rgb(prediction: Prediction, lab: Tensor, term: str) -> Tensor:
-    """The answer as a picture: of an RGB head, or of the predicted ab with the photo's own L.
+    """The prediction as a picture: from the RGB head, or from ab with the photo's own L.
 
     lab (B, 3, H, W) -> rgb (B, 3, H, W) sRGB in 0..1; see :func:`clipped_rgb` for its gradient.
     """

@@ -1,7 +1,7 @@
 """L1 on the lightness of an RGB head: the luminance term of the tuning guide.
 
-A model that answers in ab keeps the photo's own L and has nothing to learn here. One that
-answers in RGB must get brightness right as well; the guide weighs that ten times less (0.3) than
+A model that predicts ab keeps the photo's own L and has nothing to learn here. A model that
+predicts RGB must get brightness right as well; the guide weights that ten times less (0.3) than
 colour (3.0).
 """
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def build() -> Term:
     """Mean |error| of L/100, over photos and pixels, of the L of the predicted sRGB.
 
-    The tuning guide gives no formula but a range, 0.05 to 0.15 in training: 5 to 15 units of L,
-    so we read it as an L1 of L/100.
+    The tuning guide gives no formula, only a range of 0.05 to 0.15 in training. That is 5 to 15
+    units of L, so we take it for an L1 of L/100.
     """
 
     def luminance(prediction: Prediction, lab: Tensor) -> Tensor:

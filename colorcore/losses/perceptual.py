@@ -1,8 +1,8 @@
-"""Perceptual distance: whether the picture looks right to a network that knows objects.
+"""Perceptual distance: the difference of two pictures in the features of a classifier.
 
-Sky is blue and grass is green to a network trained on a million photos, and RGB far from that
-is far in its features. The training guide gives it weight 1.0 with VGG, which it finds better
-for colour than AlexNet; the tuning guide 0.5 with AlexNet, since too much of it turns sepia.
+A network trained on a million photos has seen blue skies and green grass, so unusual colours
+change its features. The training guide gives the term weight 1.0 with VGG, which it finds better
+for colour than AlexNet; the tuning guide 0.5 with AlexNet, because too much of it turns sepia.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ _TINY = 1e-8
 
 
 def build(*, net: str = "vgg16", weights: str = "") -> Term:
-    """Mean over five layers of the distance of features' directions, 0..2.
+    """Mean over five layers of the distance between the directions of features, 0..2.
 
     Zhang et al. 2018 ("The unreasonable effectiveness of deep features as a perceptual metric"),
     eq. 1, with all channel weights w equal: features of each pixel are scaled to length 1, the
     squared differences summed over channels and averaged over pixels and photos. The paper sums
-    over layers; the mean keeps it within 0..2, as features are never negative, and where the
-    tuning guide sees it in training, 0.2 to 0.5. The guides name the networks and neither layers
-    nor formula; the paper's learned w (LPIPS) would be one more file to fetch. On a GPU the
-    network runs in bfloat16.
+    over layers; the mean is within 0..2, because features are never negative, and within the
+    tuning guide's 0.2 to 0.5 in training. The guides name the networks but neither layers nor
+    formula; the paper's learned w (LPIPS) would be one more file to fetch. On a GPU the network
+    runs in bfloat16.
 
     Args:
         net: ``vgg16`` or ``alex``.
         weights: path of the network's weights with torchvision's names (.pth, .safetensors); ""
-            takes torchvision's own from torch's cache folder, or else downloads them.
+            takes torchvision's own from torch's cache folder, or downloads them.
 
     Raises:
-        ValueError: there is no such network.
+        ValueError: the network is unknown.
     """
     if net not in NETWORKS:
         raise ValueError(f"perceptual needs net {' or '.join(map(repr, NETWORKS))}, got {net!r}")
@@ -49,7 +49,7 @@ def build(*, net: str = "vgg16", weights: str = "") -> Term:
 
 
 class Perceptual:
-    """The term; its network is loaded by :meth:`prepare`, or when it is first used."""
+    """The term; its network is loaded by :meth:`prepare`, or on first use."""
 
     def __init__(self, net: str, weights: str) -> None:
         self._net, self._weights = net, weights
@@ -59,7 +59,7 @@ class Perceptual:
         """Load the network onto a device.
 
         Raises:
-            LossError: its weights are not there, or are not those of this network.
+            LossError: its weights are missing, or belong to another network.
         """
         if self.extractor is None:
             self.extractor = load_extractor(self._net, self._weights)
@@ -69,7 +69,7 @@ class Perceptual:
         """The term, in the predicted picture's precision.
 
         Raises:
-            LossError: as :meth:`prepare`.
+            LossError: see :meth:`prepare`.
         """
         rgb, truth = predicted_rgb(prediction, lab, "perceptual"), true_rgb(lab)
         if self.extractor is None or self.extractor.mean.device != rgb.device:

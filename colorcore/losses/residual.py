@@ -1,6 +1,6 @@
-"""What bins leave over: the residual head against the error of the decoded bins.
+"""The residual head compared with the error that decoded bins leave.
 
-Bins alone paint in patches; the residual is a small step from the decoded colour to the true
+Bins alone give patchy colours; the residual is a small step from the decoded colour to the true
 one (the bins guide's "continuous nudge").
 """
 
@@ -21,13 +21,12 @@ if TYPE_CHECKING:
 def build() -> Term:
     """Mean |decoded + c · residual − true ab| in ab_norm units; only the residual learns from it.
 
-    c is the confidence, where the prediction has one, and else 1: a residual is added to the
-    decoded ab as far as the bins are sure. decoded is the predicted ab less c · residual, all at
-    the residual's size, so the term holds for whatever temperature the model decodes at. decoded
-    and c get no gradient. Through decoded it would be an L1 on ab for the whole network, and pull
-    the bins to the middle of the plausible colours, which is what bins are there to avoid; and
-    with c as a factor, pixels whose bins are wrong and unsure do not pull the residual there
-    either. The bins guide gives no formula.
+    c is the confidence, or 1 if the prediction has none: the residual is added to the decoded ab
+    in proportion to it. decoded is the predicted ab minus c · residual, all at the residual's
+    size, so the term works at any temperature. decoded and c get no gradient. Through decoded,
+    this would be an L1 on ab for the whole network, and pull the bins to the middle of the
+    plausible colours, which bins are meant to avoid. The factor c keeps pixels whose bins are
+    wrong and unsure from pulling the residual there. The bins guide gives no formula.
     """
 
     def residual(prediction: Prediction, lab: Tensor) -> Tensor:
@@ -36,7 +35,7 @@ def build() -> Term:
             step = tensor(prediction, "confidence", "residual").detach() * step
         ab = tensor(prediction, "ab", "residual").detach()
         truth, ab = true_ab(lab, size_of(step)), area_mean(ab, size_of(step))
-        # ab is decoded + step; only the step shall have a gradient.
+        # ab is decoded + step; only step gets a gradient.
         return normalize_ab(ab - truth + (step - step.detach())).abs().mean()
 
     return residual

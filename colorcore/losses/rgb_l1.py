@@ -1,7 +1,7 @@
 """L1 on sRGB: the picture as a whole, brightness and colour together.
 
 The training guide gives it the lowest weight of its four terms (0.5): a brightness error is
-larger than a colour error in RGB, and a model that minds it most turns sepia.
+larger than a colour error in RGB, and a model that mostly minimizes it turns sepia.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 def build() -> Term:
     """Mean |error| of sRGB in 0..1 over photos, pixels and the three channels.
 
-    The predicted picture is ``rgb`` where a model has an RGB head, and else the predicted ab
-    with the true L, clipped to sRGB with a gradient that passes through the clipping. That the
-    guide's RGB term is an L1 is our reading: it gives the weight and no formula.
+    The predicted picture is ``rgb`` if the model has an RGB head, otherwise the predicted ab with
+    the true L, clipped to sRGB with a gradient that passes through the clipping. The guide gives
+    the weight of its RGB term but no formula; we take it for an L1.
     """
 
     def rgb_l1(prediction: Prediction, lab: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """MSE of chroma: the saturation term of the tuning guide.
 
-How vivid, whatever the hue: it is what a grey or sepia answer gets wrong most, and a wrong hue
-of the right vividness costs nothing here.
+It measures how vivid a colour is, whatever its hue: the largest error of a grey or sepia
+prediction. A wrong hue of the right vividness costs nothing here.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from colorcore.models.prediction import Prediction
 
 ROUNDING = 1.0
-"""ab units: chroma is √(a² + b² + 1²), so that it has a gradient at neutral, which is 0.
+"""ab units: chroma is √(a² + b² + 1²), so that its gradient exists at neutral (and is 0 there).
 
-A difference of 1 is about the least that is seen, and chroma 6, still grey, moves by 0.08.
+A difference of 1 is barely visible, and a chroma of 6, still grey, changes by 0.08.
 """
 
 
 def build() -> Term:
     """Mean squared error of chroma, over photos and pixels, in units of 128 ab units.
 
-    "MSE between colour saturation in LAB space" says the tuning guide, with values of 0.01 to
-    0.1 in training; a grey answer to photos of chroma 20 has 0.02 here. At an exactly neutral
-    answer the gradient is 0, because no hue is better than another: this term makes colours
-    more vivid but cannot start them, so it stands beside one that knows hues.
+    The tuning guide defines it as "MSE between colour saturation in LAB space", with values of
+    0.01 to 0.1 in training; a grey prediction of photos of chroma 20 has 0.02 here. At exactly
+    neutral the gradient is 0, because no hue is better than another: this term makes colours
+    more vivid but cannot create them, so combine it with a term that knows hues.
     """
 
     def saturation(prediction: Prediction, lab: Tensor) -> Tensor:
@@ -41,5 +41,5 @@ def build() -> Term:
 
 
 def _chroma(ab: Tensor) -> Tensor:
-    """Rounded chroma: ab (B, 2, H, W) -> (B, H, W), ab units, from :data:`ROUNDING` up."""
+    """Smoothed chroma: ab (B, 2, H, W) -> (B, H, W), ab units, from :data:`ROUNDING` up."""
     return (ab.square().sum(dim=1) + ROUNDING**2).sqrt()

@@ -1,8 +1,8 @@
 """Saturation-weighted MSE on ab: the whole loss of the guide "the simple truth".
 
 Plain MSE is smallest at the mean of all plausible colours, and most pixels of most photos are
-nearly grey: it teaches sepia. Weighing an error by how saturated the *true* colour is makes the
-few vivid pixels count.
+nearly grey, so it teaches sepia. Weighting an error by the saturation of the *true* colour makes
+the few vivid pixels count.
 """
 
 from __future__ import annotations
@@ -21,21 +21,20 @@ if TYPE_CHECKING:
 
 
 def build(*, grey: float = 0.5, saturated: float = 1.5, chroma_full: float = 40.0) -> Term:
-    """MSE of ab_norm in which a pixel weighs ``grey`` .. ``saturated`` by its true chroma.
+    """MSE of ab_norm with pixel weights from ``grey`` to ``saturated`` by true chroma.
 
     The weight rises linearly from ``grey`` at chroma 0 to ``saturated`` at ``chroma_full`` and
-    stays there. The guide gives the two weights and nothing in between: the ramp and its end at
+    stays there. The guide gives only the two weights; the ramp and its end at
     40 ab units (skin and a pale sky lie near 25, a red car near 75) are ours.
 
     The term is the mean of weight · squared error over photos, pixels and both channels. It is
-    *not* divided by the sum of the weights: that would give a dull photo's pixels back what the
-    weights took from them, and would make the loss of a batch depend on how it is split into
-    micro-batches or over ranks.
+    *not* divided by the sum of the weights: that would undo the lower weights of a dull photo, and
+    make the loss of a batch depend on how it is split into micro-batches or over ranks.
 
     Args:
         grey: weight of a neutral pixel, 0 or more.
         saturated: weight of a saturated pixel, 0 or more.
-        chroma_full: chroma in ab units, above 0, from which on a pixel counts as saturated.
+        chroma_full: chroma in ab units, above 0, at which a pixel counts as saturated.
 
     Raises:
         ValueError: an option is out of range.

@@ -1,14 +1,14 @@
-"""The models by name: one file each, one line in :data:`MODELS`.
+"""The models by name: one file per model, one line each in :data:`MODELS`.
 
 A model is an ``nn.Module`` from L_norm (B, 1, H, W) to a
 :class:`~colorcore.models.prediction.Prediction`. Its constructor's keyword arguments are what a
-recipe's ``[model]`` table may set, so a new option needs no second declaration: types and
-defaults are the signature's, ranges are what the constructor refuses with a ValueError whose
-message begins with the option. A model that answers in bins has an option ``bins`` and methods
-``use_palette`` and ``decode``; one that can start from weights of elsewhere has a method
-``load_pretrained``. Training calls the first and the last when it starts; what
-they bring in are parameters and buffers, and so part of the model's weights. A constructor reads
-no files: a checkpoint builds its model anywhere.
+recipe's ``[model]`` table may set, so a new option is declared once: types and defaults come from
+the signature, and the constructor refuses values out of range with a ValueError whose message
+begins with the option. A model that predicts bins has an option ``bins`` and methods
+``use_palette`` and ``decode``; one that can start from pretrained weights has a method
+``load_pretrained``. Training calls ``use_palette`` and ``load_pretrained`` when it starts; both
+fill parameters and buffers, which are saved with the model's weights. A constructor reads no
+files, so a checkpoint can build its model anywhere.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ __all__ = [
 
 @runtime_checkable
 class AnswersInBins(Protocol):
-    """A model whose colours are the palette's bins."""
+    """A model that predicts the palette's bins."""
 
     def use_palette(self, palette: Palette) -> None:
-        """Take the centroids of the palette.
+        """Use the palette's centroids as the bins' colours.
 
         Raises:
             ValueError: the palette has another number of bins than the model.
@@ -68,18 +68,18 @@ class AnswersInBins(Protocol):
         size: tuple[int, int] | None = None,
         temperature: float = TEMPERATURE,
     ) -> Tensor:
-        """The ab (B, 2, H, W) of an answer, at any temperature above 0.
+        """The ab (B, 2, H, W) of a prediction, at any temperature above 0.
 
-        At the default temperature it is the ``ab`` that the model answered.
+        At the default temperature it equals the prediction's ``ab``.
         """
 
 
 @runtime_checkable
 class StartsPretrained(Protocol):
-    """A model that can start from weights that something else was trained to."""
+    """A model that can start from pretrained weights."""
 
     def load_pretrained(self) -> None:
-        """Read the weights that an option names; do nothing where it names none.
+        """Read the weights that an option names, if it names any.
 
         Raises:
             ValueError: they cannot be read, or do not fit.
@@ -87,7 +87,7 @@ class StartsPretrained(Protocol):
 
 
 def options_model(name: str) -> type[BaseModel]:
-    """A model's options as a pydantic model: names, types and defaults of its constructor."""
+    """A model's options as a pydantic model, from its constructor's names, types and defaults."""
     constructor = MODELS[name].__init__
     hints = get_type_hints(constructor)
     fields: dict[str, Any] = {
@@ -99,20 +99,20 @@ def options_model(name: str) -> type[BaseModel]:
 
 
 def check_model(name: str, options: dict[str, Any]) -> None:
-    """Build the model without memory, to see whether it takes its options' values.
+    """Build the model without allocating memory, to check its options' values.
 
     Raises:
-        ValueError: it does not.
+        ValueError: the model refuses a value.
     """
     with torch.device("meta"), _Unfilled():
         build_model(name, **options)
 
 
 class _Unfilled(TorchFunctionMode):
-    """Draws no normal weights.
+    """Skips drawing normal weights.
 
-    On "meta" nothing has values, and torch's way of drawing none imports its compiler, which takes
-    longer than to build all models.
+    Tensors on "meta" have no values, and torch's own way of skipping the draw imports its
+    compiler, which takes longer than building all models.
     """
 
     def __torch_function__(

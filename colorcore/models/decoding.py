@@ -1,10 +1,10 @@
-"""From a model's answer to colours: two knobs that may be turned after training.
+"""From a model's prediction to colours: two settings that may be changed after training.
 
-The temperature of the annealed mean says how far a model of bins keeps to the likeliest colour
-(Zhang et al. 2016, eq. 5), the chroma scale how vivid the colours are made. Both cost no
-training, and move a model along the front between fidelity and colourfulness; what a model is
-decoded with is chosen on validation photos (:mod:`colorcore.inference.decoding_search`) and part
-of its checkpoint.
+The temperature of the annealed mean sets how closely a bin model follows the most likely colour
+(Zhang et al. 2016, eq. 5); the chroma scale sets how vivid the colours are. Neither needs
+training: they move a model along the front between fidelity and colourfulness. The setting is
+chosen on validation photos (:mod:`colorcore.inference.decoding_search`) and stored in the
+checkpoint.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How answers become colours; as built, what the model itself answers.
+    """How predictions become colours; the default is the model's own decoding.
 
-    temperature  of the annealed mean over bins, above 0; None leaves it to the model, and is all
-                 there is for a model that answers in no bins
-    chroma       what a and b are multiplied with, above 0
+    temperature  of the annealed mean over bins, above 0; None is the model's own, and the only
+                 choice for a model that does not predict bins
+    chroma       factor on a and b, above 0
 
     Raises:
         ValueError: a value is out of range.
@@ -51,32 +51,32 @@ class Decoding:
 
 
 def own_decoding(model: nn.Module) -> Decoding:
-    """What a model decodes with if nobody says otherwise, in numbers."""
+    """A model's default decoding, with its temperature as a number."""
     return Decoding(TEMPERATURE if isinstance(model, AnswersInBins) else None)
 
 
 def completed(model: nn.Module, decoding: Decoding) -> Decoding:
-    """The same decoding with the model's own temperature where it says none."""
+    """The same decoding, with the model's own temperature in place of None."""
     if decoding.temperature is None:
         return replace(decoding, temperature=own_decoding(model).temperature)
     return decoding
 
 
 def decode(model: nn.Module, prediction: Prediction, decoding: Decoding) -> Tensor:
-    """The colours of an answer.
+    """The colours of a prediction.
 
-    prediction of a batch (B, …, H, W), with an ``ab`` -> ab (B, 2, H, W) float32, ab units
-    within -128..128. For a model of bins they are decoded anew from its logits, with what else it
-    adds to them; of an RGB head they are the ab of its sRGB, to be shown with the photo's own L.
+    prediction of a batch (B, …, H, W) with an ``ab`` -> ab (B, 2, H, W) float32, ab units
+    within -128..128. A bin model's ab is decoded again from its logits, residual and confidence;
+    an RGB head's is the ab of its sRGB, to be shown with the photo's own L.
 
     Raises:
-        ValueError: a temperature for a model that answers in no bins.
+        ValueError: a temperature is given, but the model does not predict bins.
     """
     ab = prediction["ab"].float()
     if decoding.temperature is not None:
         if not isinstance(model, AnswersInBins):
             raise ValueError(
-                f"expected no temperature for {type(model).__name__}, which answers in no bins, "
+                f"expected no temperature for {type(model).__name__}, which does not predict bins, "
                 f"got {decoding.temperature:g}; only its chroma can be scaled"
             )
         ab = model.decode(
@@ -90,5 +90,5 @@ def decode(model: nn.Module, prediction: Prediction, decoding: Decoding) -> Tens
 
 
 def scaled(ab: Tensor, chroma: float) -> Tensor:
-    """Ab (…) times a chroma scale, kept within -128..128; the same tensor for a scale of 1."""
+    """Multiply ab (…) by a chroma scale and clamp to -128..128; a scale of 1 returns ab itself."""
     return ab if chroma == 1.0 else (ab * chroma).clamp(-AB_NORM, AB_NORM)

@@ -1,4 +1,4 @@
-"""What several models are built of: norm, head, padding to a size that halves."""
+"""Layers that several models share: norm, head, padding to a multiple of the stride."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 GROUPS = 32
 """Groups of GroupNorm (Wu and He 2018, section 4.1: their default)."""
 MAX_CHANNELS = 1024
-"""Widest first level, or decoder, that a model takes: more is a slip of the pen."""
+"""Upper limit of a model's width: a larger value is a typing error."""
 HEAD_STD = 1e-3
-"""Spread of a head's first weights: its first answers are those of its biases, within about one
-ab unit."""
+"""Standard deviation of a head's initial weights: a new model predicts its biases, to within about
+one ab unit."""
 
 
 def group_norm(width: int) -> nn.GroupNorm:
@@ -26,7 +26,7 @@ def group_norm(width: int) -> nn.GroupNorm:
 
 
 def quiet_head(width: int, answers: int) -> nn.Conv2d:
-    """A 1×1 convolution that starts by answering 0, nearly: weights N(0, 1e-3), biases 0."""
+    """A 1×1 convolution whose output starts near 0: weights N(0, 1e-3), biases 0."""
     head = nn.Conv2d(width, answers, 1)
     nn.init.normal_(head.weight, std=HEAD_STD)
     nn.init.zeros_(head.bias)  # type: ignore[arg-type]
@@ -34,9 +34,9 @@ def quiet_head(width: int, answers: int) -> nn.Conv2d:
 
 
 def grow(photos: Tensor, multiple: int) -> Tensor:
-    """Photos (B, C, H, W) with their last row and column repeated up to multiples of a size.
+    """Pad photos (B, C, H, W) to a multiple of a size by repeating the last row and column.
 
-    Growth is at the bottom and right alone, so cropping to H, W undoes it.
+    Only the bottom and right are padded, so cropping to H, W undoes it.
     """
     bottom, right = (-size % multiple for size in photos.shape[-2:])
     if bottom or right:

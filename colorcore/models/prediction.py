@@ -1,8 +1,8 @@
-"""What a colorizer answers: the one type between models, losses, metrics and inference.
+"""What a colorizer predicts: the one type shared by models, losses, metrics and inference.
 
-A model gets normalized lightness and returns a :class:`Prediction`. Every model fills ``ab``,
-so whatever only needs colours (metrics, colorizing a photo, most loss terms) works with any of
-them; a loss term that needs more names the key and so the models that it goes with.
+A model gets normalized lightness and returns a :class:`Prediction`. Every model fills ``ab``, so
+code that only needs colours (metrics, colorizing a photo, most loss terms) works with any model.
+A loss term that needs more names the key, and an error names the models that provide it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ class Prediction(TypedDict, total=False):
     """The tensors that a model returns for a batch of photos; all float32.
 
     ab           (B, 2, H, W) CIELAB units within -128..128, for the photo's own L
-    rgb          (B, 3, H, W) sRGB in 0..1, of models with an RGB head; ``ab`` is that of it
-    logits       (B, Q, h, w) of the palette's bins, of models that classify; h, w may be smaller
+    rgb          (B, 3, H, W) sRGB in 0..1, from models with an RGB head; ``ab`` is computed from it
+    logits       (B, Q, h, w) of the palette's bins, from models that classify; h, w may be smaller
                  than H, W, and ``ab`` is decoded from them
     residual     (B, 2, h, w) ab units; confidence · residual is added to the decoded ab
     confidence   (B, 1, h, w) 0..1, how sure the model is of its bins
-    histograms   (B, 2, 64) softmaxed, of a and of b over -128..128, of the whole photo
-    fake_logits, fake_features, real_features  a discriminator's answers, filled in by the
-                 training loop: for each scale its logits, and for each scale its layers' features
+    histograms   (B, 2, 64) of a and of b over -128..128 in the whole photo, each summing to 1
+    fake_logits, fake_features, real_features  a discriminator's outputs, filled in by the
+                 training loop: logits for each scale, and its layers' features for each scale
     """
 
     ab: Required[Tensor]

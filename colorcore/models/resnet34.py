@@ -1,8 +1,8 @@
-"""The ResNet-34 encoder, on lightness: He et al. 2016, table 1, with torchvision's names.
+"""The ResNet-34 encoder on lightness: He et al. 2016, table 1, with torchvision's names.
 
-The names are torchvision's, so that weights trained on ImageNet load: ``bn1`` and its like are
-group norms here, which have the same two parameters a channel. The statistics that batch norm
-collected on ImageNet's RGB say nothing about lightness and are left out, as is the classifier.
+With torchvision's names, weights trained on ImageNet can be loaded. ``bn1`` and the other norms
+are group norms here, which have the same two parameters per channel. The statistics that batch
+norm collected on ImageNet's RGB don't apply to lightness and are left out, as is the classifier.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 WIDTHS = (64, 128, 256, 512)
 """Channels of the four layers."""
 STRIDE = 32
-"""How much smaller the last layer is than the photo."""
+"""Factor by which the last map is smaller than the photo."""
 _BLOCKS = (3, 4, 6, 3)
 _UNUSED = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class ResNet34(nn.Module):
-    """Lightness to four maps; 21,278,400 parameters.
+    """From lightness to feature maps at four scales; 21,278,400 parameters.
 
-    Convolutions start as He et al. 2015 (fan out) have it, norms as the identity.
+    Convolutions are initialized as in He et al. 2015 (fan out), norms as the identity.
     """
 
     def __init__(self) -> None:
@@ -61,21 +61,21 @@ class ResNet34(nn.Module):
         return maps
 
     def load_torchvision(self, path: str | Path) -> None:
-        """Take over the weights of a torchvision ResNet-34: a .pth or .safetensors state dict.
+        """Load the weights of a torchvision ResNet-34, a .pth or .safetensors state dict.
 
-        The first convolution's three filters for R, G and B are summed: on lightness the sum
-        does what the three did on a grey photo. That ImageNet's scaling of a grey photo is about
-        2.2 times ours does not matter, as a norm follows.
+        The first convolution's filters for R, G and B are summed: on lightness the sum does what
+        the three did on a grey photo. ImageNet's scaling of a grey photo is about 2.2 times ours,
+        which does not matter because a norm follows.
 
         Raises:
             ValueError: the file cannot be read, or a tensor is missing, unknown or of another
-                shape; it is named.
+                shape; the message names it.
         """
         found = _read(Path(path))
         expected = self.state_dict()
         for name in sorted(found.keys() - expected.keys()):
             if not (name.startswith("fc.") or name.rpartition(".")[2] in _UNUSED):
-                raise ValueError(_misfit(path, f"'{name}', which a ResNet-34 has not"))
+                raise ValueError(_misfit(path, f"'{name}', which is not part of a ResNet-34"))
         for name, ours in expected.items():
             if name not in found:
                 raise ValueError(_misfit(path, f"no '{name}'"))
@@ -108,7 +108,7 @@ class _Block(nn.Module):
 
 
 def _layer(before: int, width: int, blocks: int) -> nn.Sequential:
-    """Blocks of one width; the first halves the map, unless the width stays."""
+    """Blocks of one width; the first one halves the map if it changes the width."""
     first = _Block(before, width, stride=1 if before == width else 2)
     return nn.Sequential(first, *(_Block(width, width, stride=1) for _ in range(blocks - 1)))
 
@@ -125,7 +125,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             "torchvision's ResNet-34, .pth or .safetensors"
         ) from error
     if not isinstance(weights, dict) or not all(torch.is_tensor(w) for w in weights.values()):
-        raise ValueError(_misfit(path, "no state dict (a table of tensors by name)"))
+        raise ValueError(_misfit(path, "no state dict (tensors by name)"))
     return weights
 
 

@@ -1,7 +1,7 @@
-"""The classifying colorizer: which of the palette's colours a pixel may have, and how likely.
+"""The classifying colorizer: a distribution over the palette's colours for each pixel.
 
-Zhang et al. 2016 ("Colorful image colorization") classify because a mean of plausible colours is
-brown. Around their idea the guide puts a ResNet-34 encoder, self-attention, a guess at the whole
+Zhang et al. 2016 ("Colorful image colorization") classify because the mean of plausible colours
+is brown. The bins guide adds a ResNet-34 encoder, self-attention, a prediction of the whole
 photo's colours that steers the decoder, attention gates, and two more heads: a residual that
 smooths the steps between bins, and a confidence.
 
@@ -13,7 +13,7 @@ smooths the steps between bins, and a confidence.
                    └─ /32 ─ attend ┴─ stage ─┴── stage ───┴─ stage ─ residual
                                 └─ histograms ─ FiLM ──┴───────┘ └─ confidence
 
-Colours are answered at a quarter of the photo's resolution, as by Zhang et al.: the eye takes
+Colours are predicted at a quarter of the photo's resolution, as in Zhang et al.: the eye takes
 detail from lightness, which the photo keeps.
 """
 
@@ -38,22 +38,22 @@ if TYPE_CHECKING:
     from colorcore.color.palette import Palette
 
 HISTOGRAM_BINS = 64
-"""Bins of the histogram of a, and of b: each is 4 ab units wide, the first starts at -128."""
+"""Bins of the histograms of a and of b: each is 4 ab units wide, the first starts at -128."""
 RESIDUAL = 10.0
 """Largest residual of a and of b, ab units: one step of the grid of Zhang et al. (2016, §2.2).
 
-It moves a colour within its bin and towards the next one; another hue is out of its reach.
+It can move a colour within its bin and towards the next one, but not to another hue.
 """
 SHRINK = 4
-"""How much smaller than the photo logits, residual and confidence are."""
+"""Factor by which logits, residual and confidence are smaller than the photo."""
 _HIDDEN = 512
-"""Width between pooled map and histograms: the guide's."""
+"""Width between pooled map and histograms, as in the guide."""
 
 
 class ResNetUNet(nn.Module):
     """UNet with a ResNet-34 encoder from lightness to bin logits, residual and confidence.
 
-    Parameters: 21,278,400 are the encoder's; with 313 bins, in all
+    The encoder has 21,278,400 parameters. The whole model, with 313 bins, has
 
     ======== ============
     channels parameters
@@ -64,14 +64,14 @@ class ResNetUNet(nn.Module):
     128      57,713,984
     ======== ============
 
-    A new model decodes to grey. :meth:`use_palette` gives it the palette's colours.
+    A new model predicts grey until :meth:`use_palette` gives it the palette's colours.
 
     Args:
-        channels: decoder width: 4, 4 and 2 times as many channels at 1/16, 1/8 and 1/4.
+        channels: decoder width; maps at 1/16, 1/8 and 1/4 have 4, 4 and 2 times as many.
         bins: Q, the palette's number of colours.
-        encoder_weights: where :meth:`load_pretrained` finds the encoder's weights: path of a
-            state dict of torchvision's ResNet-34 (.pth or .safetensors). "" is none. The file is
-            needed when a training starts, and never again.
+        encoder_weights: path of a state dict of torchvision's ResNet-34 (.pth or .safetensors)
+            for :meth:`load_pretrained`; "" for none. The file is needed only when a training
+            starts.
         dropout: probability of zeroing a whole feature map of the bottleneck in training.
 
     Raises:
@@ -116,18 +116,18 @@ class ResNetUNet(nn.Module):
 
     @torch.no_grad()
     def use_palette(self, palette: Palette) -> None:
-        """Take the palette's centroids, and start from its priors.
+        """Use the palette's centroids, and start from its priors.
 
-        The logits' bias becomes log(priors), so that a new model answers each pixel with how
-        often the colours occur (Lin et al. 2017, "Focal loss", §3.3): near grey, and the first
-        steps are not spent on learning it.
+        The logits' bias becomes log(priors), so a new model predicts for each pixel how often the
+        colours occur (Lin et al. 2017, "Focal loss", §3.3). That is near grey, and the first
+        steps need not be spent on learning it.
 
         Raises:
             ValueError: the palette has another number of bins than the model.
         """
         if len(palette) != len(self.centroids):
             raise ValueError(
-                f"expected a palette of {len(self.centroids)} bins, as model.bins says, got one "
+                f"expected a palette of {len(self.centroids)} bins (model.bins), got one "
                 f"of {len(palette)}; set model.bins={len(palette)} or make another palette"
             )
         self.centroids.copy_(torch.from_numpy(palette.centroids))
@@ -138,7 +138,7 @@ class ResNetUNet(nn.Module):
         """Read ``encoder_weights`` into the encoder, if the option names a file.
 
         Raises:
-            ValueError: the file cannot be read or is not a ResNet-34's; what is wrong is named.
+            ValueError: the file cannot be read or does not hold a ResNet-34; the message tells why.
         """
         if self.encoder_weights:
             self.encoder.load_torchvision(self.encoder_weights)
@@ -151,10 +151,10 @@ class ResNetUNet(nn.Module):
         - logits (B, Q, h, w), residual (B, 2, h, w) in -10..10 ab units and confidence
           (B, 1, h, w) in 0..1, h and w being a quarter of H and W, rounded up
         - histograms (B, 2, 64), of a and of b, each summing to 1
-        - ab (B, 2, H, W), as :meth:`decode` has it
+        - ab (B, 2, H, W), as computed by :meth:`decode`
 
-        All are float32. Sizes that are no multiples of 32 are grown by repeating the last row and
-        column, and cropped back.
+        All are float32. Sizes that are not multiples of 32 are padded by repeating the last row
+        and column, and cropped back.
         """
         height, width = L_norm.shape[-2:]
         *skips, x = self.encoder(grow(L_norm, STRIDE))
@@ -187,15 +187,15 @@ class ResNetUNet(nn.Module):
         size: tuple[int, int] | None = None,
         temperature: float = TEMPERATURE,
     ) -> Tensor:
-        """The colours of an answer; the temperature may be chosen after training.
+        """The colours of a prediction; the temperature may be chosen after training.
 
         ::
 
             ab = clamp(upsample(annealed mean(logits, T) + confidence · residual), -128, 128)
 
         with the annealed mean of Zhang et al. 2016, eq. 5, over the palette's centroids: T = 1 is
-        the mean, towards 0 it becomes the likeliest bin; theirs is 0.38. A residual corrects what
-        is lost to bins, so it counts as much as the bin is sure, and at most 10 ab units.
+        the mean, near 0 it is the most likely bin; theirs is 0.38. The residual corrects what is
+        lost to bins, so it is scaled by the confidence in the bin; it is at most 10 ab units.
 
         logits (B, Q, h, w), residual (B, 2, h, w) ab units, confidence (B, 1, h, w) 0..1 ->
         ab (B, 2, H, W) ab units, 4 times as large, cropped to ``size`` (H, W) where that is given.
@@ -210,7 +210,7 @@ class ResNetUNet(nn.Module):
 
 
 class GlobalColors(nn.Module):
-    """The histograms of a and of b that the whole photo is guessed to have.
+    """Predicts the histograms of a and of b of the whole photo.
 
     The guide's "global colour head": mean over the map, 512 hidden units, ReLU, two softmaxes.
     """
@@ -230,8 +230,9 @@ class GlobalColors(nn.Module):
 class FiLM(nn.Module):
     """Scale and shift of whole feature maps by a condition: (1 + gamma) · x + beta.
 
-    Perez et al. 2018 ("FiLM"), eq. 1 and 2, with a linear layer for f and h; as theirs, it
-    predicts what gamma differs from 1 by. Both are 0 at first, so it starts as the identity.
+    Perez et al. 2018 ("FiLM"), eq. 1 and 2, with a linear layer for f and h; as in
+    the paper, gamma is predicted as a difference from 1. Both start at 0, so the layer starts as
+    the identity.
     """
 
     def __init__(self, condition: int, channels: int) -> None:
@@ -248,14 +249,14 @@ class FiLM(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with group norm, the second gated (GLU), beside a shortcut.
+    """Two convolutions with group norm, the second gated (GLU), and a shortcut.
 
     ::
 
         x' = relu(norm(conv3x3(x)));  u, v = halves of norm(conv3x3(x'))
         answer = shortcut(x) + u · sigmoid(v)
 
-    The gated linear unit is that of Dauphin et al. 2017, eq. 1; the shortcut is a 1x1 convolution
+    The gated linear unit follows Dauphin et al. 2017, eq. 1. The shortcut is a 1x1 convolution
     where the width changes.
     """
 
@@ -278,7 +279,7 @@ class ResidualBlock(nn.Module):
 
 
 class _Stage(nn.Module):
-    """A decoder's stage: twice as large, joined with the gated skip, steered by the condition."""
+    """A decoder stage: upsample by 2, join with the gated skip, modulate by the condition."""
 
     def __init__(self, before: int, skip: int, width: int) -> None:
         super().__init__()
@@ -290,7 +291,7 @@ class _Stage(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor, condition: Tensor) -> Tensor:
         """(B, before, h, w), (B, skip, 2h, 2w) and (B, 128) -> (B, width, 2h, 2w)."""
-        # The 1x1 convolution commutes with the enlarging, and is cheaper before it.
+        # The 1x1 convolution commutes with the upsampling, and is cheaper before it.
         larger = F.interpolate(self.up(x), scale_factor=2, mode="bilinear", align_corners=False)
         x = self.join(torch.cat([self.gate(skip, x), larger], dim=1))
         answer: Tensor = self.refine(self.film(x, condition))

@@ -1,12 +1,12 @@
 """The UNet colorizer: the plain, strong baseline of the guides.
 
 Ronneberger et al. 2015 ("U-Net"), as the UNet guide uses it: an encoder that halves the photo
-``depth`` times to learn *what* is there, a decoder that doubles it back, and at each scale a
-skip connection that says *where*, so that colours stop at edges. Unlike the paper's, its
+``depth`` times to learn *what* is there, a decoder that upsamples it again, and at each scale a
+skip connection that shows *where*, so that colours stop at edges. Unlike the paper's, its
 convolutions are padded (output size = input size) and normalized.
 
-Regression makes it answer the mean of all plausible colours: low errors, muted colours. The
-classification models exist because of that.
+Regression makes it predict the mean of all plausible colours: low errors, muted colours. That is
+why the classification models exist.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Head = Literal["ab", "rgb"]
 Lightness = Literal["centered", "unit"]
 
 MAX_DEPTH = 7
-"""Halvings: 256 pixels become 2, and the widest layer has 128 times the first one's channels."""
+"""Upper limit of ``depth``: 256 pixels become 2, and the bottleneck is 128 times as wide."""
 
 
 class UNet(nn.Module):
@@ -50,17 +50,17 @@ class UNet(nn.Module):
 
     Args:
         channels: width of the first level.
-        depth: how often the photo is halved. An answer sees a square of about 12 · 2**depth
-            pixels across (188 to 204 at depth 4).
-        norm: "batch", or "group": the same for any batch size and in training and evaluation.
-            32 groups, or as many as divide the width.
+        depth: how often the photo is halved. The receptive field is a square of about 12 · 2**depth
+            pixels (188 to 204 at depth 4).
+        norm: "batch" or "group". Group norm gives the same result for any batch size, in training
+            and evaluation; it has 32 groups, or as many as divide the width.
         dropout: probability of zeroing a whole feature map of the bottleneck in training.
-        attention: attention gates on the skip connections, each led by the decoder's map below.
-        head: "ab", or "rgb": sRGB whose ab is the answer. A photo colorized with it keeps its own
-            L, so the RGB's L matters to losses alone.
-        lightness: what the first convolution sees: "centered", L_norm as it comes, or "unit",
-            0..1. They differ in what padding looks like, middle grey or black; networks from
-            elsewhere were often trained with the latter.
+        attention: attention gates on the skip connections, each driven by the decoder's map below.
+        head: "ab", or "rgb": sRGB from which ab is computed. A colorized photo keeps its own L,
+            so the L of the predicted RGB matters only to losses.
+        lightness: input of the first convolution: "centered" is L_norm, "unit" is 0..1. Zero
+            padding is middle grey in one and black in the other; networks trained elsewhere often
+            use the latter.
 
     Raises:
         ValueError: an option is out of range.
@@ -114,10 +114,10 @@ class UNet(nn.Module):
         """Colours for lightness.
 
         L_norm (B, 1, H, W) in -1..1, any H and W from 1 -> ab (B, 2, H, W) float32, -128..128,
-        and with an RGB head rgb (B, 3, H, W) float32, sRGB in 0..1, of which ab is the chroma.
-        Sizes that do not halve ``depth`` times are padded by repeating the last row and column
-        and cropped back. (Batch norm cannot train on a single value per channel: in training
-        one photo must be larger than 2**depth pixels, or not come alone.)
+        and with an RGB head rgb (B, 3, H, W) float32, sRGB in 0..1, from which ab is computed.
+        Sizes that cannot be halved ``depth`` times are padded by repeating the last row and
+        column, and cropped back. (Batch norm cannot train on a single value per channel: in
+        training, a batch of one photo must be larger than 2**depth pixels.)
         """
         height, width = L_norm.shape[-2:]
         x = grow((L_norm + 1) / 2 if self.unit else L_norm, 2 ** len(self.encoder))
@@ -133,7 +133,7 @@ class UNet(nn.Module):
         else:
             for up, block in zip(self.up, self.decoder, strict=True):
                 x = block(torch.cat([skips.pop(), up(x)], dim=1))
-        # float32 from here on, also under autocast: losses and metrics see no rounding of ours.
+        # float32 from here on, under autocast too, so losses and metrics see no rounding.
         answer = self.head(x).float()[..., :height, :width]
         if answer.shape[1] == 2:
             return {"ab": denormalize_ab(answer.tanh())}

@@ -1,14 +1,15 @@
-"""What the guides advise about a sign: which keys of the recipe at hand to change, and to what.
+"""The guides' advice for a sign: which keys of the current recipe to change, and to what.
 
-Three guides, each with recipes of its own. The training guide (terms ``diversity``, ``ab_huber``,
-``rgb_l1``) and the tuning guide (``saturation``, ``ab``, ``luminance``) change the weights of the
-loss; "the simple truth", for all other recipes, holds that capacity, learning rate, batch and
-photos matter more, and the bins guide that rare colours must count. Steps are the guides' own
-(perceptual 0.5 → 0.3, ab 3 → 4, diversity 0.1 → 0.2), as factors where a recipe stands elsewhere,
-within the weights that the guides name. A weight that is beyond these is first brought back.
+There are three guides, each with its own recipes. The training guide (terms ``diversity``,
+``ab_huber``, ``rgb_l1``) and the tuning guide (``saturation``, ``ab``, ``luminance``) change the
+weights of the loss. "The simple truth", for all other recipes, holds that capacity, learning rate,
+batch and photos matter more; the bins guide, that rare colours must count. Steps are the guides'
+own (perceptual 0.5 → 0.3, ab 3 → 4, diversity 0.1 → 0.2), applied as factors to other values,
+within the range of weights that the guides name. A weight outside that range is first moved into
+it.
 
-Where guides contradict each other, each speaks for its own recipes: against washed-out colours
-the training guide raises ``perceptual``, the tuning guide saturation.
+Where guides contradict each other, each applies to its own recipes: against washed-out colours
+the training guide raises ``perceptual``, the tuning guide ``saturation``.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "diversity": (0.05, 0.4),
     "adversarial": (0.01, 0.1),
 }
-"""The weights that advice goes to: the guides' smallest and largest, or a factor of two beyond."""
+"""Range of weights that are advised: the guides' smallest and largest, or a factor of two more."""
 FIRST = {
     "rgb_l1": 0.5,
     "luminance": 0.3,
@@ -47,14 +48,14 @@ FIRST = {
     "saturation": 0.5,
     "diversity": 0.1,
 }
-"""The guides' first weight of a term that is there with weight 0."""
+"""The guides' initial weight, for a term whose weight is 0."""
 WIDTHS = (4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Model widths; 64, 96 and 128 are those of the guides."""
 CALM_LR, BRISK_LR, SIMPLE_LR = 2e-5, 3e-4, 5e-5
-"""Learning rates: against oscillation, when nothing improves, and that of "the simple truth"."""
+"""Learning rates: against oscillation, against a plateau, and that of "the simple truth"."""
 PHOTOS = "are the photos colourful, with no cast of their own? (cc inspect)"
 PHOTOS_MATTER = frozenset({"grey", "over_saturated", "sepia", "purple_cast", "plateaued"})
-"""Signs that bad photos cause as well ("data quality", say two guides)."""
+"""Signs that bad photos can cause too ("data quality" in two guides)."""
 OTHER_RECIPES = {
     "grey": "enhanced-vibrant",
     "washed_out": "enhanced-vibrant",
@@ -62,14 +63,14 @@ OTHER_RECIPES = {
     "purple_cast": "enhanced",
     "two_tone": "guide",
 }
-"""Recipes whose terms are made against a sign, for a recipe that has no such terms."""
+"""Recipes whose terms counter a sign, for a recipe without such terms."""
 
 Changes: TypeAlias = "Iterator[Change]"
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One setting of a recipe: what it is (None: not there yet), and what to try."""
+    """One setting of a recipe: its current value (None: not set yet), and the value to try."""
 
     key: str
     before: Any
@@ -77,12 +78,12 @@ class Change:
 
     @property
     def override(self) -> str:
-        """As ``--set`` takes it: KEY=VALUE."""
+        """The argument of ``--set``: KEY=VALUE."""
         return f"{self.key}={_spell(self.after)}"
 
     @property
     def verb(self) -> str:
-        """What is done: raise, lower, set or add."""
+        """The kind of change: raise, lower, set or add."""
         if self.before is None:
             return "add"
         if isinstance(self.before, str) or isinstance(self.after, str):
@@ -97,17 +98,17 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Advised:
-    """A sign with what to do about it."""
+    """A sign with its advice."""
 
     sign: Sign
     advice: str
 
     def __str__(self) -> str:
-        """What was seen and what to do, in a line."""
+        """The sign, its meaning and the advice in one line."""
         return f"{self.sign.name}: {self.sign.meaning}; {self.advice}"
 
     def as_record(self) -> dict[str, Any]:
-        """As JSON has it: a number that JSON cannot say is None."""
+        """As plain values for JSON; a number that JSON cannot hold is None."""
         sign = self.sign
         value, threshold = (
             number if math.isfinite(number) else None for number in (sign.value, sign.threshold)
@@ -122,12 +123,12 @@ class Advised:
 
 
 def advised(signs: Iterable[Sign], recipe: Recipe) -> tuple[Advised, ...]:
-    """Each sign with its advice."""
+    """Pair each sign with its advice."""
     return tuple(Advised(sign, advice(sign, recipe)) for sign in signs)
 
 
 def advice(sign: Sign, recipe: Recipe) -> str:
-    """One line: what to change, by how much, and what else to look at.
+    """What to change, by how much, and what else to check, in one line.
 
     Such as "raise loss.diversity 0.1 → 0.2, loss.ab_huber 2 → 3; lower loss.rgb_l1 0.5 → 0.3".
     """
@@ -140,13 +141,13 @@ def advice(sign: Sign, recipe: Recipe) -> str:
         parts.append(f"or train with --recipe {other}")
     if sign.name in PHOTOS_MATTER:
         parts.append(PHOTOS)
-    return "; ".join(parts) or "the guides say no more about this recipe; see: cc recipes"
+    return "; ".join(parts) or "the guides have no further advice for this recipe; see: cc recipes"
 
 
 def changes(sign: Sign, recipe: Recipe) -> list[Change]:
-    """The changes that the guides advise; each with a key that the recipe takes.
+    """The changes that the guides advise, each with a key that the recipe has.
 
-    Where all weights are at their ends already, more capacity is what is left.
+    If all weights are at their limits already, the advice is more capacity.
     """
     found = _different(_ADVICE[sign.name](sign, recipe))
     if not found and sign.name in ("grey", "washed_out", "sepia", "two_tone", "purple_cast"):
@@ -159,7 +160,7 @@ def _different(found: Changes) -> list[Change]:
     return [change for change in by_key.values() if change.after != change.before]
 
 
-# -- one function a sign ---------------------------------------------------------------------------
+# -- one function per sign -------------------------------------------------------------------------
 
 
 def _grey(sign: Sign, recipe: Recipe) -> Changes:
@@ -188,7 +189,7 @@ def _more_vivid(recipe: Recipe) -> Changes:
 
 
 def _over_saturated(sign: Sign, recipe: Recipe) -> Changes:
-    """Tuning guide, "too vibrant" and "too wild"; half of what pushes colours is ours."""
+    """Tuning guide, "too vibrant" and "too wild"; halving the terms that push colours is ours."""
     yield from _weight(recipe, "saturation", 0.5)
     yield from _weight(recipe, "diversity", 0.5)
     yield from _weight(recipe, "adversarial", 0.5)
@@ -286,9 +287,9 @@ _ADVICE: dict[str, Callable[[Sign, Recipe], Changes]] = {
 
 
 def _weight(recipe: Recipe, term: str, factor: float, *, add: bool = False) -> Changes:
-    """A term's weight times a factor, within its range; ``add`` takes up a term that is not there.
+    """A term's weight times a factor, within its range; ``add`` adds a missing term.
 
-    The only term of a loss is left alone: AdamW does not mind how large a loss is.
+    The only term of a loss is left alone, because AdamW is insensitive to the scale of a loss.
     """
     now = recipe.loss.get(term)
     if now is None and not add:
@@ -310,7 +311,7 @@ def _weight(recipe: Recipe, term: str, factor: float, *, add: bool = False) -> C
 def _option(
     recipe: Recipe, term: str, option: str, factor: float, *, least: float = 0.0, most: float = 1e9
 ) -> Changes:
-    """A number among a used term's options times a factor, within bounds."""
+    """A numeric option of a used term times a factor, within bounds."""
     if not recipe.loss.get(term) or option not in options_of(TERMS[term]):
         return
     now = float(_value(recipe, term, option))
@@ -320,7 +321,7 @@ def _option(
 
 
 def _rebalance(recipe: Recipe, share: float) -> Changes:
-    """The weight of rare colours in bins, 0..1: as the bins guide has them, or half of it."""
+    """The weight of rare colours in bins, 0..1: up to the bins guide's (1), or half the current."""
     for term in ("bins_ce", "bins_focal"):
         if recipe.loss.get(term):
             now = float(_value(recipe, term, "rebalance"))
@@ -337,12 +338,12 @@ def _value(recipe: Recipe, term: str, option: str) -> Any:
 
 
 def _is_simple(recipe: Recipe) -> bool:
-    """Whether the loss has none of the weights that the other two guides turn."""
+    """Whether the loss has none of the terms whose weights the other two guides change."""
     return not any(recipe.loss.get(term) for term in ("saturation", "diversity", "perceptual"))
 
 
 def _capacity(recipe: Recipe) -> Changes:
-    """A larger model, a tiny bit of perceptual loss: "the simple truth", "still sepia/gray"."""
+    """A larger model and a little perceptual loss: "the simple truth", "still sepia/gray"."""
     if _is_simple(recipe):
         yield from _wider(recipe)
         if "weighted_mse" in recipe.loss and "perceptual" not in recipe.loss:
@@ -356,7 +357,7 @@ def _wider(recipe: Recipe) -> Changes:
 
 
 def _slower(recipe: Recipe) -> Changes:
-    """A fifth of the rate, but not below the guide's 2e-5 in one go; from there on half."""
+    """A fifth of the rate, but at least the guide's 2e-5; half of a rate that is below that."""
     now = recipe.optim.lr
     yield Change("optim.lr", now, _round(max(now / 5, CALM_LR) if now > CALM_LR else now / 2))
 
@@ -375,7 +376,7 @@ def _smaller_batch(recipe: Recipe) -> Changes:
 
 
 def _warm_up(recipe: Recipe) -> Changes:
-    """OneCycle with a tenth of all steps to warm up, unless something like it is there."""
+    """OneCycle with a tenth of all steps for warm-up, unless the recipe has a warm-up."""
     optim = recipe.optim
     if optim.schedule == "constant":
         yield Change("optim.schedule", "constant", "onecycle")
@@ -384,7 +385,7 @@ def _warm_up(recipe: Recipe) -> Changes:
 
 
 def _round(value: float) -> float:
-    """To two digits."""
+    """Round to two significant digits."""
     return round(value, 1 - math.floor(math.log10(abs(value)))) if value else 0.0
 
 

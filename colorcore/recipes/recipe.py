@@ -1,8 +1,8 @@
-"""A recipe: model, loss terms, optimiser, schedule and data settings of one training.
+"""A recipe: model, loss terms, optimizer, schedule and data settings of one training.
 
-A recipe is a TOML file; the built-in ones stand in ``colorcore/recipes/``. It is checked when
-loaded: an unknown key is refused with the nearest known name. Every default lives here, every
-checkpoint and run carries its own recipe, and a search changes it by dotted path.
+A recipe is a TOML file; the built-in ones are in ``colorcore/recipes/``. It is checked on loading:
+an unknown key is refused with the nearest known name. All defaults are defined here, every
+checkpoint and run contains its own recipe, and a search changes it by dotted path.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from colorcore.options import Option, nearest, require_kinds
 
 RECIPES = Path(__file__).parent
 OFF = "none"
-"""What None is called in a recipe's file and in an override: TOML has no null."""
+"""Spelling of None in a recipe's file and in an override, because TOML has no null."""
 DEFAULT_MODEL = "unet"
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class RecipeError(Exception):
-    """A recipe that does not exist or does not hold what a recipe holds."""
+    """A recipe does not exist, or is not valid."""
 
 
 class _Part(BaseModel):
@@ -44,10 +44,10 @@ def _off(value: Any) -> Any:
 
 
 class ModelPart(_Part):
-    """The network: a name out of ``colorcore.models.MODELS`` and that model's options.
+    """The network: a name in ``colorcore.models.MODELS`` and that model's options.
 
-    The options are the keyword arguments of the model's constructor, all of them: what is not
-    set has the constructor's default.
+    The options are all keyword arguments of the model's constructor; those not set have the
+    constructor's default.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -81,7 +81,7 @@ class ModelPart(_Part):
         return {"name": name, **options}
 
     def options(self) -> dict[str, Any]:
-        """What ``build_model`` takes beside the name."""
+        """Arguments of ``build_model`` other than the name."""
         return self.model_dump(exclude={"name"})
 
 
@@ -94,62 +94,68 @@ class OptimPart(_Part):
     schedule: Literal["onecycle", "cosine", "constant"] = "onecycle"
     warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps")
     warmup_epochs: float | None = Field(None, ge=0, description="the same in epochs, if set")
-    clip: float | None = Field(1.0, gt=0, description="norm that gradients are clipped to")
+    clip: float | None = Field(1.0, gt=0, description="gradient norm to clip to")
 
     _off = field_validator("clip", "warmup_epochs", mode="before")(_off)
 
 
 class DataPart(_Part):
-    """Batches and what is done to them on the device."""
+    """Batches, and their augmentation on the device."""
 
-    batch: int = Field(16, ge=1, description="photos a step, over all workers")
+    batch: int = Field(16, ge=1, description="photos per step, over all workers")
     flip: bool = True
     crop: float | None = Field(
         None, gt=0, le=1, description="smallest share of a side that a random crop keeps"
     )
     jitter: float = Field(
-        0.0, ge=0, lt=1, description="most that brightness, contrast, saturation differ from 1"
+        0.0,
+        ge=0,
+        lt=1,
+        description="largest change of brightness, contrast, saturation",
     )
 
     _off = field_validator("crop", mode="before")(_off)
 
 
 class TrainPart(_Part):
-    """How long, how exactly, and what is watched."""
+    """Duration, precision, validation and checkpoints."""
 
     epochs: int = Field(100, ge=1)
     seed: int = Field(0, ge=0, lt=2**31)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    accumulate: int = Field(1, ge=1, description="backward passes a step, each on its share")
-    ema: Decay = Field(0.999, description="decay of the averaged weights a step")
+    accumulate: int = Field(1, ge=1, description="backward passes per step, each on its share")
+    ema: Decay = Field(0.999, description="decay of the averaged weights per step")
     eval_every: int = Field(1, ge=1, description="epochs between two validations")
     save_every: int | None = Field(
-        None, ge=1, description="steps between two checkpoints, beside those of validations"
+        None, ge=1, description="steps between two checkpoints, besides those of validations"
     )
-    metric: str = Field("auc_balanced", description="by which the best checkpoint is chosen")
+    metric: str = Field("auc_balanced", description="metric that chooses the best checkpoint")
 
     _off = field_validator("save_every", mode="before")(_off)
 
 
 class DiscriminatorPart(_Part):
-    """The judge of an adversarial training, and its optimiser.
+    """The discriminator of an adversarial training, and its optimizer.
 
-    Adam's settings are those of Isola et al. 2017 ("pix2pix"), section 3.3.
+    Adam's settings follow Isola et al. 2017 ("pix2pix"), section 3.3.
     """
 
-    channels: int = Field(64, ge=1, le=1024, description="width of each judge's first layer")
-    scales: int = Field(3, ge=1, le=6, description="copies of the photo that are judged")
-    lr: float = Field(2e-4, gt=0, lt=10, description="peak learning rate; optim's schedule")
+    channels: int = Field(64, ge=1, le=1024, description="width of the first layer")
+    scales: int = Field(3, ge=1, le=6, description="sizes of the photo that are judged")
+    lr: float = Field(2e-4, gt=0, lt=10, description="peak learning rate, on optim's schedule")
     betas: tuple[Decay, Decay] = (0.5, 0.999)
     warmup: float = Field(
-        0.1, ge=0, lt=1, description="share of all steps in which the model does not listen to it"
+        0.1,
+        ge=0,
+        lt=1,
+        description="share of all steps in which only the discriminator learns",
     )
 
 
 class Recipe(_Part):
-    """One training, described. ``loss`` maps terms of ``colorcore.losses.TERMS`` to weights.
+    """The settings of one training. ``loss`` maps terms in ``colorcore.losses.TERMS`` to weights.
 
-    ``discriminator`` is there where a term needs one, and nowhere else.
+    ``discriminator`` is set if a term needs one, and only then.
     """
 
     about: str = ""
@@ -172,31 +178,29 @@ class Recipe(_Part):
         if any(name in ADVERSARIAL for name in loss):
             return {"discriminator": {}, **values}
         if values.get("discriminator") is not None:
-            raise ValueError(
-                f"discriminator: no loss term listens to one; set loss.{ADVERSARIAL[0]} too"
-            )
+            raise ValueError(f"discriminator: no loss term uses it; set loss.{ADVERSARIAL[0]} too")
         return values
 
     def values(self) -> dict[str, Any]:
-        """Every setting as nested plain values, as :func:`parse_recipe` takes them."""
+        """All settings as nested plain values, the input of :func:`parse_recipe`."""
         return {key: value for key, value in self.model_dump().items() if value is not None}
 
     def flat(self) -> dict[str, Any]:
-        """Every setting by its dotted path, as runs are compared by."""
+        """All settings by dotted path, by which runs are compared."""
         return dict(_flatten(self.values()))
 
     def to_toml(self) -> str:
-        """The recipe as a file from which :func:`load_recipe` reads an equal one."""
+        """The recipe as TOML from which :func:`load_recipe` reads an equal one."""
         return tomli_w.dumps(_spelled_out(self.values()))
 
 
 def recipe_names() -> list[str]:
-    """The built-in recipes."""
+    """Names of the built-in recipes."""
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
 def about_recipes() -> list[tuple[str, str]]:
-    """The built-in recipes, each with its one line; unchecked, so nothing heavy is imported."""
+    """Each built-in recipe with its description; unchecked, so nothing heavy is imported."""
     return [
         (name, tomllib.loads((RECIPES / f"{name}.toml").read_text(encoding="utf-8"))["about"])
         for name in recipe_names()
@@ -204,7 +208,7 @@ def about_recipes() -> list[tuple[str, str]]:
 
 
 def load_recipe(name_or_file: str, overrides: Iterable[str] = ()) -> Recipe:
-    """A built-in recipe by name, or one from a TOML file, with ``KEY=VALUE`` overrides.
+    """Load a built-in recipe by name, or one from a TOML file, with ``KEY=VALUE`` overrides.
 
     Keys are dotted paths; values are TOML (``0.2``, ``true``, ``"group"``), bare words are
     strings, and ``none`` turns an optional setting off.
@@ -231,10 +235,10 @@ def load_recipe(name_or_file: str, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
-    """A recipe from nested values, such as a checkpoint carries.
+    """A recipe from nested values, such as those in a checkpoint.
 
     Raises:
-        RecipeError: an unknown key or a value out of range; ``where`` is named.
+        RecipeError: an unknown key or a value out of range; the message begins with ``where``.
     """
     from colorcore.losses import TERMS, build_terms
     from colorcore.scores.metrics import HIGHER_IS_BETTER
@@ -281,7 +285,7 @@ def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
     if path[:1] == ["loss_options"]:
-        path = path[:3]  # what follows is the kind of Option that was tried
+        path = path[:3]  # the rest is the type of Option that pydantic tried
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
     if first["type"] == "extra_forbidden":
@@ -296,7 +300,7 @@ def _explain(error: ValidationError) -> str:
 
 
 def _spelled_out(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same nested values with :data:`OFF` for None."""
+    """The same nested values with :data:`OFF` in place of None."""
     return {
         name: _spelled_out(value) if isinstance(value, Mapping) else OFF if value is None else value
         for name, value in values.items()

@@ -11,23 +11,24 @@ if TYPE_CHECKING:
     import torch
 
 
-def lr_factor(optim: OptimPart, step: int, total: int, steps_an_epoch: int = 1) -> float:
-    """The learning rate of a step as a share of its peak; step counts from 0 to total - 1.
+def lr_factor(optim: OptimPart, step: int, total: int, steps_per_epoch: int = 1) -> float:
+    """The learning rate of a step as a share of its peak; ``step`` is in 0..total - 1.
 
-    All warm up over the share ``warmup`` of all steps, or ``warmup_epochs`` epochs if that is set.
+    All schedules warm up over the share ``warmup`` of all steps, or over ``warmup_epochs`` epochs
+    if that is set.
 
-    - ``onecycle`` is that of Smith and Topin (2018), with cosine annealing as in
+    - ``onecycle`` follows Smith and Topin (2018), with cosine annealing as in
       torch.optim.lr_scheduler.OneCycleLR: from 1/25 up to 1, down to 1/250,000 at the end.
     - ``cosine`` rises linearly, from the first step's 1/n of n to 1 (Goyal et al. 2017, section
       2.2), and falls as half a cosine to 0 after the last step (Loshchilov and Hutter 2017,
       "SGDR", eq. 5, without restarts).
-    - ``constant`` rises as ``cosine`` and stays.
+    - ``constant`` rises like ``cosine`` and stays at the peak.
 
-    A pure function of the step, so a run resumes anywhere without scheduler state.
+    It is a pure function of the step, so a run can resume anywhere without scheduler state.
     """
     warmup = optim.warmup * total
     if optim.warmup_epochs is not None:
-        warmup = min(optim.warmup_epochs * steps_an_epoch, total)
+        warmup = min(optim.warmup_epochs * steps_per_epoch, total)
     if optim.schedule == "onecycle":
         start, end = 1 / 25, 1 / 25e4
         top = warmup - 1

@@ -1,4 +1,4 @@
-"""What signs of colour are found by: sums over the pixels of predictions and truths."""
+"""Statistics of predicted and true colours, in which signs of bad colour are found."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PURPLE = (290.0, 345.0)
-"""Hues in degrees that are seen as purple: bluer below, pinker above."""
+"""Hues in degrees that look purple: bluer below, pinker above."""
 _COLOR_SUMS = ("a", "b", "chroma", "weight", "cos", "sin", "cos2", "sin2")
 _SUMS = (
     "pixels",
@@ -30,21 +30,21 @@ _SUMS = (
     *(f"{name}_pred" for name in _COLOR_SUMS),
     *(f"{name}_true" for name in _COLOR_SUMS),
 )
-"""What is kept sums of, in the order of the state."""
+"""Quantities that are summed, in the order of the state."""
 _NO_CHROMA = 1e-6
-"""ab units: photos without any colour, or a pixel without a hue."""
+"""ab units; a smaller chroma counts as no colour and no hue."""
 VIVID = 25.0
-"""Chroma, ab units, from which on more does not count: that of skin or of a pale sky."""
+"""Chroma in ab units above which more does not count: that of skin or of a pale sky."""
 
 
 class ColorStatistics:
-    """What colours a model uses, beside those of the photos; added up batch by batch.
+    """The colours a model uses, compared with those of the photos; added up batch by batch.
 
-    All that is kept is one vector of sums, so sums of states are states, as those of
+    The state is one vector of sums, so states of ranks can be added, as with
     :class:`~colorcore.scores.metrics.Evaluation`.
 
     Args:
-        mean_ab: (a, b) of the training photos, ab units: the constant answer.
+        mean_ab: (a, b) of the training photos, ab units: the constant baseline.
         balance: (256, 256), the palette weight of each stored (a, b) cell.
     """
 
@@ -58,7 +58,7 @@ class ColorStatistics:
         """Add a batch.
 
         lab_pred, lab_true (B, 3, H, W) CIELAB float on one device, lab_pred with the truth's L;
-        rgb (B, 3, H, W) sRGB in 0..1, the answer of an RGB head before it was given that L.
+        rgb (B, 3, H, W) sRGB in 0..1, the output of an RGB head before its L was replaced.
         """
         self._balance = self._balance.to(lab_true.device)
         lab_pred, lab_true = lab_pred.float(), lab_true.float()
@@ -81,11 +81,11 @@ class ColorStatistics:
         self._state[[_SUMS.index(name) for name in known]] += added
 
     def state(self) -> Tensor:
-        """All that was added, as a float64 vector on the CPU; sums of states are states."""
+        """The sums so far, as a float64 vector on the CPU; states can be added."""
         return self._state.clone()
 
     def add_state(self, state: Tensor) -> None:
-        """Add what other statistics, of other photos, have seen.
+        """Add the state of statistics of other photos.
 
         Raises:
             ValueError: the vector has another length.
@@ -95,7 +95,7 @@ class ColorStatistics:
         self._state += state.to(self._state)
 
     def compute(self) -> dict[str, float]:
-        """The statistics; empty when no photo was added.
+        """The statistics; empty if no photo was added.
 
         ========================= ==========================================================
         chroma_ratio, chroma_true mean C_p / mean C_t, 1 being as vivid as the photos; mean C_t
@@ -103,16 +103,16 @@ class ColorStatistics:
                                   one hue, 0 when hues balance. The mean resultant length of
                                   directional statistics (Mardia and Jupp 2000, section 2.3),
                                   of weighted hues
-        axis_focus, ..._true      |Σ w e^(2iθ)| / Σ w: the same of doubled angles, as is done
-                                  with axes: 1 when all colour has one hue or its opposite
+        axis_focus, ..._true      |Σ w e^(2iθ)| / Σ w: the same for doubled angles, as usual for
+                                  axes: 1 when all colour has one hue or its opposite
         hue, axis                 their directions in degrees: 0..360, and 0..180
         cast, cast_hue            length and hue of mean ab_p - mean ab_t, ab units
         purple                    min(|mean ab_p|, cast), ab units, where both have a hue in
-                                  :data:`PURPLE`, else 0: how purple the answers are beyond
-                                  what the photos are
-        gain                      balanced AuC less that of the constant mean ab
-        lightness_error, ..._bias mean |L_p - L_t| and mean (L_p - L_t), units of L; of
-                                  models with an RGB head only
+                                  :data:`PURPLE`, else 0: how much more purple predictions
+                                  are than the photos
+        gain                      balanced AuC minus that of the constant mean ab
+        lightness_error, ..._bias mean |L_p - L_t| and mean (L_p - L_t), units of L; only for
+                                  models with an RGB head
         ========================= ==========================================================
         """
         sums = dict(zip(_SUMS, self._state.tolist(), strict=True))

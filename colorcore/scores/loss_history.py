@@ -8,92 +8,91 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 BLOCK = 512
-"""Photos whose losses are averaged before they are compared."""
+"""Photos per block: losses are averaged over a block before they are compared."""
 EPOCHS = 4
-"""... or so many epochs, where these are fewer photos."""
+"""Epochs per block, if these have fewer photos."""
 RECENT = 32
-"""Blocks in which oscillation is looked for."""
+"""Latest blocks, in which oscillation is measured."""
 COURSE = 64
-"""Parts of the whole course are half as many to as many as this; an even number."""
+"""The whole course is kept in this many parts at most, and half as many at least; even."""
 FEW = 8
-"""Blocks from which on a loss has a course."""
+"""Blocks needed before the loss is judged."""
 _NO_LOSS = 1e-12
 """Below this a loss counts as 0."""
 
 
 class LossHistory:
-    """The course of a training's loss, in a fixed and small number of numbers.
+    """The course of a training's loss, in a small, fixed amount of memory.
 
-    Losses are averaged over blocks of at least :data:`BLOCK` photos, so that what one batch
-    happens to hold counts little, whatever the batch size.
-    Kept are the latest :data:`RECENT` blocks, and the whole course in :data:`COURSE` / 2 to
-    :data:`COURSE` equal parts: when these are full, neighbours are merged.
+    Losses are averaged over blocks of at least :data:`BLOCK` photos, so that the content of a
+    single batch matters little, whatever the batch size. The history keeps the latest
+    :data:`RECENT` blocks, and the whole course in :data:`COURSE` / 2 to :data:`COURSE` equal
+    parts; when these are full, neighbours are merged.
 
     Args:
-        batch: photos a step, over all ranks.
-        steps_an_epoch: a block has no more than :data:`EPOCHS` epochs.
+        batch: photos per step, over all ranks.
+        steps_per_epoch: a block has at most :data:`EPOCHS` epochs.
     """
 
-    def __init__(self, batch: int = 1, steps_an_epoch: int = BLOCK) -> None:
+    def __init__(self, batch: int = 1, steps_per_epoch: int = BLOCK) -> None:
         self.steps = 0
         self.warming_up = False
         self._lr = 0.0
         self._first = 0.0
-        self._steps_a_block = min(-(-BLOCK // batch), EPOCHS * steps_an_epoch)
+        self._steps_per_block = min(-(-BLOCK // batch), EPOCHS * steps_per_epoch)
         self._block = _Mean()
         self._recent: list[float] = []
         self._part = _Mean()
-        self._blocks_a_part = 1
+        self._blocks_per_part = 1
         self._course: list[float] = []
 
     def add(self, loss: float, lr: float) -> None:
-        """Add a step, with its learning rate: a rate above the last step's is warm-up."""
+        """Add a step and its learning rate; a rate above the previous one counts as warm-up."""
         self.steps += 1
         if self.steps == 1:
             self._first = loss
         self.warming_up, self._lr = lr > self._lr and self.steps > 1, lr
         self._block.add(loss)
-        if self._block.count < self._steps_a_block:
+        if self._block.count < self._steps_per_block:
             return
         mean = self._block.take()
         self._recent = [*self._recent, mean][-RECENT:]
         self._part.add(mean)
-        if self._part.count < self._blocks_a_part:
+        if self._part.count < self._blocks_per_part:
             return
         self._course.append(self._part.take())
         if len(self._course) == COURSE:
             pairs = zip(self._course[::2], self._course[1::2], strict=True)
             self._course = [(one + other) / 2 for one, other in pairs]
-            self._blocks_a_part *= 2
+            self._blocks_per_part *= 2
 
     @property
     def young(self) -> bool:
-        """Whether the learning rate still rises, or fewer than half of :data:`FEW` blocks are in.
+        """Whether the learning rate still rises, or fewer than half of :data:`FEW` blocks exist.
 
-        With 1,000 photos these are the first two epochs.
+        With 1,000 photos that is the first two epochs.
         """
         return self.warming_up or 2 * self.blocks < FEW
 
     @property
     def blocks(self) -> int:
         """Complete blocks so far."""
-        return self.steps // self._steps_a_block
+        return self.steps // self._steps_per_block
 
     def compute(self) -> dict[str, float]:
-        """The statistics; those of which there are too few blocks are left out.
+        """The statistics, without those for which there are too few blocks.
 
-        With r_1 … r_n the means of the latest blocks (n at most :data:`RECENT`), and c_1 … c_m
-        those of the parts of the whole course:
+        r_1 … r_n are the means of the latest blocks (n at most :data:`RECENT`), and c_1 … c_m
+        those of the parts of the whole course.
 
         ========== ===========================================================================
         loss_swing 2 · min(Σ rises, Σ falls) / ((n - 1) · mean r), of the differences between
-                   neighbouring blocks: how far the loss goes up and down again at each block,
-                   as a share of its level. 0 for one that only falls or only rises; from
-                   :data:`FEW` blocks on
+                   neighbouring blocks: how far the loss goes up and down per block, relative
+                   to its level. 0 if it only falls or only rises; needs :data:`FEW` blocks
         loss_rise  the mean of r_{n-1} and r_n, divided by the smaller of c_1 and the first
-                   step's loss, which is about that of a grey answer
+                   step's loss, which is about that of a grey prediction
         loss_fall  1 - (mean of the last quarter of c) / (mean of the quarter before it): the
-                   share by which the loss has fallen lately; from 2 · :data:`FEW` blocks on
+                   share by which the loss fell recently; needs 2 · :data:`FEW` blocks
         ========== ===========================================================================
         """
         if self.blocks < FEW:
@@ -117,7 +116,7 @@ class LossHistory:
         return result
 
     def state(self) -> list[float]:
-        """All of it, as numbers; equally many each time, so that the ranks' can be averaged."""
+        """The whole history as a list of numbers of fixed length, for a checkpoint."""
         return [
             float(self.steps),
             float(self.warming_up),
@@ -127,8 +126,8 @@ class LossHistory:
             self._block.total,
             float(self._part.count),
             self._part.total,
-            float(self._blocks_a_part),
-            float(self._steps_a_block),
+            float(self._blocks_per_part),
+            float(self._steps_per_block),
             float(len(self._recent)),
             float(len(self._course)),
             *self._recent,
@@ -138,20 +137,20 @@ class LossHistory:
         ]
 
     def load_state(self, state: Sequence[float]) -> None:
-        """Go on as the history whose state it is; one of another length, or none, is left out."""
+        """Restore a history from :meth:`state`; a state of another length is ignored."""
         if len(state) != len(self.state()):
             return
         steps, warming_up, lr, self._first, count, total, parts, of_parts, *rest = state[:12]
         self.steps, self.warming_up, self._lr = round(steps), round(warming_up) == 1, lr
         self._block, self._part = _Mean(round(count), total), _Mean(round(parts), of_parts)
-        self._blocks_a_part, self._steps_a_block, recent, course = map(round, rest)
+        self._blocks_per_part, self._steps_per_block, recent, course = map(round, rest)
         self._recent = list(state[12 : 12 + recent])
         self._course = list(state[12 + RECENT : 12 + RECENT + course])
 
 
 @dataclass(slots=True)
 class _Mean:
-    """A mean in the making."""
+    """A running mean."""
 
     count: int = 0
     total: float = 0.0

@@ -1,12 +1,12 @@
-"""How good a colorization is: the validation metrics, per photo, and their mean over photos.
+"""The validation metrics of a colorization, per photo, and their means over photos.
 
-No single number tells the story. PSNR, SSIM, ab L1 and ΔE2000 measure fidelity, and grey does
-well on them; the colourfulness gap measures whether the answer is as vivid as the truth; AuC
-sits between, and its balanced form listens to rare colours too. None of them is a loss term
-whose weight could be tuned to please it.
+No single number is enough. PSNR, SSIM, ab L1 and ΔE2000 measure fidelity, and grey scores well on
+them; the colourfulness gap measures whether a prediction is as vivid as the truth; AuC is in
+between, and its balanced form counts rare colours too. None of them is a loss term, so no weight
+can be tuned to improve it directly.
 
-Functions take batches and return one value a photo, (B,), in the dtype they were given, on any
-device. :class:`Evaluation` adds batches up, and the sums of several processes.
+Functions take batches and return one value per photo, (B,), in the dtype of their input, on any
+device. :class:`Evaluation` adds up batches and the sums of several processes.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ HIGHER_IS_BETTER: dict[str, bool] = {
     "auc": True,
     "auc_balanced": True,
 }
-"""The metrics that a study or the choice of the best checkpoint may go by.
+"""Metrics by which a study or the choice of the best checkpoint may rank models.
 
-Not the colourfulness itself nor the bins in use: noise has plenty of both.
+Colourfulness itself and the bins in use are not among them: noise has plenty of both.
 """
 
 PSNR_MAX = 100.0
-"""dB of identical photos, whose PSNR would be infinite and so would be every mean with it."""
+"""dB of identical photos, whose PSNR would be infinite, and with it every mean."""
 AUC_MAX = 150
 """The last of the thresholds 0, 1 … in ab units (Zhang et al. 2016, section 3.1)."""
 BIN_IN_USE = 10_000
-"""A bin is in use when it holds at least one in this many of all predicted pixels."""
+"""A bin is in use if it holds at least one of this many predicted pixels."""
 _SSIM_WINDOW = 11
 _MEANS = ("psnr", "ssim", "ab_l1", "delta_e2000", "cf", "cf_true", "cf_gap", "auc", "auc_balanced")
-"""What an evaluation keeps sums of, in the order of its state."""
+"""Metrics that an evaluation sums, in the order of its state."""
 
 
 def psnr(rgb_pred: Tensor, rgb_true: Tensor) -> Tensor:
@@ -55,8 +55,8 @@ def ssim(rgb_pred: Tensor, rgb_true: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004, eq. 13), mean over RGB; 1 for identical photos.
 
     rgb_pred, rgb_true (B, 3, H, W) sRGB, clipped to 0..1 -> (B,) in -1..1. Gaussian window
-    11x11, σ 1.5, K1 = 0.01, K2 = 0.03. As in the paper's code and scikit-image only windows
-    that lie in the photo count.
+    11x11, σ 1.5, K1 = 0.01, K2 = 0.03. As in the paper's code and scikit-image, only windows
+    that lie within the photo count.
 
     Raises:
         ValueError: the photos are smaller than the window.
@@ -161,14 +161,14 @@ def auc(ab_pred: Tensor, ab_true: Tensor, weights: Tensor | None = None) -> Tens
 
 
 def grey_baseline(lab: Tensor) -> Tensor:
-    """What no model at all would answer. lab (B, 3, H, W) -> the same L with a = b = 0."""
+    """The prediction without a model. lab (B, 3, H, W) -> the same L with a = b = 0."""
     return constant_baseline(lab, lab.new_zeros(2))
 
 
 def constant_baseline(lab: Tensor, mean_ab: Tensor) -> Tensor:
-    """The best answer without looking: one colour for all.
+    """The best prediction that ignores the photo: one colour for all pixels.
 
-    lab (B, 3, H, W); mean_ab (2,), say the mean of the training photos -> the same L with it.
+    lab (B, 3, H, W); mean_ab (2,), such as the mean of the training photos -> the same L with it.
     """
     ab = mean_ab.to(lab).reshape(1, 2, 1, 1).expand_as(lab[:, 1:])
     return torch.cat([lab[:, :1], ab], dim=1)
@@ -177,13 +177,13 @@ def constant_baseline(lab: Tensor, mean_ab: Tensor) -> Tensor:
 class Evaluation:
     """Means of all metrics over photos, added up batch by batch.
 
-    All that is kept is one vector of sums, so the batches' sizes and order do not matter, and
-    the ranks of a distributed run just add theirs::
+    The state is one vector of sums, so the size and order of batches do not matter, and the ranks
+    of a distributed run just add theirs::
 
         evaluation = Evaluation(balance, bin_of_cell, bins=313)
         for lab in batches:
             evaluation.update(colorized(lab), lab)
-        total = evaluation.state()          # on the CPU; NCCL wants it on the GPU
+        total = evaluation.state()          # on the CPU; NCCL needs it on the GPU
         torch.distributed.all_reduce(total)
         whole = Evaluation(balance, bin_of_cell, bins=313)
         whole.add_state(total)
@@ -191,7 +191,7 @@ class Evaluation:
 
     Args:
         balance: (256, 256) float above 0, the palette weight of the bin of each stored (a, b)
-            cell; what balanced AuC weighs the true pixels with.
+            cell, with which balanced AuC weights the true pixels.
         bin_of_cell: (256, 256) int64, the bin 0..bins-1 of each stored (a, b) cell.
         bins: number of bins of the palette.
 
@@ -263,14 +263,14 @@ class Evaluation:
         return len(self._state) - 1 - len(_MEANS)
 
     def state(self) -> Tensor:
-        """All that was added, as a float64 vector on the CPU; sums of states are states."""
+        """The sums so far, as a float64 vector on the CPU; states can be added."""
         return self._state.clone()
 
     def add_state(self, state: Tensor) -> None:
-        """Add what another evaluation with the same palette has seen.
+        """Add the state of another evaluation with the same palette.
 
         Raises:
-            ValueError: the vector's length says that the palette was another one.
+            ValueError: the vector has another length, so the palette was another one.
         """
         if state.shape != self._state.shape:
             raise ValueError(
@@ -297,8 +297,8 @@ class Evaluation:
 def stored_cells(ab: Tensor) -> tuple[Tensor, Tensor]:
     """The stored cell of each pixel. ab (B, 2, H, W) -> indices of a and b, (B, H, W) each.
 
-    Colours beyond the stored range count for the nearest cell, and NaN for neutral: an index
-    out of range would take down a GPU run without a word about the diverged model behind it.
+    Colours outside the stored range count for the nearest cell, and NaN for neutral: an index out
+    of range would crash a GPU run with a message that hides the diverged model behind it.
     """
     cells = ab.nan_to_num(0.0).round().clamp(-AB_OFFSET, 255 - AB_OFFSET).long() + AB_OFFSET
     return cells[:, 0], cells[:, 1]

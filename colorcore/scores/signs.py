@@ -1,14 +1,14 @@
 """Signs: measured symptoms of bad colour, and of a training that goes wrong.
 
-Scores say how far the answers are from the photos, not in which way. A sign names the way:
-:class:`ColorStatistics` sums up what colours a model uses beside those of the photos,
+Scores measure how far predictions are from the photos, but not in which way. A sign names the way:
+:class:`ColorStatistics` compares the colours a model uses with those of the photos,
 :class:`LossHistory` keeps the course of the loss, and :func:`find_signs` compares both with
-thresholds. What to do about a sign says :mod:`colorcore.recipes.advice`.
+thresholds. :mod:`colorcore.recipes.advice` gives the remedy for a sign.
 
-Symbols, over all pixels of the validation photos: C = √(a² + b²) the chroma of a pixel, θ its
-hue, an index p the prediction and t the truth. Means are over pixels. Where hues are averaged a
-pixel counts by its chroma, as a grey one has no hue, but only up to :data:`VIVID`: a few glaring
-specks do not make a brown picture colourful.
+Symbols, over all pixels of the validation photos: C = √(a² + b²) is the chroma of a pixel, θ its
+hue, index p the prediction and t the truth. Means are over pixels. In mean hues a pixel is weighted
+by its chroma, because a grey one has no hue, but only up to ``VIVID``: a few glaring specks don't
+make a brown picture colourful.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ WASHED_OUT = 0.5
 OVER_SATURATED = 1.5
 """Bounds of ``chroma_ratio``."""
 FOCUSED = 0.9
-"""``hue_focus`` and ``axis_focus`` from which on a picture seems to have one hue, or two."""
+"""Bound of ``hue_focus`` and ``axis_focus`` above which a picture seems to have one hue, or two,"""
 NARROWER = 4.0
-"""... if the photos' own hues are spread by at least this many times as much."""
+"""... provided that the photos' own hues are spread at least this many times as much."""
 PURPLE_CAST = 6.0
 """Bound of ``purple``, in ab units."""
 WRONG_BRIGHTNESS = 10.0
@@ -38,7 +38,7 @@ FLAT = 0.02
 DIVERGED = 2.5
 """Bound of ``loss_rise``."""
 COLORLESS = 3.0
-"""Mean chroma of photos, ab units, below which they say nothing about a model's colours."""
+"""Mean chroma of photos, ab units, below which a model's colours cannot be judged by them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,9 @@ class Sign:
     name       of the sign
     value      of the statistic that shows it
     threshold  the bound that the value passed
-    meaning    what is seen, in words
-    hue        in degrees, of the signs that have one: of ``sepia`` and ``purple_cast`` the hue,
-               of ``two_tone`` one of the axis's two (the other is opposite)
+    meaning    description in words
+    hue        in degrees, of signs that have one: the hue of ``sepia`` and ``purple_cast``, one of
+               the two opposite hues of ``two_tone``
     """
 
     name: str
@@ -60,21 +60,21 @@ class Sign:
     hue: float | None = None
 
 
-NOT_FINITE = Sign("diverged", math.nan, math.inf, "the loss or its gradient is no finite number")
+NOT_FINITE = Sign("diverged", math.nan, math.inf, "the loss or its gradient is not finite")
 """The sign of a training that :class:`colorcore.training.events.TrainingDivergedError` ended."""
 
 
 def find_signs(statistics: Mapping[str, float], *, young: bool = False) -> tuple[Sign, ...]:
-    """The signs that statistics show, the gravest first.
+    """The signs that statistics show, the most serious first.
 
     ================ ==========================================================================
-    diverged         loss_rise > 2.5, or an answer that is no finite number
-    grey             chroma_ratio < .15; then colours say nothing about hues
+    diverged         loss_rise > 2.5, or a statistic that is not finite
+    grey             chroma_ratio < .15; hues are not judged then
     washed_out       chroma_ratio .15 to .5
     over_saturated   chroma_ratio > 1.5
     sepia            hue_focus > max(.9, 1 - (1 - hue_focus_true) / 4): one hue, and the photos'
                      hues are spread four times as much
-    two_tone         the same of axis_focus, and no sepia: a hue and its opposite
+    two_tone         the same for axis_focus, and no sepia: a hue and its opposite
     purple_cast      purple > 6
     wrong_brightness lightness_error > 10
     oscillating      loss_swing > .1
@@ -82,10 +82,10 @@ def find_signs(statistics: Mapping[str, float], *, young: bool = False) -> tuple
     ================ ==========================================================================
 
     Args:
-        statistics: those of :meth:`ColorStatistics.compute` and :meth:`LossHistory.compute` in
-            one. A sign whose statistics are not there is not looked for.
-        young: of a model that has hardly been trained only ``diverged`` is looked for: every
-            training starts grey, and goes up and down before it settles.
+        statistics: of :meth:`ColorStatistics.compute` and :meth:`LossHistory.compute` combined.
+            Signs whose statistics are missing are not checked.
+        young: check only ``diverged``: every training starts grey, and its loss goes up and down
+            before it settles.
     """
     if young:
         return tuple(_divergence(statistics))
@@ -96,9 +96,9 @@ def _divergence(statistics: Mapping[str, float]) -> Iterator[Sign]:
     broken = [name for name, value in statistics.items() if not math.isfinite(value)]
     rise = statistics.get("loss_rise", 0.0)
     if broken:
-        yield Sign("diverged", math.nan, math.inf, f"{broken[0]} is no finite number")
+        yield Sign("diverged", math.nan, math.inf, f"{broken[0]} is not finite")
     elif rise > DIVERGED:
-        yield Sign("diverged", rise, DIVERGED, f"the loss is {rise:.2g} times that of the start")
+        yield Sign("diverged", rise, DIVERGED, f"the loss is {rise:.2g} times that at the start")
 
 
 def _colors(statistics: Mapping[str, float]) -> Iterator[Sign]:
@@ -114,7 +114,7 @@ def _colors(statistics: Mapping[str, float]) -> Iterator[Sign]:
         if ratio >= GREY:
             yield from _hue_signs(statistics)
     if (purple := statistics.get("purple", 0.0)) > PURPLE_CAST:
-        meaning = f"everything is tinged with purple, by {purple:.0f} ab units"
+        meaning = f"everything has a purple tinge of {purple:.0f} ab units"
         yield Sign("purple_cast", purple, PURPLE_CAST, meaning, statistics["cast_hue"])
     if (error := statistics.get("lightness_error", 0.0)) > WRONG_BRIGHTNESS:
         bias = statistics["lightness_bias"]
@@ -133,7 +133,7 @@ def _hue_signs(statistics: Mapping[str, float]) -> Iterator[Sign]:
     focus, bound = statistics["axis_focus"], _focused(statistics["axis_focus_true"])
     if focus > bound:
         names = "red and green" if is_red_green(axis) else "blue and yellow"
-        meaning = f"two opposite hues are nearly all there is, {names} ({axis:.0f}°)"
+        meaning = f"nearly all colour is two opposite hues, {names} ({axis:.0f}°)"
         yield Sign("two_tone", focus, bound, meaning, axis)
 
 
@@ -143,12 +143,12 @@ def _course(statistics: Mapping[str, float]) -> Iterator[Sign]:
         yield Sign("oscillating", swing, OSCILLATING, meaning)
     gain = statistics.get("gain", math.inf)
     if gain <= 0.0 and statistics.get("loss_fall", math.inf) < FLAT:
-        meaning = f"the loss is flat, and balanced AuC {-gain:.4f} below one colour for all"
+        meaning = f"the loss is flat, and balanced AuC is {-gain:.4f} below one colour for all"
         yield Sign("plateaued", gain, 0.0, meaning)
 
 
 def _focused(truth: float) -> float:
-    """The bound of a focus: spreads are 1 less it, the circular variance."""
+    """The bound of a focus; the spread is the circular variance, 1 minus the focus."""
     return max(FOCUSED, 1.0 - (1.0 - truth) / NARROWER)
 
 
@@ -174,4 +174,4 @@ _HUES = (
     (PURPLE[0], "blue"),
     (PURPLE[1], "purple"),
 )
-"""Where the names of hues end, in degrees of CIELAB; the first begins where the last ends."""
+"""Upper ends of named hues in degrees of CIELAB; the first name continues after the last end."""

@@ -47,9 +47,9 @@ def test_a_sure_discriminator_learns_nothing_more_from_hinge():
 
 
 def test_wrong_calls_are_refused():
-    with pytest.raises(ValueError, match="one scale or more, got none"):
+    with pytest.raises(ValueError, match="at least one scale, got none"):
         build()({"fake_logits": []}, LAB)
-    with pytest.raises(ValueError, match="as many scales, got 2 and 1"):
+    with pytest.raises(ValueError, match="as many real as fake scales, got 2 and 1"):
         discriminator_loss(scales([1.0], [1.0]), scales([1.0]))
     with pytest.raises(ValueError, match="'hinge' or 'least_squares', got 'log'"):
         discriminator_loss(scales([1.0]), scales([1.0]), "log")

@@ -137,7 +137,7 @@ def test_halves_of_a_batch_average_to_the_batch(palette):
 
 
 def test_another_palette_is_refused(palette):
-    with pytest.raises(ValueError, match="palette of 6 bins, but the model answers in 313"):
+    with pytest.raises(ValueError, match="palette of 6 bins, but the model predicts 313"):
         bins_ce.build(palette=palette)({"logits": torch.zeros(1, 313, 1, 1)}, truth(0, 0))
 
 

@@ -114,7 +114,7 @@ def write(path, what):
 @pytest.mark.parametrize(
     ("what", "suffix", "message"),
     [
-        ("nothing", "safetensors", "there is no file .* with the weights of vgg16"),
+        ("nothing", "safetensors", "expected the weights of vgg16 in .*, found no such file"),
         ("text", "safetensors", "cannot read .*expected torchvision's weights of vgg16"),
         ("text", "pth", "cannot read .*expected torchvision's weights of vgg16"),
         ("code", "pth", "cannot read .*expected torchvision's weights of vgg16"),
@@ -124,7 +124,7 @@ def write(path, what):
             r"not torchvision's vgg16: expected features.0.weight of shape \(64, 3, 3, 3\), "
             r"found \(64, 3, 11, 11\)",
         ),
-        ("a list", "pth", "holds no tensors by name, but a list"),
+        ("a list", "pth", "expected tensors by name in .*, found list"),
         ("a part", "pth", r"expected features.0.bias of shape \(64,\), found none"),
     ],
 )
@@ -188,7 +188,7 @@ def test_a_damaged_file_in_the_cache_is_noticed(published, tmp_path):
     with cached(tmp_path).open("r+b") as file:
         file.seek(1000)
         file.write(b"xxxx")
-    with pytest.raises(LossError, match=r"is damaged: expected a SHA-256 .*; delete it, or put"):
+    with pytest.raises(LossError, match=r"is damaged: expected a SHA-256 .*; delete it, or download"):
         load_extractor("alex")
 
 
@@ -200,8 +200,8 @@ def test_without_weights_the_error_says_what_to_do(tmp_path, monkeypatch, publis
     assert "\n" not in message
     for part in (
         f"the pretrained weights of alex are not at {cached(tmp_path)} and their download failed",
-        f"put https://127.0.0.1:1/{published.name} there yourself",
-        "option weights of loss term 'perceptual'",
+        f"download https://127.0.0.1:1/{published.name} there",
+        "loss_options.perceptual.weights",
     ):
         assert part in message
 

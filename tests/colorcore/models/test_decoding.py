@@ -85,7 +85,7 @@ def test_a_regression_has_no_temperature():
     model = unet()
     assert own_decoding(model) == Decoding(None, 1.0)
     assert torch.equal(decode(model, answer(model), Decoding()), answer(model)["ab"])
-    with pytest.raises(ValueError, match=r"UNet, which answers in no bins, got 0\.5"):
+    with pytest.raises(ValueError, match=r"UNet, which does not predict bins, got 0\.5"):
         decode(model, answer(model), Decoding(0.5))
 
 

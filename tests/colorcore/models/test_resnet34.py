@@ -180,7 +180,7 @@ def test_safetensors_of_one_channel_and_without_the_unused_load_too(
         ),
         (
             {"layer1.0.conv3.weight": torch.zeros(256, 64, 1, 1)},
-            "'layer1.0.conv3.weight', which a ResNet-34 has not",
+            "'layer1.0.conv3.weight', which is not part of a ResNet-34",
         ),
     ],
 )

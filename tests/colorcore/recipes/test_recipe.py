@@ -285,7 +285,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(override: str, message: str
         ("optim.schedule=linear", "input should be 'onecycle', 'cosine' or 'constant'"),
         ("optim.warmup_epochs=-1", "optim.warmup_epochs: input should be greater than or equal"),
         ("data.jitter=1", "data.jitter: input should be less than 1"),
-        ("discriminator.lr=1e-4", "discriminator: no loss term listens to one; set loss.advers"),
+        ("discriminator.lr=1e-4", "discriminator: no loss term uses it; set loss.advers"),
         ("optim.warmup=1", "optim.warmup: input should be less than 1"),
         ("optim.clip=0", "optim.clip: input should be greater than 0"),
         ("optim.clip=off", "optim.clip: input should be a valid number"),

@@ -252,7 +252,7 @@ def test_an_answer_that_is_no_number_has_diverged():
     pred[0, 0, 0, 0] = math.nan
     found = find_signs(measure(pred, colors()), young=True)
     assert [each.name for each in found] == ["diverged"]
-    assert "no finite number" in found[0].meaning
+    assert "is not finite" in found[0].meaning
 
 
 def test_a_young_model_may_be_grey_and_unsteady_but_not_diverge():
@@ -327,7 +327,7 @@ def test_blocks_are_means_of_enough_photos_or_of_a_few_epochs():
     steps = np.diff(blocks)
     swing = 2 * min(steps[steps > 0].sum(), -steps[steps < 0].sum()) / (31 * blocks.mean())
     assert kept.compute()["loss_swing"] == pytest.approx(swing)
-    assert LossHistory(16, steps_an_epoch=2)._steps_a_block == 8
+    assert LossHistory(16, steps_per_epoch=2)._steps_per_block == 8
 
 
 def test_the_whole_course_is_kept_in_bounded_space():
@@ -337,7 +337,7 @@ def test_the_whole_course_is_kept_in_bounded_space():
     assert len(kept.state()) == len(LossHistory(16).state())
     parts = np.array(kept._course)
     assert COURSE / 2 <= len(parts) < COURSE
-    width = kept._blocks_a_part
+    width = kept._blocks_per_part
     assert parts == pytest.approx(losses[: width * len(parts)].reshape(-1, width).mean(1))
 
 
