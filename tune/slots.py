@@ -11,7 +11,6 @@ driver has answered whether the trial continues.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,8 +102,6 @@ class Slots:
     def __init__(self, layout: Layout) -> None:
         import ray
 
-        for logger in ("ray.train", "ray.tune", "ray.data"):
-            logging.getLogger(logger).setLevel(logging.ERROR)
         self.layout = layout
         # On the head node: losing that ends the study anyway.
         mailbox: Any = ray.remote(Mailbox)

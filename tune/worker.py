@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from colorcore.training.events import Observer, ValidationEvent
+from pipelines.cluster import silence_ray
 from pipelines.training.job import Job, describe_error, is_worth_a_retry, train_rank
 from tune.objective import Ending, ValidationReport
 
@@ -55,8 +55,7 @@ class Rank:
         from ray.train import RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
-        for logger in ("ray.train", "ray.tune", "ray.data"):
-            logging.getLogger(logger).setLevel(logging.ERROR)
+        silence_ray()
         with self._joined(meeting):
             train: Any = _train  # Ray Train types its function as returning None
             trainer: Any = TorchTrainer(

@@ -1,4 +1,4 @@
-"""Reaching a Ray: what is said, and how soon, when there is none."""
+"""Connecting to Ray: the errors, and how soon they come, when there is none."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pipelines.errors import JobError
 
 
 @pytest.mark.parametrize("form", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}"])
-def test_where_nothing_listens_it_is_said_at_once(form: str) -> None:
-    """In a process of its own: in this one a Ray may be connected already."""
+def test_an_address_where_nothing_listens_fails_at_once(form: str) -> None:
+    """In a process of its own, because this one may be connected to a Ray already."""
     code = (
         "import sys\nfrom pipelines.cluster import ray_session\n"
         "from pipelines.errors import JobError\n"
@@ -42,7 +42,7 @@ def test_where_nothing_listens_it_is_said_at_once(form: str) -> None:
 
 
 class Head:
-    """`ray.init` that answers in turn, after a while; ``pauses`` are what was waited in between."""
+    """Stands in for `ray.init`: gives its answers in turn; ``pauses`` are those in between."""
 
     def __init__(
         self, monkeypatch: pytest.MonkeyPatch, *answers: object, each_s: float = 0
@@ -87,7 +87,7 @@ def test_a_head_that_stays_busy_is_given_up(
 ) -> None:
     """After a minute, or after one try that takes longer."""
     head = Head(monkeypatch, *[BUSY[0]] * 9, each_s=each_s)
-    monkeypatch.setattr("ray.is_initialized", lambda: False)  # of the tests' own
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # another test's Ray may run
     with (
         pytest.raises(JobError, match=r"cannot reach ray://head: .*client server failed$"),
         cluster.ray_session("ray://head"),
@@ -103,7 +103,7 @@ def test_what_would_fail_again_is_not_tried_again(monkeypatch: pytest.MonkeyPatc
     assert not head.pauses
 
 
-def test_these_are_the_words_of_this_ray() -> None:
+def test_the_installed_ray_uses_the_words_that_busy_heads_are_recognized_by() -> None:
     from ray.util.client.server import proxier
 
     source = inspect.getsource(proxier)

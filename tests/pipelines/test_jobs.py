@@ -127,7 +127,7 @@ def test_colorize_goes_on_after_a_bad_file(
 def test_colorize_writes_inside_its_folder_alone(
     trained: TrainReport, photos: Path, tmp_path: Path, jpeg, scene
 ) -> None:
-    """A list and a tar, with names that lead elsewhere, are alike, too long, or no names at all."""
+    """A list and a tar with names that lead outside, collide, are too long, or are no names."""
     data = jpeg(scene(5))
     members = ["../../evil.jpg", "/abs.jpg", "x/a.jpg", "y/a.jpg", "a.png", "n" * 300 + ".jpg"]
     with tarfile.open(photos / "some#1.tar", "w") as tar:
