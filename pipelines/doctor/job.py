@@ -1,8 +1,8 @@
-"""The job of `cc doctor`: what is here, whether it works, and the precursor regression on top.
+"""The job of `cc doctor`: check the machine and a dataset, then run the precursor's proofs.
 
-Every check is looked at whatever became of those before it; one that raises has failed. So that
-an infrastructure bug is told from a modelling problem, the precursor's proofs are lines of their
-own, and run on made-up photos where there is no sound dataset.
+Every check runs, whatever the ones before it found; a check that raises has failed. The proofs
+are separate lines and use made-up photos where no sound dataset is given, which tells faults of
+the infrastructure from faults of the data or the model.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NEEDED_FOR_PHOTOS = frozenset({"dataset", "shards", "samples"})
-"""Checks of a dataset without which the precursor uses made-up photos."""
+"""Checks of a dataset that must pass for the precursor to use its photos."""
 MADE_UP = 96
 MADE_UP_SIZE = 64
 PROOFS = 8
-"""Lines of the precursor, for the display."""
+"""Estimate of the precursor's lines, for the progress bar."""
 OWN_ERRORS = (DatasetError, StorageError, JobError)
-"""Errors whose message is made for the user."""
+"""Errors whose message is written for the user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +57,16 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """All lines, in order."""
+    """All lines of the table, in order."""
 
     lines: list[Line]
 
     def count(self, verdict: Verdict) -> int:
-        """Lines of a verdict."""
+        """The number of lines with a verdict."""
         return sum(line.verdict == verdict for line in self.lines)
 
     def facts(self) -> dict[str, Any]:
-        """As one JSON object."""
+        """All lines and their counts, as one JSON object."""
         counts = {verdict.lower(): self.count(verdict) for verdict in ("ok", "warn", "FAIL")}
         return {**counts, "checks": [asdict(line) for line in self.lines]}
 
@@ -77,12 +77,9 @@ def examine(
     tracking_uri: str,
     address: str | None = None,
     quick: bool = False,
-    folder: Path | None = None,
     on_check: Callable[[int, int, str], None] = lambda _done, _total, _name: None,
 ) -> Health:
-    """Look at everything; ``quick`` leaves out what starts processes: Ray and the DDP proof.
-
-    ``folder`` is where the user works, the current one if there is none.
+    """Run all checks; ``quick`` skips those that start processes (Ray and the DDP proof).
 
     Raises:
         StorageError: the dataset's location cannot be opened as it is written.
@@ -91,7 +88,7 @@ def examine(
     checks = machine_checks(
         address=address,
         tracking_uri=tracking_uri,
-        folder=folder or Path.cwd(),
+        folder=Path.cwd(),
         ray=not quick or address is not None,
     )
     if store is not None:
@@ -99,33 +96,33 @@ def examine(
     total = len(checks) + PROOFS
     lines: list[Line] = []
 
-    def look(name: str, check: Callable[[], Finding]) -> Line:
+    def run(name: str, check: Callable[[], Finding]) -> Line:
         on_check(len(lines), max(total, len(lines) + 1), name)
         lines.append(_line(name, check))
         return lines[-1]
 
     sound = store is not None
     for name, check in checks:
-        line = look(name, check)
+        line = run(name, check)
         sound = sound and not (line.verdict == "FAIL" and name in NEEDED_FOR_PHOTOS)
     with tempfile.TemporaryDirectory(prefix="colorcore-doctor-") as scratch:
         place = Path(scratch)
         photos = store if store is not None and sound else open_store(place / "made-up")
         if photos is not store:
-            look("precursor: made-up photos", lambda: make_up(place / "made-up"))
+            run("precursor: made-up photos", lambda: make_up(place / "made-up"))
         wanted: list[Proof] = []
         if lines[-1].verdict != "FAIL" or photos is store:
-            found = look("precursor: data", lambda: _open(photos, place, wanted, ranks=not quick))
-            if found.verdict == "ok":
+            found = run("precursor: data", lambda: _open(photos, place, wanted, ranks=not quick))
+            if found.verdict == "ok":  # only a failure to open the photos is worth a line
                 lines.pop()
-        for proof in wanted:
-            look(f"precursor: {proof.name}", partial(_prove, proof))
+        for name, proof in wanted:
+            run(f"precursor: {name}", partial(_prove, proof))
     on_check(len(lines), len(lines), "")
     return Health(lines)
 
 
 def make_up(dataset: Path) -> Finding:
-    """Shard made-up photos of three kinds, light and dark, in this process."""
+    """Shard made-up JPEG, PNG and WebP photos in this process."""
     photos = dataset.with_name("photos")
     photos.mkdir()
     for seed in range(MADE_UP):
@@ -141,8 +138,8 @@ def make_up(dataset: Path) -> Finding:
     kept = sum((finished.counts or {}).get(split, 0) for split in SPLITS)
     if kept != MADE_UP:
         return fail(
-            f"{kept} of {MADE_UP} were kept; refused: {finished.refused}",
-            "see whether OpenCV and Pillow are installed as tested: make setup",
+            f"{kept} of {MADE_UP} made-up photos were kept; refused: {finished.refused}",
+            "reinstall OpenCV and Pillow in the tested versions: make setup",
         )
     return ok(f"{kept} JPEG, PNG and WebP files sharded at {MADE_UP_SIZE} px")
 
@@ -162,12 +159,12 @@ def _open(photos: Store, place: Path, wanted: list[Proof], *, ranks: bool) -> Fi
     return ok("opened")
 
 
-def _prove(proof: Proof) -> Finding:
-    return ok(proof.run())
+def _prove(proof: Callable[[], str]) -> Finding:
+    return ok(proof())
 
 
 def _line(name: str, check: Callable[[], Finding]) -> Line:
-    """What a check found; whatever it raises is a failure, and the next check is looked at."""
+    """Run one check; an exception is a failure, and never stops the checks after it."""
     try:
         found = check()
     except ProofError as error:
@@ -178,6 +175,6 @@ def _line(name: str, check: Callable[[], Finding]) -> Line:
         text = " ".join(str(error).split())
         found = fail(
             f"{type(error).__name__}: {text}" if text else type(error).__name__,
-            "nobody expected this: report it with the output of cc doctor --json",
+            "unexpected error; please report it with the output of cc doctor --json",
         )
     return Line(name, found.verdict, found.found, found.advice)

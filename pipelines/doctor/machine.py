@@ -5,12 +5,10 @@ Nothing here leaves a trace: no database, no cache folder and no Ray stay behind
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import os
 import platform
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -28,9 +26,10 @@ from packaging.version import Version
 from colorcore import __version__
 from colorcore.dataset.layout import DatasetError
 from colorcore.dataset.shard_cache import default_bytes, default_folder
-from pipelines.cluster import ray_session
+from pipelines.cluster import ray_session, require_listener
 from pipelines.doctor.finding import Check, Finding, fail, ok, warn
 from pipelines.errors import JobError
+from pipelines.ray_internals import uses_token_auth
 from pipelines.tracking.mlflow_env import environment
 from pipelines.tracking.redact import without_secrets
 from pipelines.tracking.store import client_for, sqlite_file
@@ -287,7 +286,7 @@ def check_ray(address: str | None) -> Finding:
         )
     where = f"cluster {address}" if address else "a local Ray starts"
     cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
-    token = _token_auth()
+    token = uses_token_auth()
     count = f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}"
     found = (
         f"{where}: {count}, {cpus:g} CPUs, {gpus:g} GPUs, "
@@ -343,15 +342,6 @@ def _ask(nodes: list[dict[str, Any]]) -> Counter[str]:
     return answers
 
 
-def _token_auth() -> bool:
-    """Whether this process's Ray authenticates by token."""
-    try:
-        raylet: Any = importlib.import_module("ray._raylet")  # there is no public way to ask
-        return bool(raylet.get_authentication_mode() == raylet.AuthenticationMode.TOKEN)
-    except (ImportError, AttributeError):  # before Ray 2.52
-        return False
-
-
 def check_mlflow(uri: str) -> Finding:
     """The tracking store answers; a SQLite file that is not there yet is not made."""
     shown = without_secrets(uri)
@@ -370,7 +360,9 @@ def check_mlflow(uri: str) -> Finding:
             )
     try:
         if uri.startswith(("http://", "https://")):
-            _knock(uri)
+            parts = urlsplit(uri)
+            default = 443 if parts.scheme == "https" else 80
+            require_listener(parts.hostname or "", parts.port or default)
         with environment(
             {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
         ):
@@ -399,17 +391,6 @@ def _sqlite_problem(path: Path) -> str | None:
         return str(error)
     finally:
         database.close()
-
-
-def _knock(uri: str) -> None:
-    """See whether anything listens there.
-
-    Raises:
-        OSError: nothing does within ``ANSWER_S``.
-    """
-    parts = urlsplit(uri)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    socket.create_connection((parts.hostname or "", port), timeout=ANSWER_S).close()
 
 
 # -- the command -------------------------------------------------------------------------------

@@ -1,10 +1,9 @@
-"""The precursor: a tiny regression that proves the machinery before anyone waits for a long run.
+"""The precursor: a tiny regression that tests the machinery of training before a long run.
 
-A conv net of 2,497 parameters learns each photo's mean lightness, which takes a second or two.
-There is nothing to get wrong about the model, so what fails here is the infrastructure: each
-proof goes through the pieces that training goes through (the loader, the way to the device,
-autocast, AdamW, the checkpoint's files, DDP) and compares what comes out with the same thing got
-another way.
+A conv net of 2,497 parameters learns each photo's mean lightness in a second or two. The model
+cannot be at fault, so a failure points to the infrastructure. Each proof runs a piece of real
+training code (loader, transfer, autocast, AdamW, checkpoint files, DDP) and compares its result
+with one obtained another way.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import contextlib
 import shutil
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,27 +38,30 @@ if TYPE_CHECKING:
     from colorcore.storage.store import Store
 
 PHOTOS = 512
-"""Samples that it learns from: the dataset's first shards with as many, or all."""
+"""Samples to learn from: the first shards of the dataset that hold as many, or all."""
 BATCH = 16
 STEPS = 100
 SEEN = 32
 LR = 5e-3
 SEED = 0
 LEARNED = 0.5
-"""Share of the constant answer's error that must not be left after ``STEPS`` steps."""
+"""Largest accepted error after ``STEPS`` steps, as a share of the error of a constant answer."""
 RESUMED_AFTER, RESUMED_FOR = (7, 6), 8
-"""Steps before a resume, the first that do not end an epoch, and after it."""
+"""Steps before the resume (the first choice that is not at an epoch's end), and after it."""
 STEPS_TOGETHER = 8
 RANK_TOLERANCE = 1e-4
-"""Largest difference of a weight: rounding leaves about 1e-7, ranks that train apart 1e-2."""
+"""Largest accepted difference of a weight. Rounding causes about 1e-7, and ranks that don't
+exchange gradients about 1e-2."""
 BF16_TOLERANCE = 0.03
-"""In L_norm; bf16 has 8 bits, so that one rounding costs up to 0.004 of a value near 1."""
+"""In L_norm. With bf16's 8 bits, rounding a value near 1 once costs up to 0.004."""
 GPU_TOLERANCE = 1e-3
 RANKS_ANSWER_S = 120.0
+Proof = tuple[str, Callable[[], str]]
+"""A name, and a function (``prove_*``) that returns one line on success or raises ProofError."""
 
 
 class ProofError(Exception):
-    """Something that training relies on does not work: what was found, and what to do next."""
+    """A piece of training does not work: what was found, and what to do next."""
 
     def __init__(self, found: str, advice: str) -> None:
         super().__init__(f"{found}; {advice}")
@@ -68,7 +69,7 @@ class ProofError(Exception):
 
 
 class Regressor(nn.Module):
-    """L_norm (B, 1, H, W) -> its mean over the photo (B,), once it has learned to."""
+    """L_norm (B, 1, H, W) -> its mean over each photo (B,), after training."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +86,7 @@ class Regressor(nn.Module):
 
 
 class Precursor:
-    """One such training: the same data, order and start each time it is made."""
+    """One training of the regression; every instance has the same data, order and weights."""
 
     def __init__(
         self,
@@ -105,7 +106,7 @@ class Precursor:
         self.done = 0
 
     def train(self, steps: int) -> list[float]:
-        """Take some steps; returns their losses, mean squared errors in L_norm."""
+        """Take some steps and return their losses (mean squared errors in L_norm)."""
         with contextlib.closing(self._batches()) as batches:
             return [self._step(batch) for batch in islice(batches, steps)]
 
@@ -115,20 +116,25 @@ class Precursor:
             answers: Tensor = self.network(lightness(lab_u8, self.device))
         return answers.cpu()
 
+    def weights(self) -> dict[str, Tensor]:
+        """All weights, copied to the CPU."""
+        return {f"model.{k}": v.cpu().clone() for k, v in self.model.state_dict().items()}
+
     def state(self) -> dict[str, Tensor]:
-        """All weights and all of the optimiser's tensors, copied to the CPU."""
+        """All weights and optimizer tensors, copied to the CPU."""
         tensors, _ = optimizer_state(self.optimizer)
-        both = {**{f"model.{k}": v for k, v in self.model.state_dict().items()}, **tensors}
-        return {name: value.detach().cpu().clone() for name, value in both.items()}
+        return self.weights() | {k: v.detach().cpu().clone() for k, v in tensors.items()}
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint as training does; recipe and palette in it are placeholders."""
+        """Write a checkpoint as training does, with a placeholder recipe and palette."""
         _, numbers = optimizer_state(self.optimizer)
         epoch, step = divmod(self.done, len(self.loader))
+        quarters = np.full(4, 0.25, np.float32)
+        corners = np.array([[-50, -50], [-50, 50], [50, -50], [50, 50]], np.float32)
         checkpoint = Checkpoint(
             recipe=load_recipe("simple"),
             weights=self.model.state_dict(),
-            palette=_PALETTE,
+            palette=Palette(corners, quarters, 4 * quarters),
             mean_ab=(0.0, 0.0),
             size=1,
             dataset="precursor",
@@ -140,7 +146,7 @@ class Precursor:
         save_checkpoint(checkpoint, folder)
 
     def restore(self, folder: Path) -> None:
-        """Go on from :meth:`save`."""
+        """Continue from the state that :meth:`save` wrote."""
         checkpoint = load_checkpoint(folder, training=True)
         self.model.load_state_dict(checkpoint.weights)
         restore_optimizer(self.optimizer, checkpoint)
@@ -164,14 +170,8 @@ class Precursor:
         return loss.item()
 
 
-_QUARTERS = np.full(4, 0.25, np.float32)
-_PALETTE = Palette(
-    np.array([[-50, -50], [-50, 50], [50, -50], [50, 50]], np.float32), _QUARTERS, 4 * _QUARTERS
-)
-
-
 def open_samples(dataset: str | Path | Store) -> Samples:
-    """The photos that the precursor learns from.
+    """The samples that the precursor learns from.
 
     Raises:
         DatasetError, StorageError: as :class:`~colorcore.dataset.samples.Samples`.
@@ -180,237 +180,184 @@ def open_samples(dataset: str | Path | Store) -> Samples:
 
 
 def batch_size(samples: Samples) -> int:
-    """``BATCH``, or what makes four steps an epoch; even, so that two ranks can share it."""
+    """``BATCH``, or a quarter of few samples; even, so that two ranks can share a batch."""
     return min(BATCH, max(2, len(samples) // 8 * 2))
 
 
 def lightness(lab_u8: Tensor, device: torch.device) -> Tensor:
-    """Stored photos (B, 3, H, W) uint8 -> L_norm (B, 1, H, W) on the device, pinned on the way."""
+    """Stored photos (B, 3, H, W) uint8 -> L_norm (B, 1, H, W) on the device."""
     return normalize_L(decode_lab(_to(lab_u8, device))[:, :1])
 
 
 def _to(lab_u8: Tensor, device: torch.device) -> Tensor:
-    if device.type == "cuda":
+    if device.type == "cuda":  # through pinned memory, as in training
         return lab_u8.pin_memory().to(device, non_blocking=True)
     return lab_u8.to(device)
-
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """One thing to prove: a name, and what does it; that returns one line, or raises ProofError."""
-
-    name: str
-    run: Callable[[], str]
 
 
 def proofs(
     dataset: Store, device: torch.device | str, folder: Path, *, ranks: bool = True
 ) -> list[Proof]:
-    """All proofs on a dataset's samples, in the order in which they build on each other.
+    """All proofs on a dataset's samples; each assumes that those before it hold.
 
-    ``folder`` takes checkpoints; without ``ranks`` the one that starts processes is left out.
+    ``folder`` takes checkpoints. ``ranks=False`` leaves out DDP, which starts processes.
 
     Raises:
         DatasetError, StorageError: the samples cannot be opened.
+        ProofError: there are too few samples.
     """
     place, samples = torch.device(device), open_samples(dataset)
-    if len(samples) < 2:
-        raise ProofError(
-            f"expected 2 training samples or more, found {len(samples)}", "shard more photos"
-        )
-    wanted = [
-        Proof("batching", lambda: prove_batching(samples)),
-        Proof("transfer", lambda: prove_transfer(samples, place)),
-        Proof("learning", lambda: prove_learning(samples, place)),
-        Proof("mixed precision", lambda: prove_mixed_precision(samples, place)),
-        Proof("checkpoint", lambda: prove_checkpoint(samples, place, folder)),
-        Proof("resume", lambda: prove_resume(samples, place, folder)),
+    found = f"expected at least 2 training samples, found {len(samples)}"
+    _require(len(samples) >= 2, found, "shard more photos")
+    wanted: list[Proof] = [
+        ("batching", lambda: prove_batching(samples)),
+        ("transfer", lambda: prove_transfer(samples, place)),
+        ("learning", lambda: prove_learning(samples, place)),
+        ("mixed precision", lambda: prove_mixed_precision(samples, place)),
+        ("checkpoint", lambda: prove_checkpoint(samples, place, folder)),
+        ("resume", lambda: prove_resume(samples, place, folder)),
     ]
     if ranks:
-        wanted.append(Proof("DDP, gloo", lambda: prove_ranks(dataset, folder, "gloo")))
+        wanted.append(("DDP, gloo", lambda: prove_ranks(dataset, folder, "gloo")))
         if place.type == "cuda" and torch.cuda.device_count() > 1:
-            wanted.append(Proof("DDP, NCCL", lambda: prove_ranks(dataset, folder, "nccl")))
+            wanted.append(("DDP, NCCL", lambda: prove_ranks(dataset, folder, "nccl")))
     return wanted
 
 
-def prove_batching(samples: Samples) -> str:
-    """An epoch has each photo at most once, two ranks share its batches, and a resume finds them.
+def _require(holds: bool, found: str, advice: str) -> None:
+    if not holds:
+        raise ProofError(found, advice)
 
-    Raises:
-        ProofError: it is otherwise.
-    """
+
+def prove_batching(samples: Samples) -> str:
+    """An epoch has no photo twice, and the shares of two ranks add up to its batches."""
     size = batch_size(samples)
     whole = TrainLoader(samples, size, seed=SEED)
     halves = [TrainLoader(samples, size, seed=SEED, rank=rank, world=2) for rank in range(2)]
     steps = min(8, len(whole))
-    batches = list(islice(whole.epoch(0), steps))
-    seen = np.concatenate([batch.positions for batch in batches])
-    advice = "this is a defect of the loader: report it with the dataset's dataset.json"
-    if len(batches) != steps or len(np.unique(seen)) != steps * size:
-        raise ProofError(
-            f"expected {steps} batches of {size} different photos, got {len(batches)} "
-            f"with {len(np.unique(seen))}",
-            advice,
-        )
-    for batch in batches:
-        shares = np.concatenate([half.positions(0, batch.step) for half in halves])
-        if sorted(shares) != sorted(batch.positions):
-            raise ProofError(f"the ranks' shares of batch {batch.step} are not the batch", advice)
-        if not torch.equal(batch.lab_u8, samples.read(batch.positions)):
-            raise ProofError(
-                f"batch {batch.step} holds other photos than its positions say", advice
-            )
-    middle = steps // 2
-    again = next(iter(whole.epoch(0, start_step=middle)))
-    if not torch.equal(again.lab_u8, batches[middle].lab_u8):
-        raise ProofError(f"an epoch that is resumed at batch {middle} gives other photos", advice)
+    advice = "this is a bug of the loader; report it with the dataset's dataset.json"
+    seen = np.concatenate([whole.positions(0, step) for step in range(steps)])
+    different = len(np.unique(seen))
+    found = f"expected {steps * size} different photos in {steps} batches, found {different}"
+    _require(different == steps * size, found, advice)
+    for step in range(steps):
+        shares = np.concatenate([half.positions(0, step) for half in halves])
+        same = sorted(shares) == sorted(whole.positions(0, step))
+        _require(same, f"the shares of two ranks do not add up to batch {step}", advice)
     return f"{steps} batches of {size} at {samples.size} px, the same for one and two ranks"
 
 
 def prove_transfer(samples: Samples, device: torch.device) -> str:
-    """Photos reach the device as they are, and mean what they mean on the CPU.
-
-    Raises:
-        ProofError: they do not.
-    """
+    """Photos reach the device unchanged."""
     lab_u8 = samples.read(np.arange(batch_size(samples)))
-    there = _to(lab_u8, device)
     advice = "test the GPU's memory and its driver (nvidia-smi -q)"
-    if not torch.equal(there.cpu(), lab_u8):
-        raise ProofError(f"photos came back from {device} with other bytes", advice)
+    unchanged = torch.equal(_to(lab_u8, device).cpu(), lab_u8)
+    _require(unchanged, f"photos came back from {device} with other bytes", advice)
     expected = lab_u8[:, 0].numpy().astype(np.float64).mean((1, 2)) * (2 / 255) - 1
-    found = lightness(lab_u8, device).mean((1, 2, 3)).cpu().numpy()
-    if not np.allclose(found, expected, rtol=0, atol=1e-4):
-        off = float(np.abs(found - expected).max())
-        raise ProofError(f"mean lightness on {device} is off by {off:.3g} of 2", advice)
-    way = "pinned, to and from" if device.type == "cuda" else "nothing to move on the"
-    return f"{lab_u8.nbytes / 1e6:.1f} MB, {way} {device}; mean lightness as NumPy has it"
+    off = float(np.abs(lightness(lab_u8, device).mean((1, 2, 3)).cpu().numpy() - expected).max())
+    _require(off <= 1e-4, f"mean lightness on {device} is off by {off:.3g} of 2", advice)
+    return f"{lab_u8.nbytes / 1e6:.1f} MB to {device} and back; mean lightness as in NumPy"
 
 
 def prove_learning(samples: Samples, device: torch.device) -> str:
-    """The regression learns: its error ends well below that of one answer for all photos.
-
-    Raises:
-        ProofError: it does not.
-    """
+    """The regression learns: its error ends well below that of a constant answer."""
     precursor, started = Precursor(samples, device), time.perf_counter()
     losses = precursor.train(STEPS)
     seconds = time.perf_counter() - started
     lab_u8 = samples.read(np.arange(min(len(samples), 8 * BATCH)))
     truth = lab_u8[:, 0].float().mean((1, 2)) * (2 / 255) - 1
-    error = _in_L(precursor.predict(lab_u8) - truth)
-    constant = _in_L(truth - truth.mean())
-    if not np.isfinite(losses).all() or not error <= max(LEARNED * constant, 1.0):
-        raise ProofError(
-            f"after {STEPS} steps the error is {error:.2f} L, expected at most "
-            f"{max(LEARNED * constant, 1.0):.2f}; one answer for all photos has {constant:.2f}",
-            "look at the lines above and below: a conv net that cannot learn a mean is no "
-            "question of the model",
-        )
-    return (
-        f"mean lightness to {error:.2f} L in {STEPS} steps, {seconds:.1f} s; "
-        f"one answer for all: {constant:.2f} L"
+    error, constant = _rms_L(precursor.predict(lab_u8) - truth), _rms_L(truth - truth.mean())
+    limit = max(LEARNED * constant, 1.0)
+    _require(
+        bool(np.isfinite(losses).all()) and error <= limit,
+        f"after {STEPS} steps the error is {error:.2f} L, expected at most {limit:.2f}; "
+        f"a constant answer has {constant:.2f}",
+        "see the lines above and below: a conv net that cannot learn a mean is no problem of "
+        "the model",
     )
+    found = f"mean lightness to {error:.2f} L in {STEPS} steps, {seconds:.1f} s"
+    return f"{found}; a constant answer: {constant:.2f} L"
 
 
 def prove_mixed_precision(samples: Samples, device: torch.device) -> str:
-    """Under bf16 autocast the network really runs in bf16, answers the same, and learns.
-
-    Raises:
-        ProofError: it does not.
-    """
+    """Under autocast the convolutions run in bf16, the answers stay close, and it learns."""
     exact, half = (Precursor(samples, device, precision=kind) for kind in ("fp32", "bf16"))
     kinds: list[torch.dtype] = []
     handle = half.model.late.register_forward_hook(lambda _, __, out: kinds.append(out.dtype))
     lab_u8 = samples.read(np.arange(batch_size(samples)))
     off = float((half.predict(lab_u8) - exact.predict(lab_u8)).abs().max())
     handle.remove()
-    advice = "train with --set train.precision=fp32, and see whether torch fits the driver"
-    if kinds != [torch.bfloat16]:
-        raise ProofError(f"expected convolutions in bf16, they ran in {_kind(kinds)}", advice)
     losses = half.train(4 * STEPS_TOGETHER)
-    if not (off <= BF16_TOLERANCE and np.isfinite(losses).all()):
-        raise ProofError(
-            f"bf16 answers differ by {off:.3g} from fp32 (expected at most {BF16_TOLERANCE}), "
-            f"and its last loss is {losses[-1]:.3g}",
-            advice,
-        )
-    if not np.mean(losses[-4:]) < np.mean(losses[:4]):
-        raise ProofError(
-            f"in bf16 the loss went from {np.mean(losses[:4]):.3g} to {np.mean(losses[-4:]):.3g}",
-            advice,
-        )
+    first, last = float(np.mean(losses[:4])), float(np.mean(losses[-4:]))
+    advice = "train with --set train.precision=fp32, and check that torch fits the driver"
+    found = f"expected convolutions in bf16, they ran in {', '.join(map(str, kinds))}"
+    _require(kinds == [torch.bfloat16], found, advice)
+    found = f"bf16 answers differ by {off:.3g} from fp32, expected at most {BF16_TOLERANCE}"
+    _require(off <= BF16_TOLERANCE, found, advice)
+    _require(last < first, f"in bf16 the loss went from {first:.3g} to {last:.3g}", advice)
     return f"bf16 answers within {off:.1g} of fp32, loss {losses[0]:.3f} to {losses[-1]:.3f}"
 
 
 def prove_checkpoint(samples: Samples, device: torch.device, folder: Path) -> str:
-    """What is written as a checkpoint is read back bit for bit, optimiser included.
-
-    Raises:
-        ProofError: it is not.
-    """
-    precursor, other = Precursor(samples, device), Precursor(samples, device)
-    precursor.train(STEPS_TOGETHER)
-    place = folder / "checkpoint"
-    precursor.save(place)
-    other.restore(place)
-    written, read = precursor.state(), other.state()
-    wrong = _differing(written, read, 0.0)
-    advice = f"see whether the disk of {folder} is sound, and which safetensors is installed"
-    if wrong or precursor.done != other.done:
-        raise ProofError(f"{_some(wrong or ['the step'])} came back otherwise", advice)
-    size = sum(file.stat().st_size for file in place.iterdir())
-    shutil.rmtree(place)
-    return f"{len(written)} tensors, {size / 1e3:.0f} kB, read back bit for bit"
+    """A checkpoint is read back bit for bit, optimizer included."""
+    written, read = Precursor(samples, device), Precursor(samples, device)
+    written.train(STEPS_TOGETHER)
+    size = _hand_over(written, read, folder)
+    wrong = _differing(written.state(), read.state(), 0.0)
+    advice = f"check the disk of {folder} and the installed safetensors"
+    _require(not wrong, f"{_some(wrong)} changed in the checkpoint", advice)
+    return f"{len(read.state())} tensors, {size / 1e3:.0f} kB, read back bit for bit"
 
 
 def prove_resume(samples: Samples, device: torch.device, folder: Path) -> str:
-    """A training that is stopped, saved and resumed repeats one that never stopped.
+    """A training that is stopped and resumed gives the same weights as one that is not.
 
-    Bit for bit on a CPU, within rounding on a GPU, whose convolutions add in any order.
-
-    Raises:
-        ProofError: it does not.
+    Bit for bit on a CPU; within rounding on a GPU, whose convolutions add in any order.
     """
     whole, stopped, resumed = (Precursor(samples, device) for _ in range(3))
     after = next((n for n in RESUMED_AFTER if n % len(whole.loader)), RESUMED_AFTER[0])
     whole.train(after + RESUMED_FOR)
     stopped.train(after)
-    place = folder / "resume"
-    stopped.save(place)
-    resumed.restore(place)
+    _hand_over(stopped, resumed, folder)
     resumed.train(RESUMED_FOR)
-    shutil.rmtree(place)
     tolerance = GPU_TOLERANCE if device.type == "cuda" else 0.0
-    if wrong := _differing(whole.state(), resumed.state(), tolerance):
-        raise ProofError(
-            f"{_some(wrong)} differ from those of a training that never stopped",
-            "do not rely on --resume here; report it with the output of cc doctor --json",
-        )
+    wrong = _differing(whole.state(), resumed.state(), tolerance)
+    _require(
+        not wrong,
+        f"{_some(wrong)} differ from those of a training that never stopped",
+        "do not rely on --resume here; report it with the output of cc doctor --json",
+    )
     how = f"within {tolerance:g}" if tolerance else "bit for bit"
     return f"after {after} of {whole.done} steps, as if never stopped: {how}"
+
+
+def _hand_over(stopped: Precursor, resumed: Precursor, folder: Path) -> int:
+    """Move a training's state through a checkpoint's files; return their size in bytes."""
+    place = folder / "checkpoint"
+    stopped.save(place)
+    resumed.restore(place)
+    size = sum(file.stat().st_size for file in place.iterdir())
+    shutil.rmtree(place)
+    return size
 
 
 RankJob = Callable[[int, "Store", Path, str], None]
 
 
 def prove_ranks(dataset: Store, folder: Path, backend: str, job: RankJob | None = None) -> str:
-    """Two processes with half of each batch train what one process does with all of it.
+    """Two processes with half of each batch train the same weights as one with all of it.
 
-    ``job`` is what each process runs; :func:`train_rank` if there is none.
-
-    Raises:
-        ProofError: they do not, or do not answer.
+    ``job`` replaces :func:`train_rank` in tests, which cannot patch a spawned process.
     """
     from torch.multiprocessing.spawn import ProcessException, start_processes
 
     place = folder / backend
     place.mkdir(parents=True, exist_ok=True)
     advice = (
-        "see whether this machine's host name resolves (getent hosts $(hostname)), or name the "
-        "network's interface in GLOO_SOCKET_IFNAME"
+        "check that this machine's host name resolves (getent hosts $(hostname)), or name the "
+        "network interface in GLOO_SOCKET_IFNAME"
         if backend == "gloo"
-        else "run again with NCCL_DEBUG=INFO, and with NCCL_P2P_DISABLE=1"
+        else "rerun with NCCL_DEBUG=INFO, and with NCCL_P2P_DISABLE=1"
     )
     processes = start_processes(
         job or train_rank, (dataset, place, backend), nprocs=2, join=False, start_method="spawn"
@@ -418,8 +365,8 @@ def prove_ranks(dataset: Store, folder: Path, backend: str, job: RankJob | None 
     deadline = time.monotonic() + RANKS_ANSWER_S
     try:
         while not processes.join(timeout=1.0):
-            if time.monotonic() > deadline:
-                raise ProofError(f"two processes did not end in {RANKS_ANSWER_S:.0f} s", advice)
+            late = f"two processes did not end in {RANKS_ANSWER_S:.0f} s"
+            _require(time.monotonic() <= deadline, late, advice)
     except ProcessException as error:
         last = str(error).strip().splitlines()[-1]
         raise ProofError(f"two processes over {backend} failed: {last}", advice) from error
@@ -427,20 +374,18 @@ def prove_ranks(dataset: Store, folder: Path, backend: str, job: RankJob | None 
         for process in processes.processes:
             process.kill()
     ranks = [load_file(place / f"{rank}.safetensors") for rank in range(2)]
-    if wrong := _differing(ranks[0], ranks[1], 0.0):
-        raise ProofError(f"{_some(wrong)} differ between the ranks", advice)
+    wrong = _differing(ranks[0], ranks[1], 0.0)
+    _require(not wrong, f"{_some(wrong)} differ between the ranks", advice)
     alone = Precursor(open_samples(dataset), _rank_device(0, backend))
     alone.train(STEPS_TOGETHER)
     tolerance = RANK_TOLERANCE if backend == "gloo" else GPU_TOLERANCE
-    if wrong := _differing(_weights(alone), ranks[0], tolerance):
-        raise ProofError(f"{_some(wrong)} differ from those of one process", advice)
-    return (
-        f"two processes, {STEPS_TOGETHER} steps: as one with the whole batch, within {tolerance:g}"
-    )
+    wrong = _differing(alone.weights(), ranks[0], tolerance)
+    _require(not wrong, f"{_some(wrong)} differ from those of one process", advice)
+    return f"two processes, {STEPS_TOGETHER} steps: same weights as one, within {tolerance:g}"
 
 
 def train_rank(rank: int, dataset: Store, folder: Path, backend: str) -> None:
-    """One of two ranks: train a little and leave the weights in ``folder``."""
+    """Train one of two ranks for a few steps and write its weights into ``folder``."""
     device = _rank_device(rank, backend)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -452,7 +397,7 @@ def train_rank(rank: int, dataset: Store, folder: Path, backend: str) -> None:
     ids = [device.index] if device.type == "cuda" else None
     precursor.network = DistributedDataParallel(precursor.model, device_ids=ids)
     precursor.train(STEPS_TOGETHER)
-    save_file(_weights(precursor), folder / f"{rank}.safetensors")
+    save_file(precursor.weights(), folder / f"{rank}.safetensors")
     distributed.barrier()
     distributed.destroy_process_group()
 
@@ -461,18 +406,12 @@ def _rank_device(rank: int, backend: str) -> torch.device:
     return torch.device("cuda", rank) if backend == "nccl" else torch.device("cpu")
 
 
-def _weights(precursor: Precursor) -> dict[str, Tensor]:
-    return {k: v for k, v in precursor.state().items() if k.startswith("model.")}
-
-
 def _differing(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: float) -> list[str]:
-    """Names of the tensors that only one has, or that differ by more than the tolerance."""
-    return [
+    """Names of tensors that are missing on one side or differ by more than the tolerance."""
+    return sorted(one.keys() ^ other.keys()) + [
         name
-        for name in sorted(one.keys() | other.keys())
-        if name not in one
-        or name not in other
-        or not torch.allclose(one[name], other[name], rtol=0, atol=tolerance)
+        for name in sorted(one.keys() & other.keys())
+        if not torch.allclose(one[name], other[name], rtol=0, atol=tolerance)
     ]
 
 
@@ -480,10 +419,6 @@ def _some(names: list[str]) -> str:
     return f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
 
 
-def _in_L(difference: Tensor) -> float:
-    """Root mean square of differences in L_norm, as L 0..100."""
+def _rms_L(difference: Tensor) -> float:
+    """Root mean square of differences in L_norm, converted to L (0 to 100)."""
     return float(difference.square().mean().sqrt()) * L_MAX / 2
-
-
-def _kind(kinds: list[torch.dtype]) -> str:
-    return ", ".join(str(kind).removeprefix("torch.") for kind in kinds) or "nothing"

@@ -51,6 +51,7 @@ def copied(dataset_with_palette: Path, tmp_path: Path) -> Path:
 # -- all of it ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_sound_dataset_passes_and_the_precursor_learns_from_it(
     dataset_with_palette: Path, tmp_path: Path
 ) -> None:
@@ -125,7 +126,7 @@ def test_a_dataset_in_a_bucket(dataset_with_palette, s3_server, monkeypatch, tmp
     assert [line.verdict for line in lines if line.check != "counts"] == ["ok"] * 6, lines
     monkeypatch.setattr(precursor, "PHOTOS", 1)
     proofs = precursor.proofs(store, "cpu", tmp_path / "scratch", ranks=False)
-    proved = [doctor._line(proof.name, partial(doctor._prove, proof)) for proof in proofs]
+    proved = [doctor._line(name, partial(doctor._prove, proof)) for name, proof in proofs]
     assert [line.verdict for line in proved] == ["ok"] * 6, proved
 
 
@@ -314,7 +315,7 @@ def test_nodes_with_other_versions(local_ray: None, monkeypatch) -> None:
 
 
 def test_ray_without_a_token_is_warned_of(local_ray: None, monkeypatch) -> None:
-    monkeypatch.setattr(machine, "_token_auth", lambda: False)
+    monkeypatch.setattr(machine, "uses_token_auth", lambda: False)
     assert machine.check_ray(None).verdict == "warn"
 
 

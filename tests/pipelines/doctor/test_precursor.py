@@ -52,7 +52,7 @@ def test_the_same_start_and_order_each_time(samples: Samples) -> None:
 
 def test_it_holds_on_this_machine(samples: Samples, tmp_path: Path) -> None:
     assert "batches of" in prove_batching(samples)
-    assert "as NumPy has it" in prove_transfer(samples, CPU)
+    assert "as in NumPy" in prove_transfer(samples, CPU)
     assert " L in 100 steps" in prove_learning(samples, CPU)
     assert "bf16" in prove_mixed_precision(samples, CPU)
     assert "24 tensors" in prove_checkpoint(samples, CPU, tmp_path)
@@ -74,7 +74,7 @@ def test_ranks_that_take_the_same_photos_are_found(samples, monkeypatch) -> None
         init(self, samples, size, seed=seed, rank=0, world=world)
 
     monkeypatch.setattr(module.TrainLoader, "__init__", same)
-    with pytest.raises(ProofError, match="shares of batch 0"):
+    with pytest.raises(ProofError, match="add up to batch 0"):
         prove_batching(samples)
 
 
@@ -97,13 +97,13 @@ def test_a_training_that_learns_nothing_is_found(samples, monkeypatch, broken) -
         monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: None)
     else:
         monkeypatch.setattr(module, "lightness", lambda x, _: torch.zeros(len(x), 1, 8, 8))
-    with pytest.raises(ProofError, match="one answer for all photos has"):
+    with pytest.raises(ProofError, match="a constant answer has"):
         prove_learning(samples, CPU)
 
 
 def test_autocast_that_does_nothing_is_found(samples, monkeypatch) -> None:
     monkeypatch.setattr(module, "autocast", lambda *_: contextlib.nullcontext())
-    with pytest.raises(ProofError, match="ran in float32"):
+    with pytest.raises(ProofError, match=r"ran in torch\.float32"):
         prove_mixed_precision(samples, CPU)
 
 
@@ -124,7 +124,7 @@ def test_a_disk_that_loses_bits_is_found(samples, monkeypatch, tmp_path) -> None
         return checkpoint
 
     monkeypatch.setattr(module, "load_checkpoint", damaged)
-    with pytest.raises(ProofError, match=r"early\.bias came back otherwise"):
+    with pytest.raises(ProofError, match=r"early\.bias changed in the checkpoint"):
         prove_checkpoint(samples, CPU, tmp_path)
 
 
@@ -144,10 +144,12 @@ def test_a_resume_that_forgets_something_is_found(samples, monkeypatch, tmp_path
         prove_resume(samples, CPU, tmp_path)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(dataset: Path, tmp_path: Path) -> None:
     assert "two processes" in prove_ranks(open_store(dataset), tmp_path, "gloo")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("job", "found"),
     [
@@ -167,8 +169,7 @@ def test_the_tolerance_between_ranks_lies_between_rounding_and_training_apart(
     whole, half = Precursor(samples), Precursor(samples, rank=0, world=2)
     whole.train(STEPS_TOGETHER)
     half.train(STEPS_TOGETHER)
-    weights = [module._weights(one) for one in (whole, half)]
-    assert module._differing(*weights, 10 * module.RANK_TOLERANCE)
+    assert module._differing(whole.weights(), half.weights(), 10 * module.RANK_TOLERANCE)
 
 
 def test_the_first_samples_end_with_a_shard(dataset: Path) -> None:
