@@ -1,4 +1,4 @@
-"""What tests of remote stores share."""
+"""Fixtures for tests of remote stores."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from colorcore.storage import remote as remote_store
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tries again without the pauses that a real server is given."""
+    """Retry without the pauses that a real server needs."""
     monkeypatch.setattr(remote_store, "FIRST_PAUSE_S", 0.01)
 
 
 @pytest.fixture
 def bucket(s3_server, request: pytest.FixtureRequest) -> str:
-    """A bucket of the test's own, named after its file and itself."""
+    """A bucket for this test only, named after its file and the test."""
     asked = f"{request.path.stem}-{request.node.name}".lower()
     name = re.sub(r"[^a-z0-9]+", "-", asked)[:60].strip("-")
     return s3_server.make_bucket(name)

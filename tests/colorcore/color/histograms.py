@@ -1,4 +1,4 @@
-"""Histograms of ab values for tests of the palette: made up, from a few cells or many pixels."""
+"""Histograms for tests of the palette: from a few cells, or from synthetic pixels."""
 
 import numpy as np
 from hypothesis import strategies as st
@@ -15,7 +15,7 @@ def histogram_of(cells):
 
 
 def scattered(seed=0, photos=8, size=96):
-    """Stored ab pixels (N, 2) of made-up photos, each with a few patches of colour."""
+    """Stored ab pixels (N, 2) of synthetic photos, each with a few patches of colour."""
     rng = np.random.default_rng(seed)
     pixels = []
     for _ in range(photos):

@@ -14,7 +14,7 @@ from tests.colorcore.color.histograms import (
     ZHANG_LIKE,
 )
 
-# Nearest bins and balance
+# Nearest bins
 
 
 def test_nearest_bins_agree_with_brute_force():
@@ -47,7 +47,7 @@ def test_soft_encoding_by_hand():
 
 
 def soft_by_brute_force(a, b, centroids):
-    """Dense soft code (Q,) of one colour, the slow way."""
+    """Dense soft code (Q,) of one colour, without tables."""
     squared = [(a - x) ** 2 + (b - y) ** 2 for x, y in centroids]
     nearest = sorted(range(len(squared)), key=squared.__getitem__)[:NEIGHBORS]
     mass = {q: math.exp(-(squared[q] - min(squared)) / (2 * 5.0**2)) for q in nearest}
@@ -128,7 +128,7 @@ def test_encode_takes_stored_ab_only(ab_u8):
 
 @pytest.mark.gpu
 def test_encode_and_decode_on_the_gpu_agree_with_the_cpu():
-    if not torch.cuda.is_available():  # there is no emulating one: it needs the machine
+    if not torch.cuda.is_available():  # it cannot be emulated
         pytest.skip("needs an NVIDIA GPU")
     encoder = SoftEncoder(np.array(ZHANG_LIKE))
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""Colourfulness by the paper's formula; toned prints made from real photos in full colour."""
+"""Colourfulness by the paper's formula, and toned prints made from real colour photos."""
 
 import io
 from itertools import pairwise
@@ -90,7 +90,7 @@ def test_colorfulness_of_a_batch_is_that_of_each_photo():
 
 
 def test_less_chroma_is_less_colorful():
-    """CF is linear in chroma at equal RGB mean: half of it, half the CF."""
+    """At equal RGB mean, CF is linear in chroma: half the chroma, half the CF."""
     rgb = np.random.default_rng(0).uniform(0, 255, (3, 20, 20))
     grey = rgb.mean(0)
     assert colorfulness(grey + 0.5 * (rgb - grey)) == pytest.approx(0.5 * colorfulness(rgb))
@@ -149,7 +149,7 @@ def test_greyscale_bears_one_percent_of_colour():
 
 
 def test_residual_of_independent_colours_does_not_depend_on_the_size():
-    """With fewer pixels than levels of L, each level must not become its own explanation."""
+    """With fewer pixels than levels of L, a group of one pixel must not count as explained."""
     rng = np.random.default_rng(0)
     for side in (16, 24, 32):
         lab_u8 = np.stack([
@@ -162,7 +162,7 @@ def test_residual_of_independent_colours_does_not_depend_on_the_size():
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(20, 20), (64, 96), (75, 33), (256, 256)]))
 def test_residual_agrees_with_a_loop_over_cells(seed: int, shape: tuple[int, int]):
-    """Cells of whole pixels, 32 a side or each pixel one; pixels near white left out."""
+    """Cells of whole pixels, 32 per side or one per pixel; pixels near white are left out."""
     rng = np.random.default_rng(seed)
     lab_u8 = rng.integers(rng.integers(0, 200), 256, (3, *shape)).astype(np.uint8)
     rows, columns = (np.linspace(0, n, min(n, 32) + 1).astype(int) for n in shape)
@@ -208,7 +208,7 @@ def in_bytes(picture):
 
 
 def sepia(photo, strength):
-    """The sepia matrix of CSS' filter and countless programs, mixed with grey."""
+    """The sepia matrix of the CSS filter, mixed with grey."""
     matrix = [[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]]
     toned = np.clip(photo @ np.transpose(matrix), 0, 255)
     return in_bytes(strength * toned + (1 - strength) * grey_of(photo))
@@ -280,7 +280,7 @@ def test_grey_stored_as_rgb_is_refused(quality: int | None):
 
 
 def test_sensor_noise_does_not_colour_a_grey_photo():
-    """Noise of 2 levels, pixel for pixel; of 4 where a JPEG and a smaller size even it out."""
+    """Noise of 2 levels per pixel; of 4 if JPEG compression and a smaller size average it."""
     rng = np.random.default_rng(0)
     for name, photo in PHOTOS.items():
         crop = grey_of(photo)[:256, :256] + rng.normal(0, 2, (256, 256, 3))

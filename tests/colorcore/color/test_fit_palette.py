@@ -154,7 +154,7 @@ def test_gamut_agrees_with_scikit_image():
     rng = np.random.default_rng(5)
     lab = rgb2lab(rng.random((1, 1000, 3)))[0]
     lab = lab[(lab[:, 0] > 5) & (lab[:, 0] < 95)]
-    # Whatever sRGB reaches is in the gamut, and so is all that is paler.
+    # Every sRGB colour is in the gamut, and so is every paler colour of the same hue.
     assert not np.isnan(gamut_lightness(lab[:, 1:] * 0.97)).any()
     L = gamut_lightness(lab[:, 1:] * 0.97)
     again = rgb2lab(lab2rgb(np.column_stack([L, lab[:, 1:] * 0.97])[None]))[0]
@@ -173,7 +173,7 @@ def test_grid_is_the_whole_lattice_inside_the_gamut(bins):
     np.testing.assert_allclose(steps, np.rint(steps), atol=2e-3)
     axis = np.arange(-20, 21)
     lattice = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2) * (spacing * 1.002)
-    # A hair wider, the point that touches the outline is out; none but it was there to add.
+    # At a slightly wider spacing, the point on the outline is outside and no other point is inside.
     if bins > 1:
         inside = int((~np.isnan(gamut_lightness(lattice))).sum())
         assert bins - 3 <= inside < bins

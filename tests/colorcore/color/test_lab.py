@@ -1,4 +1,4 @@
-"""CIELAB against scikit-image, the CIE's formula written out here, brute force and gradcheck."""
+"""CIELAB against scikit-image, the CIE's formulas, brute force and gradcheck."""
 
 import numpy as np
 import pytest
@@ -163,7 +163,7 @@ def test_decode_lab_takes_batches():
 
 
 def test_decoding_what_was_encoded_gives_the_photo_back():
-    """Within rounding: 2 levels of 255 on average, but for the darkest blues."""
+    """Exact up to rounding: 2 levels of 255 on average, except for the darkest blues."""
     rgb = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
     lab = decode_lab(torch.from_numpy(encode_lab(rgb)))[None]
     back = lab_to_rgb(lab)[0].permute(1, 2, 0).numpy() * 255
@@ -291,7 +291,7 @@ def test_fit_gamut_finds_the_edge_that_a_fine_search_finds():
     first_outside = (~inside(tried)[0]).int().argmax(0)
     factor = (chroma(fit_gamut(lab)) / chroma(lab))[0, 0]
     distance = (factor - t[first_outside - 1, 0]).abs()
-    # The gamut is not quite star-shaped: one colour in some thousands re-enters it.
+    # The gamut is not exactly star-shaped: one colour in thousands enters it again.
     assert (distance > STEP + 1e-9).sum() <= 1
     assert lab.shape[-1] > 250
 

@@ -54,8 +54,8 @@ def test_priors_of_far_apart_colours_are_their_counts():
 
 
 def test_priors_are_smoothed_by_sigma_5():
-    # One colour at a = 4, the border between the two bins at a = -0.5: what lies beyond it is
-    # the tail of a Gaussian of σ 5 from 5 units on.
+    # One colour at a = 4, and the border between the two bins at a = -0.5: the first bin gets the
+    # tail of a Gaussian with σ = 5 from 5 units on.
     histogram = histogram_of({(4, 0): 7})
     palette = fit_palette(histogram, centroids=[(-10.5, 0), (9.5, 0)])
     gauss = {k: math.exp(-(k**2) / 50) for k in range(-20, 21)}
@@ -125,7 +125,7 @@ def test_a_file_of_another_palette_is_noticed(saved):
     _, folder = saved
     np.save(folder / "priors.npy", np.array([0.4, 0.6], np.float32))
     np.save(folder / "weights.npy", np.array([1.0, 1.0], np.float32))
-    with pytest.raises(ValueError, match=r"is damaged: its files belong to different palettes.*cc prio"):
+    with pytest.raises(ValueError, match=r"files belong to different palettes.*cc prio"):
         load_palette(folder)
 
 

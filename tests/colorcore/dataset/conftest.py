@@ -1,4 +1,4 @@
-"""What the tests of samples and of batches share."""
+"""Fixtures for tests of samples and batches."""
 
 import pytest
 

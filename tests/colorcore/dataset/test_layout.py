@@ -30,7 +30,7 @@ from colorcore.photos.refusal import Reason
 from colorcore.storage.location import open_store
 from tests.colorcore.dataset.units import files_of, members_of, rows_of, tars_of
 
-# What is in a dataset
+# Contents
 
 
 def test_every_photo_is_kept_or_refused_with_its_reason(dataset, photo_folder):
@@ -77,7 +77,7 @@ def test_stock_webdataset_reads_every_shard(dataset):
 
 
 def _at(dataset: Path, row: dict):
-    """The array at the index's offset, with nothing but a file and NumPy."""
+    """The array at the index's offset can be read with a file and NumPy alone."""
     with (dataset / row["shard"]).open("rb") as file:
         file.seek(row["offset"])
         return np.load(io.BytesIO(file.read(row["length"])), allow_pickle=False)
@@ -134,7 +134,7 @@ def test_the_index_has_its_schema(dataset):
     assert read == [{name: row[name] for name in columns} for row in rows_of(dataset)]
 
 
-# The same bytes, every time
+# Reproducibility
 
 
 def test_no_clock_and_no_machine_in_the_files(dataset, photo_folder):
@@ -145,7 +145,7 @@ def test_no_clock_and_no_machine_in_the_files(dataset, photo_folder):
                 assert (info.uname, info.gname) == ("", "")
     here = str(photo_folder.path).encode()
     found = [name for name, data in files_of(dataset).items() if here in data]
-    assert found == ["dataset.json"]  # the sources as they were named
+    assert found == ["dataset.json"]  # it holds the sources as written
 
 
 def test_elsewhere_and_later_the_bytes_are_the_same(dataset, photo_folder, build_dataset, tmp_path):

@@ -24,7 +24,7 @@ def stack(batches):
 
 
 class Numbers(Samples):
-    """So many samples without files: a sample's every byte is its position."""
+    """Samples without files: each byte of a sample is its position."""
 
     def __init__(self, shard_counts, size=4):
         self.size = size
@@ -117,7 +117,7 @@ def of_ranks(samples, world: int, start: int = 0) -> list[list[np.ndarray]]:
 
 
 def test_worlds_share_the_very_same_global_batches(small_blocks):
-    """Ranks take the same number of steps; whoever resumes where, the batches are the same."""
+    """Ranks take the same number of steps, and resume with the same batches from any step."""
     samples = Numbers(np.random.default_rng(0).integers(1, 30, 40))
     whole = [b.tolist() for b in of_ranks(samples, 1)[0]]
     assert len(whole) == len(samples) // 24 > 20
@@ -135,7 +135,7 @@ def test_worlds_share_the_very_same_global_batches(small_blocks):
 
 
 def test_resuming_on_another_world_reads_the_very_same_bytes(dataset, small_blocks):
-    """From two ranks to one to three, in the middle of an epoch: every sample once, as stored."""
+    """From two ranks to one to three within an epoch: every sample once, as stored."""
     samples = Samples(dataset, "train")
     expected = tar_arrays(dataset, "train")
     batch = 6
@@ -156,7 +156,7 @@ def test_resuming_on_another_world_reads_the_very_same_bytes(dataset, small_bloc
 
 
 def test_the_shards_that_a_rank_fetches_are_those_it_reads(small_blocks):
-    """In the order in which it reads them first."""
+    """In the order of their first read."""
     samples = Numbers(np.full(60, 9))
     samples._starts = np.concatenate([[0], np.cumsum(samples.shard_counts)])
     for world, start in ((1, 0), (2, 0), (4, 5), (8, 21)):
@@ -229,7 +229,7 @@ def test_a_batch_that_ranks_cannot_share(samples):
 
 @pytest.mark.parametrize("world", [2, 3, 5, 7])
 def test_ranks_share_a_batch_that_they_do_not_divide(samples, world: int):
-    """Every photo of each batch once; shares differ by one photo, and are the same each step."""
+    """Every photo of each batch once; shares differ by at most one photo and stay the same."""
     loaders = [TrainLoader(samples, 7, seed=2, rank=rank, world=world) for rank in range(world)]
     alone = TrainLoader(samples, 7, seed=2)
     shares = [loader.share for loader in loaders]
@@ -247,11 +247,11 @@ def test_a_dataset_smaller_than_a_batch(samples):
     assert len(TrainLoader(samples, len(samples))) == 1
 
 
-# Through the cache, as a remote dataset is read
+# Through the cache, like a remote dataset
 
 
 class Far(LocalStore):
-    """A folder that says it is not on this machine."""
+    """A local folder that claims to be remote."""
 
     local = None
 
@@ -265,7 +265,7 @@ FETCHED: list[str] = []
 
 @pytest.fixture
 def far(photo_folder, build_dataset, tmp_path, monkeypatch) -> Far:
-    """A dataset of many small shards, and orders of several blocks of it."""
+    """A dataset of many small shards, whose epoch order has several blocks."""
     FETCHED.clear()
     monkeypatch.setattr("colorcore.dataset.unit.SHARD_SAMPLES", 2)
     build_dataset([photo_folder.path], tmp_path / "d", size=16, photos_per_unit=4)
@@ -278,7 +278,7 @@ def far(photo_folder, build_dataset, tmp_path, monkeypatch) -> Far:
 @pytest.mark.parametrize("start", [0, 3])
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_cached_dataset_reads_the_same(far, tmp_path, world: int, start: int):
-    """With a cache that holds half of the shards, which are fetched ahead and go again."""
+    """With a cache for half of the shards, which are fetched ahead and evicted again."""
     near = Samples(far.path, "train")
     cache = ShardCache(far, "0", folder=tmp_path / "c", limit=int(near.shard_bytes.sum()) // 2)
     for rank in range(world):
@@ -305,8 +305,8 @@ def test_a_cached_validation_reads_the_same(far, tmp_path):
     assert sorted(FETCHED) == near.shards.to_pylist()
 
 
-def test_a_cache_too_small_for_two_blocks_is_said(far, tmp_path):
-    """Rather than to fetch every shard anew for each of its samples."""
+def test_a_cache_too_small_for_two_blocks_is_refused(far, tmp_path):
+    """Otherwise every shard would be fetched again for each of its samples."""
     cache = ShardCache(far, "0", folder=tmp_path / "c", limit=30_000)
     with pytest.raises(DatasetError, match=r"expected a cache of at least .* COLORCORE_CACHE_GB"):
         TrainLoader(Samples(far, "train", cache=cache), 4)
@@ -352,7 +352,7 @@ def test_the_thread_ends_with_the_epoch(samples):
 
 @pytest.mark.parametrize("taken", [1, 2])
 def test_the_thread_ends_when_the_consumer_stops(taken: int):
-    """Also while it waits with a full queue."""
+    """Even while it waits for room in the queue."""
     samples = Numbers([100])
     batches = TrainLoader(samples, 2).epoch(0)
     for _ in range(taken):

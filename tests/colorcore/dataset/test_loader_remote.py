@@ -1,4 +1,4 @@
-"""Training on a dataset in a bucket: the same batches, through a bounded cache that is shared."""
+"""Training on a dataset in a bucket: the same batches, through a bounded, shared cache."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.servers.s3 import S3
 
 BATCH = 4
 BLOCK = 12
-"""Samples of a block of the epoch's order here, so that a small dataset has several."""
+"""Samples per block of the epoch's order, so that a small dataset has several blocks."""
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_an_epoch_goes_on_in_the_middle_on_other_ranks(local, bucket, s3_server,
 
 @contextmanager
 def watched(folder: Path) -> Iterator[list[int]]:
-    """The bytes in a folder, over and over while the block runs."""
+    """Measure the bytes in a folder repeatedly while the block runs."""
     found, stop = [0], threading.Event()
 
     def look() -> None:
@@ -135,7 +135,7 @@ def watched(folder: Path) -> Iterator[list[int]]:
 
 
 def mapped_but_gone(folder: Path) -> int:
-    """Files of a folder that this process still maps although they were deleted."""
+    """Deleted files of a folder that this process still maps."""
     lines = Path("/proc/self/maps").read_text().splitlines()
     return len({line for line in lines if str(folder) in line and line.endswith("(deleted)")})
 
@@ -157,7 +157,7 @@ def test_the_cache_stays_within_its_bound(local, bucket, s3_server, tmp_path) ->
     assert len(different) == len(samples.shards)  # all were read, through a smaller cache
     assert total // 3 < max(sizes) <= samples.cache.limit
     assert not list(tmp_path.rglob("*.part"))
-    # What was deleted and is still mapped takes room on the disk, too.
+    # Deleted files that are still mapped use disk space too.
     assert gone <= len(samples.shards) // 4
 
 
@@ -200,7 +200,7 @@ print("digest", digest.hexdigest())
 
 @contextmanager
 def reader(uri: str, folder: Path, limit: int, epochs: int) -> Iterator[subprocess.Popen[str]]:
-    """A process that reads epochs and prints what it read; it begins when it is told."""
+    """A process that waits for a line, reads epochs and prints what it read."""
     words = [sys.executable, "-c", READER, uri, str(folder), str(limit), str(epochs)]
     with subprocess.Popen(
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
@@ -235,10 +235,10 @@ def expected_digest(local: Path, epochs: int) -> str:
 
 @pytest.mark.slow
 def test_processes_share_a_cache_and_fetch_a_shard_once(local, bucket, s3_server, tmp_path) -> None:
-    """Two after each other on a cache that holds all; two at once on one for about half."""
+    """Two in turn with a cache for everything; two at once with a cache for about half."""
     uri, expected = s3_server.uri(bucket, "set"), expected_digest(local, 2)
 
-    def cached() -> dict[str, int]:  # what is fetched again is another file of the disk
+    def cached() -> dict[str, int]:  # a shard that is fetched again gets another inode
         return {path.name: path.stat().st_ino for path in (tmp_path / "all").rglob("*.tar")}
 
     with reader(uri, tmp_path / "all", 10**9, 2) as first:

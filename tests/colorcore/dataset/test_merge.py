@@ -1,4 +1,4 @@
-"""What units add up to: sums, copies across units, the table of shards and the fingerprint."""
+"""Merging units: sums, copies across units, the table of shards and the fingerprint."""
 
 import hashlib
 import re
@@ -56,7 +56,7 @@ def copy(dataset, tmp_path) -> Path:
 
 @pytest.fixture(scope="module")
 def many_units(photo_folder, build_dataset, tmp_path_factory) -> Path:
-    """Small units, several shards each, and copies of a photo in four of them."""
+    """Small units of several shards, with copies of one photo in four of them."""
     top = tmp_path_factory.mktemp("many")
     photos = shutil.copytree(photo_folder.path, top / "photos", symlinks=True)
     for name in ("aaa", "h", "zzz"):
@@ -221,11 +221,11 @@ def test_copies_are_those_of_a_dictionary(pictures, tmp_path):
 
 
 def made_up_hashes(values: list[int]) -> np.ndarray:
-    """A sample a value, three a unit; the value is spread over the hash's 128 bits."""
+    """One sample per value, three per unit; the value is spread over the hash's 128 bits."""
     rows = np.zeros(len(values), HASHES)
     for i, value in enumerate(values):
         digest = int(hashlib.sha256(bytes([value // 2])).hexdigest()[:32], 16)
-        digest ^= value % 2  # pairs that differ in their last bit alone
+        digest ^= value % 2  # pairs that differ only in their last bit
         rows[i] = (digest >> 64, digest & (2**64 - 1), i // 3, i % 3, value % 5)
     return rows
 

@@ -1,4 +1,4 @@
-"""The order of an epoch: a permutation, the same for ever, and kind to those who read it."""
+"""The order of an epoch: a permutation that never changes and limits the shards per rank."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def epoch_order(shard_counts, seed: int, epoch: int):
 
 @pytest.fixture
 def small(monkeypatch):
-    """Sizes of blocks and lanes for a test, each for all that follows in it."""
+    """Set the sizes of blocks and lanes for the rest of a test."""
 
     def set_sizes(block: int, lane: int, lanes: int = 64, shards: int = 1024) -> None:
         monkeypatch.setattr(order, "BLOCK_SAMPLES", block)
@@ -30,7 +30,7 @@ def small(monkeypatch):
     return set_sizes
 
 
-# A permutation, however it is cut
+# A permutation, for any slices
 
 
 @settings(max_examples=60, deadline=None)
@@ -50,7 +50,7 @@ def test_an_epoch_is_a_permutation(shard_counts, seed: int, epoch: int):
     st.lists(st.integers(0, 900), max_size=8),
 )
 def test_any_slices_are_those_of_the_whole(shard_counts, block, lane, lanes, cuts):
-    """With blocks and lanes of any size; slices are asked for last first."""
+    """With blocks and lanes of any size, and slices read in reverse."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(order, "BLOCK_SAMPLES", block)
         patch.setattr(order, "LANE_SAMPLES", lane)
@@ -81,7 +81,7 @@ def test_in_blocks_every_position_occurs_once(block: int, small):
 
 
 def test_blocks_keep_shards_together(small):
-    """A shard is in one block alone, and a block is about as large as it should be."""
+    """A shard belongs to one block, and blocks have about the intended size."""
     small(40, lane=4)
     shard_of = np.repeat(np.arange(50), 10)
     epoch = EpochOrder(np.full(50, 10), 0, 0)
@@ -140,7 +140,7 @@ def test_epochs_and_seeds_differ():
 
 
 def test_the_order_is_the_same_for_ever(small):
-    """Fixed here: another order would break the resuming of runs begun before."""
+    """Fixed values: another order would break resuming older runs."""
     assert epoch_order([3, 4, 2], 5, 1).tolist() == FIXED
     small(8, lane=2, lanes=3)
     assert epoch_order([3, 4, 2, 6, 1], 5, 1).tolist() == FIXED_IN_LANES
@@ -152,7 +152,7 @@ FIXED_IN_LANES = [0, 15, 11, 7, 10, 14, 1, 9, 12, 8, 2, 13, 4, 6, 3, 5]
 
 @pytest.mark.parametrize("lane", [1024, 8])
 def test_a_shuffle_is_uniform(small, lane: int):
-    """Each sample is about equally often in each quarter of the epoch; in lanes, too."""
+    """Each sample is in each quarter of the epoch about equally often, also with lanes."""
     small(65_536, lane)
     shard_counts, epochs = np.full(10, 8), 400
     counted = np.zeros((80, 4))
@@ -163,7 +163,7 @@ def test_a_shuffle_is_uniform(small, lane: int):
 
 
 def test_neighbours_in_the_order_are_not_neighbours_on_disk(small):
-    """One block of 64 shards: the 64 lanes are as good as a shuffle of the whole for a batch."""
+    """In one block of 64 shards, 64 lanes mix a batch as well as a full shuffle."""
     small(65_536, 1024)
     shard_of = np.repeat(np.arange(64), 1000)
     whole = epoch_order(np.full(64, 1000), 0, 0)
@@ -177,7 +177,7 @@ def test_neighbours_in_the_order_are_not_neighbours_on_disk(small):
 @pytest.mark.parametrize("world", [2, 4, 8])
 @pytest.mark.parametrize("shard", [7, 20, 100])
 def test_ranks_keep_to_their_lanes(small, world: int, shard: int):
-    """Each of W ranks reads about 1/W of a block's shards, and two more a lane at most."""
+    """Each of W ranks reads about 1/W of a block's shards, plus at most two per lane."""
     small(1600, lane=25, lanes=16)
     shard_counts = np.full(4800 // shard, shard)
     shard_of = np.repeat(np.arange(len(shard_counts)), shard)

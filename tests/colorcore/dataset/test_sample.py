@@ -1,4 +1,4 @@
-"""What becomes of a photo: the reasons in their order, and the split."""
+"""From a photo to a sample or a reason: the order of the reasons, and the split."""
 
 import hashlib
 from itertools import pairwise
@@ -46,7 +46,7 @@ def test_a_photo_in_val_stays_there_when_the_share_grows():
 
 
 def test_the_split_is_the_same_for_ever():
-    """Fixed here: another rule would move photos of existing datasets."""
+    """Fixed values: another rule would move photos of existing datasets."""
     lowest, highest = "0" * 64, "f" * 64
     assert split_of(lowest, 0.001) == "val"
     assert split_of(highest, 99.9) == "train"
@@ -89,7 +89,7 @@ def test_lab_of_is_the_same_picture_without_a_filter(scene, jpeg):
         lab_of(b"", SIZE, SETTINGS.limits)
 
 
-# The reasons, in order: what breaks several rules is refused by the first
+# The reasons, in order: a photo that breaks several rules is refused by the first
 
 
 def test_file_and_limits_come_before_colours(jpeg):

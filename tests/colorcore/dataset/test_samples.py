@@ -201,7 +201,7 @@ def test_a_missing_shard(copy):
 
 
 def test_a_tar_of_another_unit(copy):
-    """Of the same size and with arrays in the same places: only its names are others."""
+    """With the same size and arrays in the same places: only the names differ."""
     shards = sorted((copy / "train").glob("*.tar"))
     same = [s for s in shards if s.stat().st_size == shards[0].stat().st_size]
     assert len(same) >= 2
@@ -301,11 +301,11 @@ def test_the_advice_for_a_damaged_shard_works(copy, photo_folder, dataset):
     assert torch.equal(read_all(copy)[0].lab_u8, read_all(dataset)[0].lab_u8)
 
 
-# What is held
+# Memory
 
 
 def test_maps_and_rows_are_bounded(photo_folder, build_dataset, tmp_path, monkeypatch):
-    """However many shards there are; and what was let go is read again."""
+    """For any number of shards; a shard that was unmapped can be read again."""
     monkeypatch.setattr("colorcore.dataset.unit.SHARD_SAMPLES", 1)
     build_dataset([photo_folder.path], tmp_path / "d", size=16, photos_per_unit=2)
     monkeypatch.setattr(samples_module, "OPEN_SHARDS", 3)

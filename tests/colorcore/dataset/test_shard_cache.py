@@ -1,4 +1,4 @@
-"""The cache of shards: its bound, who goes first, and what a killed process leaves behind."""
+"""The cache of shards: its limit, eviction, and what a killed process leaves behind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPAWN = multiprocessing.get_context("spawn")
 
 
 class Counting(LocalStore):
-    """Counts what is fetched."""
+    """Records the fetched names."""
 
     def fetch(self, name: str, target: Path) -> None:
         FETCHED.append(name)
@@ -34,7 +34,7 @@ FETCHED: list[str] = []
 
 
 class Stuck(LocalStore):
-    """Writes the first bytes of a shard, says so, and never ends."""
+    """Writes the first bytes of a shard, signals it, and hangs."""
 
     def fetch(self, name: str, target: Path) -> None:
         target.write_bytes(self.read(name)[:10])
@@ -94,7 +94,7 @@ def test_a_shard_is_fetched_once(remote: Path, folder: Path) -> None:
     assert not left_over(folder)
 
 
-def test_what_was_used_longest_ago_goes_first(remote: Path, folder: Path) -> None:
+def test_the_least_recently_used_shard_is_evicted_first(remote: Path, folder: Path) -> None:
     cache = cache_of(remote, folder, shards=3)
     for number in (0, 1, 2, 0):  # 1 is now the oldest
         cache.path(shard(number), SIZE)
@@ -106,7 +106,7 @@ def test_what_was_used_longest_ago_goes_first(remote: Path, folder: Path) -> Non
     assert cache.path(shard(1), SIZE).read_bytes() == content(1)
 
 
-def test_no_more_goes_than_must(remote: Path, folder: Path) -> None:
+def test_no_more_is_evicted_than_needed(remote: Path, folder: Path) -> None:
     LocalStore(remote).write("train/big.tar", bytes(2 * SIZE))
     cache = cache_of(remote, folder, shards=4)
     for number in range(4):
@@ -116,7 +116,7 @@ def test_no_more_goes_than_must(remote: Path, folder: Path) -> None:
 
 
 def test_the_bound_is_for_all_datasets_together(remote: Path, folder: Path, tmp_path: Path) -> None:
-    """And two states of a dataset are two."""
+    """Two versions of a dataset count separately."""
     LocalStore(tmp_path / "other").write(shard(0), content(99))
     caches = [
         cache_of(remote, folder, 3),
@@ -195,7 +195,7 @@ def test_what_is_mapped_stays_readable(remote: Path, folder: Path) -> None:
 
 
 def test_other_files_in_the_folder_are_left_alone(remote: Path, folder: Path) -> None:
-    """A folder of one's own may hold tars that are no shards of ours."""
+    """The user's folder may contain other tars."""
     mine = [
         "mine.tar",
         "photos/mine.tar",
@@ -231,12 +231,12 @@ def test_threads_that_want_the_same_shard_fetch_it_once(remote: Path, folder: Pa
 
 
 class Looking(type(Path())):
-    """A folder whose listing is a moment older than what is done with it."""
+    """A folder whose listing is outdated by the time it is used."""
 
     def glob(self, pattern: str) -> Iterator[Path]:
         found = list(super().glob(pattern))
         LISTED.set()
-        ARRIVED.wait(0.5)  # the longest: what is well done waits for the one who looks
+        ARRIVED.wait(0.5)  # a timeout: with the lock, nothing arrives while a process counts
         return iter(found)
 
 
@@ -246,7 +246,7 @@ LISTED, ARRIVED = threading.Event(), threading.Event()
 def test_a_shard_that_arrives_while_another_process_counts_is_counted(
     remote: Path, folder: Path
 ) -> None:
-    """Listed under the one name, in place under the other before the listing was read."""
+    """The listing has the old name; the file is renamed before its size is read."""
 
     class Watched(LocalStore):
         def fetch(self, name: str, target: Path) -> None:
@@ -274,7 +274,7 @@ def test_a_shard_that_arrives_while_another_process_counts_is_counted(
 
 
 def _read_many(remote: Path, folder: Path, seed: int, limit: int, results: Any) -> None:
-    """Read all shards in an order of one's own; tells the largest size of the folder seen."""
+    """Read all shards in a random order; report the largest size of the folder."""
     import random
 
     cache = ShardCache(LocalStore(remote), "0123", folder=folder, limit=limit)
@@ -286,7 +286,7 @@ def _read_many(remote: Path, folder: Path, seed: int, limit: int, results: Any) 
             try:
                 data = cache.path(shard(number), SIZE).read_bytes()
                 break
-            except FileNotFoundError:  # evicted in between, as the loader may meet it too
+            except FileNotFoundError:  # evicted before it was opened, as may happen to the loader
                 continue
         assert data == content(number)
         worst = max(worst, _used(folder))
@@ -294,7 +294,7 @@ def _read_many(remote: Path, folder: Path, seed: int, limit: int, results: Any) 
 
 
 def _used(folder: Path) -> int:
-    """Bytes on disk now; a file renamed while this looks is counted once, by its number."""
+    """Bytes on disk now; by inode, so that a file renamed meanwhile counts once."""
     sizes = {}
     for path in [*folder.rglob("*.part"), *folder.rglob("*.tar")]:
         try:
@@ -322,7 +322,7 @@ def test_processes_together_keep_the_bound(remote: Path, folder: Path) -> None:
             process.join(0.002)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     worst = [results.get(timeout=5) for _ in processes]
-    # While one looks at names one by one, a shard may go and another one come.
+    # One shard may be evicted and another one added while the names are read.
     assert max(*worst, watched) <= limit + SIZE
     assert _used(folder) <= limit
     assert len(held(folder)) == 4
@@ -358,11 +358,11 @@ def test_a_process_killed_while_fetching_leaves_nothing_in_the_way(
     assert left_over(folder)
     os.kill(stuck.pid, signal.SIGKILL)
     stuck.join()
-    assert left_over(folder)  # its half of a shard
+    assert left_over(folder)  # half of a shard
     cache = cache_of(remote, folder, shards=2)
     cache.path(shard(1), SIZE)
     cache.path(shard(2), SIZE)
-    assert held(folder) == [shard(1), shard(2)]  # the half did not count, or went
+    assert held(folder) == [shard(1), shard(2)]  # the half took no room
     assert cache.path(shard(0), SIZE).read_bytes() == content(0)
     assert not left_over(folder)
     assert held(folder) == [shard(0), shard(2)]
@@ -384,7 +384,7 @@ def test_the_killed_ones_shard_can_be_fetched_at_once(
 def test_what_is_being_fetched_counts_and_is_not_evicted(
     stuck: Any, remote: Path, folder: Path
 ) -> None:
-    """Of two shards' room one is reserved: others take turns in what is left."""
+    """One of two places is reserved; other shards replace each other in the second."""
     cache = cache_of(remote, folder, shards=2)
     (part,) = left_over(folder)
     for number in (1, 2, 3):
@@ -394,7 +394,7 @@ def test_what_is_being_fetched_counts_and_is_not_evicted(
 
 
 @pytest.mark.timeout(120)
-def test_who_wants_the_shard_of_a_killed_process_goes_on(
+def test_a_process_that_waits_for_a_killed_one_continues(
     stuck: Any, remote: Path, folder: Path
 ) -> None:
     """It waits for the lock, which the kernel drops."""
@@ -408,7 +408,7 @@ def test_who_wants_the_shard_of_a_killed_process_goes_on(
     assert held(folder) == [shard(0)]
 
 
-# The settings of the environment
+# Environment variables
 
 
 def test_the_folder_and_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

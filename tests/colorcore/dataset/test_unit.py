@@ -1,4 +1,4 @@
-"""One unit: its tars, its index, what it refuses, and its place in the dataset."""
+"""One unit: its tars, its index, its refusals, and its place in the dataset."""
 
 import io
 import tarfile
@@ -34,14 +34,14 @@ def refused_of(folder: Path, unit: int = 0) -> list[dict]:
 
 
 def bytes_at(folder: Path, row: dict) -> bytes:
-    """The array's file as the index says, read with nothing else."""
+    """The array's file, read only by the index."""
     with (folder / row["shard"]).open("rb") as file:
         file.seek(row["offset"])
         return file.read(row["length"])
 
 
 def unzstd(frame: bytes) -> bytes:
-    """By Arrow's streaming reader, which needs no size."""
+    """Decompress by Arrow's streaming reader, which needs no size."""
     with pa.input_stream(pa.BufferReader(frame), compression="zstd") as stream:
         return stream.read()
 
@@ -53,7 +53,7 @@ def pictures(scene, jpeg) -> dict[str, bytes]:
 
 @pytest.fixture
 def misfits(scene, jpeg) -> dict[str, bytes]:
-    """Photos that can be decoded and are refused, by the reason that refuses them."""
+    """Photos that can be decoded but are refused, by reason."""
     picture = scene(900)
     grey = np.repeat(picture.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8)
     return {
@@ -65,7 +65,7 @@ def misfits(scene, jpeg) -> dict[str, bytes]:
     }
 
 
-# What is written
+# Files
 
 
 def test_the_result_counts_what_is_written(pictures, tmp_path):
@@ -156,7 +156,7 @@ def test_other_errors_are_not_swallowed(tmp_path, pictures):
 
 
 def test_the_index_is_published_last(pictures, tmp_path):
-    """Killed after any number of files, a unit with an index is whole."""
+    """After a kill at any point, a unit that has an index is complete."""
 
     class Killed(LocalStore):
         def put(self, path: Path, name: str) -> None:
@@ -196,7 +196,7 @@ def test_a_unit_done_again_leaves_no_shard_of_before(pictures, tmp_path, monkeyp
 
 
 def test_compressed_samples_are_the_same_arrays(pictures, tmp_path):
-    """A zstd frame each, where the index says."""
+    """Each array is one zstd frame at the place in the index."""
     raw, packed = tmp_path / "raw", tmp_path / "packed"
     unit_of(raw, pictures)
     unit_of(packed, pictures, settings=ZSTD)
@@ -219,7 +219,7 @@ def test_compressed_samples_are_the_same_arrays(pictures, tmp_path):
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves its tars open
 def test_stock_webdataset_reads_compressed_shards(pictures, tmp_path):
-    """webdataset knows .zst by no name of its own: a handler of three lines is enough."""
+    """webdataset does not know .zst; a handler of three lines is enough."""
 
     def unpack(key: str, data: bytes):
         if key.endswith(".npy.zst"):
@@ -283,7 +283,7 @@ def test_a_unit_keeps_a_few_thumbnails_of_each_reason(misfits, tmp_path):
 
 
 def test_thumbnails_of_photos_beyond_the_limits(scene, jpeg):
-    """What is not decoded because it is a bomb has none; a long strip has one."""
+    """A bomb has no thumbnail because it is never decoded; a long strip has one."""
     strip = jpeg(scene(1, 8, 800))
     decoded = cv2.imdecode(np.frombuffer(thumbnail(strip, PhotoLimits()), np.uint8), 1)
     assert decoded.shape == (1, 112, 3)

@@ -18,9 +18,6 @@ def histogram():
     return (1e6 * np.exp(-radius / 8)).astype(np.int64)
 
 
-# Palette
-
-
 def test_display_colours_have_the_hue_that_was_asked_for():
     ab = np.array([(0.0, 0.0), (60.0, 40.0), (50.0, -90.0), (-30.0, 90.0)])
     rgb = display_rgb(ab)

@@ -9,15 +9,12 @@ from colorcore.drawing.triptychs import GAP, triptychs
 
 
 def photos(count=2, height=24, width=32, seed=0):
-    """Lab (B, 3, H, W) of made-up photos: smooth gradients of colour."""
+    """Lab (B, 3, H, W) of synthetic photos: smooth gradients of colour."""
     rng = np.random.default_rng(seed)
     corners = torch.from_numpy(rng.random((count, 3, 2, 2), dtype=np.float32))
     rgb = torch.nn.functional.interpolate(corners, (height, width), mode="bilinear")
     lab = rgb2lab(rgb.permute(0, 2, 3, 1).numpy())
     return torch.from_numpy(lab).permute(0, 3, 1, 2).float()
-
-
-# Triptychs
 
 
 def test_columns_are_grey_predicted_and_truth():

@@ -1,4 +1,4 @@
-"""The numbers of a model's weights, against NumPy's and by hand."""
+"""Statistics of a model's weights, against NumPy and by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Photos in memory, for the tests that read them: a scene, and any format it is stored in."""
+"""Photos in memory for tests of the reader: one scene, in every format."""
 
 import struct
 from io import BytesIO
@@ -41,7 +41,7 @@ def tiff(picture, **options):
 
 
 def opencv(suffix, picture):
-    """A file written by OpenCV, which writes 16 bits a channel where Pillow does not."""
+    """A file written by OpenCV, which can write 16 bits per channel, unlike Pillow."""
     order = {2: None, 3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
     code = order[picture.shape[2] if picture.ndim == 3 else 2]
     ok, data = cv2.imencode(suffix, picture if code is None else cv2.cvtColor(picture, code))
@@ -73,7 +73,7 @@ def over_white(rgb, alpha):
 
 
 def tiff_with(data, **tags):
-    """A little-endian TIFF with other values of some tags: t256=60000."""
+    """A little-endian TIFF with some tags replaced: t256=60000."""
     out = bytearray(data)
     (directory,) = struct.unpack_from("<I", out, 4)
     (entries,) = struct.unpack_from("<H", out, directory)
@@ -100,7 +100,7 @@ def fixed(*values):
 
 
 def icc_profile(space, tags, *, kind=b"mntr", pcs=b"XYZ "):
-    """A version 2 profile, made by hand from its tags (ICC.1:2001-04)."""
+    """A version 2 profile built from its tags (ICC.1:2001-04)."""
     tags = {"desc": b"desc" + struct.pack(">4xI", 5) + b"test\0" + bytes(78), **tags}
     tags["cprt"] = b"text" + bytes(4) + b"none\0"
     tags["wtpt"] = b"XYZ " + bytes(4) + fixed(0.9642, 1.0, 0.8249)
@@ -147,7 +147,7 @@ PALETTE = Image.fromarray(SCENE).quantize(64)
 
 
 def palette_with_holes():
-    """A palette picture whose entry 3 is half, and entry 7 fully transparent, and its RGBA."""
+    """A palette picture with a half and a fully transparent entry, and the expected RGB."""
     image = Image.fromarray(SCENE).quantize(16)
     opacity = bytes({3: 128, 7: 0}.get(i, 255) for i in range(16))
     rgba = np.asarray(image.convert("RGB"))
@@ -156,7 +156,7 @@ def palette_with_holes():
 
 
 def exif(orientation, order="<", kind=3, thumbnail=b""):
-    """A minimal EXIF block (with a second entry before the one that counts)."""
+    """A minimal EXIF block, with another entry before the orientation."""
     entries = [(0x010F, 2, 4, b"cam\0"), (0x0112, kind, 1, orientation)]
     directory = struct.pack(order + "H", len(entries))
     for tag, letter, count, value in entries:

@@ -1,4 +1,4 @@
-"""EXIF orientation, and files that end before they should."""
+"""EXIF orientation, and truncated files."""
 
 from io import BytesIO
 

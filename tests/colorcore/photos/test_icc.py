@@ -57,7 +57,7 @@ SWAPPED = rgb_profile(SRGB_D50[::-1], SRGB_CURVE)
 TABLE = b"curv" + struct.pack(">4xI", 1024)
 TABLE += (np.linspace(0, 1, 1024) ** 1.8 * 65535).astype(">u2").tobytes()
 SOFT = b"para" + bytes(4) + b"\0\0\0\0" + fixed(1.8)
-OTHER = b"para" + bytes(4) + b"\0\1\0\0" + fixed(1.8, 1.0, 0.0)  # a kind left to LittleCMS
+OTHER = b"para" + bytes(4) + b"\0\1\0\0" + fixed(1.8, 1.0, 0.0)  # a kind that LittleCMS converts
 IDENTITY = b"curv" + bytes(8)
 
 PROFILES = {
@@ -153,7 +153,7 @@ def test_broken_profiles_are_ignored(icc):
 
 
 def test_a_profile_in_several_segments():
-    """Profiles over 64 KB are split over APP2 segments, numbered, in any order."""
+    """Profiles over 64 KB are split into numbered APP2 segments, in any order."""
     icc = rgb_profile(SRGB_D50[::-1], SRGB_CURVE)
     parts = [icc[:200], icc[200:333], icc[333:]]
     jpeg = encode("JPEG", quality=97, subsampling=0)

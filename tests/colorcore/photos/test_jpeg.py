@@ -16,8 +16,6 @@ from tests.colorcore.photos.photo_files import (
     scene,
 )
 
-# ------------------------------------------------------------------------- decoding reduced
-
 
 @pytest.mark.parametrize(
     ("side", "min_size", "factor"),
@@ -54,7 +52,7 @@ def test_jpegs_padded_with_zeros_after_a_cut_are_truncated():
 
 
 def test_jpeg_markers_as_libjpeg_takes_them():
-    """Fill bytes before a marker, and junk between segments, are skipped."""
+    """Fill bytes before a marker and junk between segments are skipped."""
     jpeg = WHOLE["jpeg"]
     for between in (b"\xff" * 5, b"\0\0junk", b"\xff\x00\xff\x01\xff\xd0"):
         data = jpeg[:2] + between + jpeg[2:]

@@ -53,7 +53,7 @@ RAMP8 = np.tile(np.rint(np.linspace(0, 65535, WIDTH).astype(np.uint16) / 257.0),
 
 
 def keyed(mode, picture, key, **options):
-    """A PNG in which one colour (that of the first pixel) stands for transparent."""
+    """A PNG in which the colour of the first pixel means transparent."""
     data = encode("PNG", picture, mode, transparency=key, **options)
     rgb = np.asarray(Image.fromarray(picture).convert(mode).convert("RGB"))
     alpha = np.where((rgb == rgb[0, 0]).all(-1), 0, 255)
@@ -159,7 +159,7 @@ def test_jpegs_decode_as_in_pillow(name):
 
 
 def test_cmyk_jpegs_with_and_without_adobes_marker():
-    """Adobe writes CMYK inverted, which is assumed of all; YCCK is the same, transformed."""
+    """Adobe writes inverted CMYK, which decoders assume of all files; YCCK is a transform of it."""
     adobe = encode("JPEG", SCENE, "CMYK", quality=97)
     at = adobe.index(b"\xff\xee\x00\x0eAdobe")
     assert adobe[at + 15] == 0
@@ -282,7 +282,7 @@ def png_header(width, height):
 
 
 def patched(data, **values):
-    """The bytes with other ones at some offsets: o18=b'..'."""
+    """The bytes with some replaced, by offset: o18=b'..'."""
     out = bytearray(data)
     for name, value in values.items():
         out[int(name[1:]) : int(name[1:]) + len(value)] = value
@@ -344,7 +344,7 @@ def test_pillows_own_bomb_limit_neither_warns_nor_decides(monkeypatch):
 
 @pytest.mark.parametrize("name", [n for n in BOMBS if n.startswith("webp")])
 def test_webp_sizes_are_read_without_pillow(name, monkeypatch):
-    """Pillow allocates the canvas as it opens the file, up to a limit of its own."""
+    """Pillow allocates the canvas when it opens the file, up to its own limit."""
 
     class Opened(photo.WebPImageFile):
         def _open(self):
@@ -405,7 +405,7 @@ def test_default_limits(fmt):
 
 
 def test_limits_come_before_pixels():
-    """A photo over a limit is refused for that, though its pixels are missing."""
+    """A photo over a limit is refused for the limit, even if its pixels are missing."""
     for name in ("jpeg", "png", "tiff big-endian"):
         cut = WHOLE[name][: len(WHOLE[name]) // 2]
         if name == "tiff big-endian":  # its directory stands at the front

@@ -6,8 +6,6 @@ from PIL import Image
 
 from colorcore.photos.write import save_picture
 
-# PNG
-
 
 def test_save_picture_keeps_every_pixel_and_repeats_its_bytes(tmp_path):
     rgb = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)

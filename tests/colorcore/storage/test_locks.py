@@ -55,7 +55,7 @@ def test_a_lock_is_free_again_after_its_block(path: Path) -> None:
             assert held
             with try_lock(path) as again:
                 assert not again
-            with try_lock(path) as again:  # the failed try has let nothing go
+            with try_lock(path) as again:  # the failed try did not release it
                 assert not again
 
 

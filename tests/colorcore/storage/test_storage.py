@@ -1,4 +1,4 @@
-"""Stores: the local one against the file system itself, and which locations are opened."""
+"""Stores: the local store against the file system, and which locations can be opened."""
 
 import os
 import stat
@@ -16,7 +16,7 @@ from colorcore.storage.remote import RemoteStore
 from colorcore.storage.store import Entry, NotAFileError, StorageError
 
 HERE = "endpoint_override=localhost:1&scheme=http"
-"""Options with which an s3:// URI is opened without asking anyone."""
+"""Options with which an s3:// URI is opened without a request."""
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_admit_is_asked_before_anything_is_read(store, tmp_path):
 
 @pytest.mark.timeout(120)
 def test_pipes_and_devices_are_no_files(store, tmp_path):
-    """Opening a pipe that nobody writes to would wait for ever."""
+    """Opening a pipe without a writer would block forever."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "zero").symlink_to("/dev/zero")
     calls: list[Callable[[str], object]] = [store.read, lambda name: store.read_range(name, 0, 1)]
@@ -165,7 +165,7 @@ def test_put_moves_in_one_step(store, tmp_path):
     store.write("train/a.tar", b"old")
     with store.open("train/a.tar") as reader:
         store.put(tmp_path / "made", "train/a.tar")
-        assert reader.read() == b"old"  # who had it open sees the old one whole
+        assert reader.read() == b"old"  # a reader that had it open sees the whole old file
     assert store.read("train/a.tar") == b"new"
     assert not (tmp_path / "made").exists()
     assert (tmp_path / "train/a.tar").stat().st_ino == inode  # renamed, not copied

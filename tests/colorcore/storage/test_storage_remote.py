@@ -1,4 +1,4 @@
-"""A store in a bucket: what it reads and writes, and what it does when its server fails."""
+"""A store in a bucket: reading, writing, and failures of its server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from colorcore.storage.store import Entry, LocationError, StorageError
 from tests.servers.flaky_proxy import FlakyS3
 
 PART = 10 * 1024 * 1024
-"""From here on pyarrow uploads in parts."""
+"""The size from which pyarrow uploads in parts."""
 BIG = bytes(range(251)) * (PART // 251 + 5_000)
 
 
@@ -54,7 +54,7 @@ def test_what_is_written_is_read_back(s3_server, bucket, store, name: str, tmp_p
     assert not (tmp_path / "here").exists()
     assert store.read(f"{name}.copy") == b"0123456789"
     store.remove(f"{name}.copy")
-    store.remove(f"{name}.copy")  # there is none any more
+    store.remove(f"{name}.copy")  # it no longer exists
     assert not store.exists(f"{name}.copy")
     store.write(f"{name}.copy", b"again")
     store.write(name, b"new")
@@ -108,7 +108,7 @@ def test_a_listing_is_sorted_by_bytes_however_keys_are(s3_server, bucket, store)
     # As whole keys a-b/x comes before a/x, for "-" is before "/"; as names "a" is before "a-b".
     for key in ("a-b/x", "a/x", "a/y/z", "a.b", "é/x", "z", "Z", "~", "ﬀ", "😀", "a b"):
         s3_server.put(bucket, f"top/{key}", b"x")
-    s3_server.put(bucket, "top/marked/", b"")  # what consoles make of an empty folder
+    s3_server.put(bucket, "top/marked/", b"")  # how consoles represent an empty folder
     s3_server.put(bucket, "top/full/", b"")
     s3_server.put(bucket, "top/full/file", b"x")
     s3_server.put(bucket, "top-secret", b"x")
@@ -216,7 +216,7 @@ def test_what_fails_now_and_then_succeeds(
 def test_a_read_goes_on_where_it_was_when_the_store_is_back(
     quick, monkeypatch, flaky_s3: FlakyS3, bucket
 ) -> None:
-    """Longer than the library itself would try; a file that is open needs no second opening."""
+    """The store retries longer than the library itself; an open file is not opened again."""
     monkeypatch.setattr(remote_store, "TRIES", 20)
     store = open_store(flaky_s3.uri(bucket))
     store.write("file", BIG[:100_000])
@@ -255,13 +255,13 @@ def test_what_always_fails_is_one_line_with_name_and_cause(
             "stream": lambda: store.stream("stream").__enter__(),
         }
         flaky_s3.set(rule)
-        with ThreadPoolExecutor(len(calls)) as pool:  # their pauses at the same time
+        with ThreadPoolExecutor(len(calls)) as pool:  # so that their pauses overlap
             messages = dict(zip(calls, pool.map(failure, calls.values()), strict=True))
         for name, message in messages.items():
             assert message.startswith(f"{store.show(name)} failed {remote_store.TRIES} times: ")
             assert len(message.partition("times: ")[2]) > 20  # a cause
-        # Within the tries that are promised, each of at most two requests of the library's, and
-        # one more where a connection that was open broke.
+        # At most the documented number of attempts, each with up to two requests by the library,
+        # and one more if an open connection broke.
         tries = remote_store.TRIES * len(calls)
         assert tries <= flaky_s3.counts()["requests"] <= 3 * tries
         for file in (opened, stream):
@@ -329,7 +329,7 @@ def test_a_bucket_that_is_not_there(quick, flaky_s3: FlakyS3) -> None:
     flaky_s3.set("none")
     message = failure(lambda: store.write("file", b"x"))
     assert "store-no-such-bucket/top/file" in message
-    assert flaky_s3.counts()["requests"] == 1  # trying again would not help
+    assert flaky_s3.counts()["requests"] == 1  # a retry would not help
 
 
 @pytest.mark.parametrize(
