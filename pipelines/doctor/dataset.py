@@ -1,4 +1,4 @@
-"""Checks of a dataset for `cc doctor`: finished, whole, readable, colourful, enough of it."""
+"""Checks of a dataset for `cc doctor`: complete, undamaged, colourful and large enough."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHARDS_MEASURED, REMOTE_MEASURED = 10_000, 100
-"""Random shards whose size is compared with the index, here and in an object store."""
+"""Random shards whose size is compared with the index; fewer in an object store."""
 WALKED_BYTES = 200_000_000
-"""Random shards are read from end to end until they are this much; of a remote dataset just one."""
+"""Bytes of random shards that are read from end to end; of a remote dataset, one shard."""
 REMOTE_SHARDS = 2
-"""Shards of a remote dataset that samples are read from: each is fetched whole."""
+"""Shards of a remote dataset from which samples are read; each is fetched whole."""
 SAMPLES_READ = 128
-"""Random samples of each split."""
+"""Random samples per split."""
 CLOSE, CLOSE_SHARE = 2, 0.01
-"""Stored units by which a colour may change on its way to sRGB and back, and the share of pixels
-that may change more. Rounding to 8 bits in sRGB costs 2 units at most, but for the darkest."""
+"""Accepted change of a colour, in stored units, on its way to sRGB and back, and the share of
+pixels that may change more. Rounding to 8-bit sRGB costs up to 2 units, more in dark colours."""
 GREYISH_CF = 25.0
 """Mean colourfulness below which a dataset counts as greyish: halfway between "slightly" (15) and
 "moderately colourful" (33) of Hasler and Süsstrunk (2003, table 2)."""
 GREYISH_SHARE = 0.6
-"""Share of pixels with hardly any chroma above which it does, too."""
+"""Share of nearly grey pixels above which a dataset counts as greyish as well."""
 FEW_VAL = 50
-"""Validation photos below which scores of two trainings are hard to tell apart."""
+"""Validation photos below which noise hides the difference between two trainings."""
 FEW_STEPS = 20
-"""Steps an epoch below which a learning rate schedule of epochs is coarse."""
+"""Steps per epoch below which a learning rate schedule in epochs is coarse."""
 
 
 def dataset_checks(store: Store) -> list[Check]:
-    """All checks of a dataset, in the order in which they build on each other."""
+    """All checks of a dataset; each assumes that those before it passed."""
     return [
         ("dataset", lambda: check_finished(store)),
         ("palette", lambda: check_palette(store)),
@@ -55,7 +55,7 @@ def dataset_checks(store: Store) -> list[Check]:
 
 
 def check_finished(store: Store) -> Finding:
-    """``dataset.json`` is there, complete and of this format."""
+    """``dataset.json`` exists, is complete and has a known format."""
     info = read_info(store)
     counts = info.counts or {}
     return ok(
@@ -65,25 +65,25 @@ def check_finished(store: Store) -> Finding:
 
 
 def check_palette(store: Store) -> Finding:
-    """There is a palette, and it is this dataset's."""
-    again = f"make it: cc priors {store.show()}"
+    """The palette exists and was made from this dataset."""
+    again = f"create it: cc priors {store.show()}"
     try:
         palette = load_palette(store.below("palette"))
     except FileNotFoundError:
-        return fail("there is none, and cc train needs it", again)
+        return fail("no palette, which cc train needs", again)
     except ValueError as error:
         return fail(str(error), again)
     there, mine = palette.about.get("dataset"), read_info(store).fingerprint
     if there and there != mine:
         return warn(
-            f"{len(palette)} bins of the dataset {there}; this one is {mine} now",
-            f"make it again: cc priors {store.show()}",
+            f"{len(palette)} bins of dataset {there}, but the dataset is now {mine}",
+            f"update it: cc priors {store.show()}",
         )
     return ok(f"{len(palette)} bins, fingerprint {palette.fingerprint}")
 
 
 def check_shards(store: Store) -> Finding:
-    """Sizes of the shards as in the index; a few are walked through, member by member."""
+    """Shards have the indexed sizes; a few are read through, member by member."""
     table = read_table(store, "shards.parquet", ["shard", "unit", "bytes"])
     names, sizes = table["shard"].to_pylist(), table["bytes"].to_pylist()
     rng = np.random.default_rng(0)
@@ -96,7 +96,7 @@ def check_shards(store: Store) -> Finding:
         except FileNotFoundError:
             size = None
         if size != sizes[i]:
-            wrong.append(f"{names[i]} {'is gone' if size is None else f'has {size:,} bytes'}")
+            wrong.append(f"{names[i]} {'is missing' if size is None else f'has {size:,} bytes'}")
     walked, room = 0, WALKED_BYTES if store.local is not None else 1
     for i in chosen:
         if wrong or room <= 0:
@@ -106,10 +106,10 @@ def check_shards(store: Store) -> Finding:
         walked, room = walked + 1, room - sizes[i]
     if wrong:
         return fail(
-            f"{len(wrong)} of {len(chosen):,} shards are not as the index says: "
+            f"{len(wrong)} of {len(chosen):,} shards do not match the index: "
             f"{'; '.join(wrong[:3])}{' …' if len(wrong) > 3 else ''}",
-            f"remove {store.show('index')}/{_unit_of(wrong[0])}.parquet and the like, then run "
-            "the same cc shard command again",
+            f"remove {store.show('index')}/{_unit_of(wrong[0])}.parquet (and those of the other "
+            "units), then rerun the same cc shard command",
         )
     total = sum(sizes[i] for i in chosen) / 1e9
     part = "" if len(chosen) == len(names) else f" (of {len(names):,})"
@@ -119,13 +119,13 @@ def check_shards(store: Store) -> Finding:
 
 
 def check_samples(store: Store) -> Finding:
-    """Random samples of both splits can be read where the index says they are."""
+    """Random samples of both splits can be read at their indexed positions."""
     read = {split: len(_some(store, split)) for split in SPLITS}
     return ok(", ".join(f"{count} {split}" for split, count in read.items()) + " samples read")
 
 
 def check_decoding(store: Store) -> Finding:
-    """Stored LAB becomes sRGB, and the same LAB again: pixels that are no colours would not."""
+    """Stored LAB survives the way to sRGB and back; values outside sRGB would not."""
     lab_u8 = _some(store, "train")
     rgb = _rgb(lab_u8)
     again = np.stack([encode_lab(photo) for photo in rgb])
@@ -134,55 +134,53 @@ def check_decoding(store: Store) -> Finding:
     bad = int((far > CLOSE_SHARE).sum())
     if bad:
         return fail(
-            f"{bad} of {len(far)} samples hold values that are no colours of photos "
+            f"{bad} of {len(far)} samples contain values outside sRGB "
             f"({far.max():.0%} of the pixels of the worst)",
-            "the shards are damaged or of another make: shard the photos again",
+            "the shards are damaged or from another program: shard the photos again",
         )
     return ok(f"{len(far)} samples to sRGB and back, within {CLOSE} of 255 ({far.max():.2%} off)")
 
 
 def check_colours(store: Store) -> Finding:
-    """How colourful the data is: a model learns to answer grey from greyish photos."""
+    """The photos are colourful enough: from greyish photos a model learns to predict grey."""
     lab_u8 = _some(store, "train")
     measured = [colorfulness_u8(photo) for photo in _rgb(lab_u8)]
     cf = float(np.mean(measured))
     chroma = np.hypot(*(lab_u8[:, 1:].astype(np.float32) - 128).swapaxes(0, 1))
     grey = float((chroma <= GREY_CHROMA).mean())
-    found = (
-        f"mean colourfulness {cf:.1f} (CF), {grey:.0%} of the pixels greyish, {len(lab_u8)} photos"
-    )
+    found = f"mean colourfulness {cf:.1f}, {grey:.0%} nearly grey pixels, in {len(lab_u8)} photos"
     if cf < GREYISH_CF or grey > GREYISH_SHARE:
         return warn(
-            f"{found}: expected a CF of {GREYISH_CF:g} or more and at most {GREYISH_SHARE:.0%}",
-            "a model learns to answer grey from such photos: shard with a higher "
-            "--min-colorfulness (cc inspect shows the classes)",
+            f"{found}; expected at least {GREYISH_CF:g} and at most {GREYISH_SHARE:.0%}",
+            "a model learns to predict grey from such photos: shard with a higher "
+            "--min-colorfulness (cc inspect shows the distribution)",
         )
     return ok(found)
 
 
 def check_counts(store: Store) -> Finding:
-    """Enough samples for the default recipe's batch, and for scores that mean something."""
+    """There are enough samples for the default recipe's batch and for meaningful scores."""
     counts = _usable(store)
     batch = load_recipe("simple").data.batch
     steps = counts["train"] // batch
-    found = f"{counts['train']:,} train, {counts['val']:,} val; {steps:,} steps of {batch} an epoch"
+    found = f"{counts['train']:,} train, {counts['val']:,} val, {steps:,} steps per epoch"
     if counts["train"] < batch or not counts["val"]:
         return fail(
-            f"{found}: expected at least one batch to train on, and one photo to validate on",
-            "shard more photos, or a higher --val-percent; data.batch may be lower, too",
+            f"{found}; expected at least one training batch and one validation photo",
+            "shard more photos, raise --val-percent, or lower data.batch",
         )
     if counts["val"] < FEW_VAL:
         return warn(
-            f"{found}: scores of {counts['val']} photos are noisy",
-            f"shard more photos, or a higher --val-percent, for {FEW_VAL} or more",
+            f"{found}; scores of so few validation photos are noisy",
+            f"shard more photos or raise --val-percent, for at least {FEW_VAL} validation photos",
         )
     if steps < FEW_STEPS:
-        return warn(found, "few photos are soon known by heart: shard more, or set data.crop=0.5")
+        return warn(found, "a model soon memorizes few photos: shard more, or set data.crop=0.5")
     return ok(found)
 
 
 def _usable(store: Store) -> dict[str, int]:
-    """Samples of each split without copies, as the loader counts them."""
+    """Samples per split without copies, as the loader counts them."""
     table = read_table(store, "shards.parquet", ["split", "samples"])
     splits = np.asarray(table["split"].to_pylist())
     samples = table["samples"].to_numpy()
@@ -190,7 +188,7 @@ def _usable(store: Store) -> dict[str, int]:
 
 
 def _some(store: Store, split: str) -> NDArray[np.uint8]:
-    """Random samples (N, 3, H, W) uint8, always the same; few shards of a remote dataset."""
+    """The same random samples each time, (N, 3, H, W) uint8; from few shards if remote."""
     samples = Samples(store, split)
     positions = np.arange(len(samples))
     rng = np.random.default_rng(0)
@@ -213,8 +211,9 @@ def _rgb(lab_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _walk(store: Store, shard: str, unit: int) -> str | None:
-    """What is wrong with a shard that is read from end to end; its index has copies in it, too."""
+    """Read a shard from end to end and return what is wrong with it, if anything."""
     rows = read_table(store, index_name(unit), ["key", "shard"], unit=unit).to_pylist()
+    # The index of a unit still lists copies, which only the dataset's table leaves out.
     expected = {row["key"] for row in rows if row["shard"] == shard}
     try:
         with store.stream(shard) as file, tarfile.open(fileobj=file, mode="r|") as tar:
@@ -223,7 +222,9 @@ def _walk(store: Store, shard: str, unit: int) -> str | None:
         return f"cannot be read: {error}"
     found = {name.partition(".")[0] for name in names if ".lab.npy" in name}
     if found != expected:
-        return f"holds {len(found)} samples, {len(expected & found)} of the {len(expected)} indexed"
+        return (
+            f"holds {len(found)} samples, {len(expected & found)} of {len(expected)} indexed ones"
+        )
     return None
 
 

@@ -1,4 +1,4 @@
-"""What a check of `cc doctor` finds: how it stands, what was seen, and what to do next."""
+"""The result of a check of `cc doctor`: a verdict, the facts, and what to do next."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Verdict = Literal["ok", "warn", "FAIL"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the table; ``advice`` is what to do next, empty where all is well."""
+    """One line of the table; ``advice`` is the next step, empty if there is nothing to do."""
 
     verdict: Verdict
     found: str
@@ -19,25 +19,25 @@ class Finding:
 
 
 Check = tuple[str, Callable[[], Finding]]
-"""A check's name, and what looks; whatever that raises counts as a failure."""
+"""A check's name and function; any exception counts as a failure."""
 
 
 def ok(found: str) -> Finding:
-    """All is well."""
+    """The check passed."""
     return Finding("ok", found)
 
 
 def warn(found: str, advice: str) -> Finding:
-    """It works, but something may surprise."""
+    """It works, but may cause trouble."""
     return Finding("warn", found, advice)
 
 
 def fail(found: str, advice: str) -> Finding:
-    """Something will not work."""
+    """It will not work."""
     return Finding("FAIL", found, advice)
 
 
 def from_error(error: Exception) -> Finding:
-    """A failure of one of the project's own errors: what to do stands behind the last semicolon."""
+    """A failure from one of our own errors, whose advice follows the last semicolon."""
     found, _, advice = " ".join(str(error).split()).rpartition("; ")
-    return fail(found, advice) if found else fail(advice, "see the line above")
+    return fail(found, advice) if found else fail(advice, "fix the cause and rerun cc doctor")

@@ -1,6 +1,6 @@
-"""Checks of the machine for `cc doctor`: versions, devices, disk, Ray, MLflow, and which `cc`.
+"""Checks of the machine for `cc doctor`: versions, devices, disk, Ray, MLflow and the `cc` on PATH.
 
-Nothing here leaves a trace: no database, no cache folder and no Ray stay behind.
+The checks leave nothing behind: no database, no cache folder and no running Ray.
 """
 
 from __future__ import annotations
@@ -36,20 +36,21 @@ from pipelines.tracking.store import client_for, sqlite_file
 
 PROJECT = "colorcore"
 TESTED = Path(__file__).parents[2] / "constraints.txt"
-"""The versions that were tested together; there in a source tree, not in an installed wheel."""
+"""The versions that were tested together; exists in a source tree, not in an installed wheel."""
 DISK_FAIL, DISK_WARN = 1e9, 10e9
-"""Bytes free: a training writes a few checkpoints; 10 GB are 50,000 samples of 256 px."""
+"""Free bytes: a training writes a few checkpoints; 10 GB hold 50,000 samples of 256 px."""
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 SHARED_WARN = 2e9
-"""Bytes of shared memory below which Ray's object store goes to disk (it wants 30% of the RAM)."""
+"""Bytes of shared memory below which Ray's object store uses the disk (it wants 30% of the RAM)."""
 ANSWER_S = 10.0
 NODES_ASKED = 64
-"""Nodes of a cluster that are asked for their version."""
+"""Nodes of a cluster whose versions are checked."""
 
 
 def machine_checks(
     *, address: str | None, tracking_uri: str, folder: Path, ray: bool = True
 ) -> list[Check]:
-    """All checks that need no dataset; without ``ray`` none is started or asked."""
+    """All checks that need no dataset; ``ray=False`` neither starts nor contacts Ray."""
     checks: list[Check] = [
         ("python", check_python),
         ("packages", check_packages),
@@ -70,26 +71,27 @@ def machine_checks(
 # -- versions ----------------------------------------------------------------------------------
 
 
-def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
-    """Python against what the project's metadata asks for."""
-    found = f"{'.'.join(map(str, version))} at {sys.executable}, {platform.platform(terse=True)}"
+def check_python() -> Finding:
+    """Python has the version that the project's metadata requires."""
+    version = platform.python_version()
+    found = f"{version} at {sys.executable}, {platform.platform(terse=True)}"
     try:
         wanted = importlib.metadata.metadata(PROJECT)["Requires-Python"]
     except importlib.metadata.PackageNotFoundError:
         wanted = ">=3.11"
-    if not Requirement(f"python{wanted}").specifier.contains(".".join(map(str, version))):
-        return fail(found, f"expected Python {wanted}: install one, then make setup PYTHON=…")
+    if not Requirement(f"python{wanted}").specifier.contains(version):
+        return fail(found, f"install Python {wanted}, then run: make setup PYTHON=…")
     return ok(found)
 
 
-def check_packages(tested: Path = TESTED) -> Finding:
-    """Installed packages against the project's metadata, and against what was tested."""
+def check_packages() -> Finding:
+    """Installed packages satisfy the project's metadata, and are the tested versions."""
     try:
         wanted = importlib.metadata.requires(PROJECT) or []
     except importlib.metadata.PackageNotFoundError:
         return warn(
-            f"{PROJECT} {__version__} runs from {Path(__file__).parents[2]} uninstalled, so "
-            "nothing says what it needs",
+            f"{PROJECT} {__version__} runs from {Path(__file__).parents[2]} without "
+            "being installed, so its requirements are unknown",
             "install it: make setup, or pip install -e .",
         )
     installed = _installed(wanted)
@@ -100,18 +102,18 @@ def check_packages(tested: Path = TESTED) -> Finding:
     ]
     main = ", ".join(f"{n} {installed[n]}" for n in ("torch", "ray", "mlflow") if installed.get(n))
     if wrong:
-        return fail("; ".join(wrong), "install by the tested versions: make setup")
-    other = _other_than_tested(installed, tested)
+        return fail("; ".join(wrong), "install the tested versions: make setup")
+    other = _untested(installed)
     if other:
         return warn(
             f"{PROJECT} {__version__}, {main}; tested with {', '.join(other)}",
-            "if something is odd, install what was tested together: make setup",
+            "if you see errors, install the tested versions: make setup",
         )
-    return ok(f"{PROJECT} {__version__}, {main}; {len(installed)} packages as asked for")
+    return ok(f"{PROJECT} {__version__}, {main}; {len(installed)} packages as required")
 
 
 def _installed(wanted: list[str]) -> dict[str, str | None]:
-    """Version by name of the packages that are asked for here, extras aside; None: missing."""
+    """Installed version of each required package, without extras; None if missing."""
     found: dict[str, str | None] = {}
     for one in map(Requirement, wanted):
         if one.marker is None or one.marker.evaluate({"extra": ""}):
@@ -126,10 +128,11 @@ def _satisfies(one: Requirement, version: str | None) -> bool:
     return version is not None and one.specifier.contains(version, prereleases=True)
 
 
-def _other_than_tested(installed: Mapping[str, str | None], tested: Path) -> list[str]:
-    if not tested.is_file():
+def _untested(installed: Mapping[str, str | None]) -> list[str]:
+    """Packages in another version than the tested one."""
+    if not TESTED.is_file():
         return []
-    lines = tested.read_text(encoding="utf-8").splitlines()
+    lines = TESTED.read_text(encoding="utf-8").splitlines()
     pins = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
     return [
         f"{name} {pins[name]} (here {version})"
@@ -142,16 +145,16 @@ def _other_than_tested(installed: Mapping[str, str | None], tested: Path) -> lis
 
 
 def check_cpu() -> Finding:
-    """CPUs that this process may use, and memory."""
+    """CPUs available to this process, and free memory."""
     there = os.cpu_count() or 1
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
     memory = psutil.virtual_memory()
     found = (
         f"{usable} of {there} CPUs, {memory.total / 1e9:.1f} GB of memory, "
-        f"{memory.available / 1e9:.1f} GB of it free"
+        f"{memory.available / 1e9:.1f} GB free"
     )
     if memory.available < 2e9:
-        return warn(found, "expected 2 GB free; end other programs, or train with a smaller batch")
+        return warn(found, "expected 2 GB free: end other programs, or train with a smaller batch")
     return ok(found)
 
 
@@ -163,21 +166,21 @@ def check_gpu() -> Finding:
     if not torch.cuda.is_available():
         build = f"torch {torch.__version__}"
         if card is None:
-            return ok(f"none ({build}); trainings run on the CPU")
+            return ok(f"none ({build}); training runs on the CPU")
         if torch.version.cuda is None:
             return warn(
-                f"{card}, which {build} was built without",
+                f"{card}, but {build} is built without CUDA",
                 "install torch's CUDA build: https://pytorch.org/get-started/locally",
             )
         return fail(
-            f"{card} with driver {driver}, which {build} (CUDA {torch.version.cuda}) cannot use",
-            "install a newer driver, or torch for an older CUDA; in a container, pass the GPUs in",
+            f"{build} (CUDA {torch.version.cuda}) cannot use {card} with driver {driver}",
+            "install a newer driver, or torch for an older CUDA; pass the GPUs into a container",
         )
     lines, weak = [], []
     for index in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(index)
         free, total = torch.cuda.mem_get_info(index)
-        bf16 = about.major >= 8 or torch.version.hip is not None  # Ampere has it first
+        bf16 = about.major >= 8 or torch.version.hip is not None  # since Ampere
         lines.append(
             f"{about.name}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free, "
             f"{'bf16' if bf16 else 'no bf16'}"
@@ -187,12 +190,12 @@ def check_gpu() -> Finding:
     if weak:
         return warn(found, "train with --set train.precision=fp32")
     if not any(map(shutil.which, (os.environ.get("CC") or "gcc", "gcc", "clang"))):
-        return warn(found, "torch.compile needs a C compiler: install gcc, or name one in CC")
+        return warn(found, "torch.compile needs a C compiler: install gcc, or set CC")
     return ok(found)
 
 
 def _nvidia_smi() -> tuple[str | None, str | None]:
-    """The first card and the driver's version, if there are any."""
+    """The first card and the driver's version, or None."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None, None
@@ -211,21 +214,26 @@ def _nvidia_smi() -> tuple[str | None, str | None]:
 
 
 def check_disk(folder: Path) -> Finding:
-    """Free space where something will be written, and whether it may be."""
+    """A folder is writable and has free space."""
     place = _existing(folder)
     free = shutil.disk_usage(place).free
     found = f"{free / 1e9:.1f} GB free in {folder}"
     if not os.access(place, os.W_OK | os.X_OK):
         return fail(f"{folder} is not writable", "choose another folder, or change its permissions")
     if free < DISK_FAIL:
-        return fail(found, f"expected {DISK_FAIL / 1e9:g} GB: remove something or work elsewhere")
+        return fail(
+            found, f"expected {DISK_FAIL / 1e9:g} GB: free some space or work in another folder"
+        )
     if free < DISK_WARN:
-        return warn(found, f"room for {int(free / 200e3):,} samples of 256 px; work elsewhere")
+        return warn(
+            found,
+            f"that holds {int(free / 200e3):,} samples of 256 px: free some space if you need more",
+        )
     return ok(found)
 
 
 def check_cache() -> Finding:
-    """The folder for shards of remote datasets: its bound must fit on the disk."""
+    """The cache for shards of remote datasets is writable, and its limit fits on the disk."""
     folder = default_folder()
     try:
         limit = default_bytes()
@@ -233,33 +241,34 @@ def check_cache() -> Finding:
         return fail(str(error), "set COLORCORE_CACHE_GB to a number of GB, or unset it")
     place = check_disk(folder)
     if place.verdict == "FAIL":
-        return Finding("FAIL", place.found, "name another folder in COLORCORE_CACHE")
+        return Finding("FAIL", place.found, "set COLORCORE_CACHE to another folder")
     used = sum(file.stat().st_size for file in folder.rglob("*.tar")) if folder.is_dir() else 0
     found = f"{place.found}; {used / 1e9:.2f} GB cached"
     if shutil.disk_usage(_existing(folder)).free + used < limit:
         return warn(
-            f"{found}, and it may grow to {limit / 1e9:g} GB",
-            "only remote datasets use it: set COLORCORE_CACHE_GB lower, or COLORCORE_CACHE",
+            f"{found}, which may grow to {limit / 1e9:g} GB",
+            "if you use remote datasets, lower COLORCORE_CACHE_GB or set COLORCORE_CACHE elsewhere",
         )
-    return ok(f"{found} of at most {limit / 1e9:g} GB")
+    return ok(f"{found}, limit {limit / 1e9:g} GB")
 
 
-def check_shared_memory(folder: Path = Path("/dev/shm")) -> Finding:  # noqa: S108
-    """Where Ray's object store lies."""
+def check_shared_memory() -> Finding:
+    """Ray's object store fits in shared memory."""
+    folder = SHARED_MEMORY
     if not folder.is_dir():
-        return ok(f"no {folder} on this system: Ray uses temporary files")
+        return ok(f"this system has no {folder}; Ray uses temporary files")
     free = shutil.disk_usage(folder).free
     found = f"{free / 1e9:.1f} GB free in {folder}"
     if free < min(SHARED_WARN, 0.3 * psutil.virtual_memory().total):
         return warn(
             found,
-            "Ray's object store will go to disk; in a container give it more: --shm-size=4g",
+            "Ray's object store will use the disk: start the container with e.g. --shm-size=4g",
         )
     return ok(found)
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
+    """The folder, or its nearest existing parent."""
     folder = folder.absolute()
     return next(place for place in (folder, *folder.parents) if place.is_dir())
 
@@ -268,7 +277,7 @@ def _existing(folder: Path) -> Path:
 
 
 def check_ray(address: str | None) -> Finding:
-    """A local Ray starts, or the cluster answers; every node runs a task with this version."""
+    """Ray starts here or the cluster answers, and every node has the same versions."""
     try:
         with ray_session(address):
             import ray
@@ -279,12 +288,11 @@ def check_ray(address: str | None) -> Finding:
     except JobError as error:
         return fail(
             str(error),
-            "see whether the cluster runs (ray status) and its port is open"
+            "check that the cluster runs (ray status) and that its port is open"
             if address
-            else "see whether a Ray of another version is running (ray stop) and what ray start "
-            "--head says",
+            else "stop a Ray of another version (ray stop), then see what ray start --head prints",
         )
-    where = f"cluster {address}" if address else "a local Ray starts"
+    where = f"cluster {address}" if address else "local Ray starts"
     cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
     token = uses_token_auth()
     count = f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}"
@@ -302,23 +310,23 @@ def check_ray(address: str | None) -> Finding:
             "install the same colorcore, Python and torch on every node",
         )
     if cpus < 1:
-        return fail(found, "expected a CPU: add workers to the cluster")
+        return fail(found, "expected at least one CPU: add workers to the cluster")
     if not token:
         return warn(
             found,
-            "whoever reaches its port runs code there: start Ray with RAY_AUTH_MODE=token",
+            "anyone who reaches its port can run code there: start Ray with RAY_AUTH_MODE=token",
         )
     return ok(found)
 
 
 def _hello() -> str:
-    """What a node says about itself."""
+    """The versions on a node, as its task reports them."""
     torch = importlib.metadata.version("torch").partition("+")[0]
     return f"{PROJECT} {__version__}, Python {platform.python_version()}, torch {torch}"
 
 
 def _ask(nodes: list[dict[str, Any]]) -> Counter[str]:
-    """The nodes' answers, and how many gave each."""
+    """The nodes' answers, with the number of nodes per answer."""
     import ray
     from ray.exceptions import GetTimeoutError, RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -343,20 +351,21 @@ def _ask(nodes: list[dict[str, Any]]) -> Counter[str]:
 
 
 def check_mlflow(uri: str) -> Finding:
-    """The tracking store answers; a SQLite file that is not there yet is not made."""
+    """The tracking store answers; a missing SQLite file is not created."""
     shown = without_secrets(uri)
     if (path := sqlite_file(uri)) is not None:
         if not path.exists():
             place = _existing(path.parent)
             if not os.access(place, os.W_OK | os.X_OK):
                 return fail(
-                    f"{place} is not writable, so {shown} cannot be made",
-                    "name another store: --tracking-uri or MLFLOW_TRACKING_URI",
+                    f"{place} is not writable, so {shown} cannot be created",
+                    "choose another store with --tracking-uri or MLFLOW_TRACKING_URI",
                 )
-            return ok(f"no store yet; cc train makes {shown}")
+            return ok(f"no store yet; cc train creates {shown}")
         if problem := _sqlite_problem(path):
             return fail(
-                f"{path}: {problem}", "move the file away, or name another store: --tracking-uri"
+                f"{path}: {problem}",
+                "move the file away, or choose another store with --tracking-uri",
             )
     try:
         if uri.startswith(("http://", "https://")):
@@ -371,15 +380,15 @@ def check_mlflow(uri: str) -> Finding:
         text = str(error)
         return fail(
             text if shown in text else f"cannot reach the tracking store {shown}: {text}",
-            "see whether its server runs and MLFLOW_TRACKING_URI or --tracking-uri is right",
+            "check that the server runs, and check MLFLOW_TRACKING_URI or --tracking-uri",
         )
     names = [experiment.name for experiment in experiments]
-    has = "with" if PROJECT in names else "none of them"
+    has = "with" if PROJECT in names else "without"
     return ok(f"{shown}: {len(names)} experiments, {has} {PROJECT}")
 
 
 def _sqlite_problem(path: Path) -> str | None:
-    """Why a file is no store of MLflow's; it is opened for reading alone."""
+    """Why a file is not an MLflow store, or None; opens it read-only."""
     try:
         database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
     except sqlite3.Error as error:
@@ -397,12 +406,14 @@ def _sqlite_problem(path: Path) -> str | None:
 
 
 def check_command() -> Finding:
-    """Which `cc` the shell finds, and whether the C compiler is still reached through it."""
+    """The shell finds our `cc`, and our `cc` finds the C compiler."""
     found, short = shutil.which("cc"), shutil.which(PROJECT)
     if found is None or not _is_ours(found):
-        what = f"cc is {found}, not this program" if found else "there is no cc on PATH"
+        what = f"cc is {found}, not this program" if found else "no cc on PATH"
         call = PROJECT if short else f"{sys.executable} -m cli.main"
-        return warn(what, f"activate the environment it is installed in, or call: {call}")
+        return warn(
+            what, f"activate the environment that {PROJECT} is installed in, or run: {call}"
+        )
     here = Path(found).absolute().parent
     others = [
         folder
@@ -413,10 +424,10 @@ def check_command() -> Finding:
     compiler = next((place for place in compilers if not _is_ours(place)), None)
     if compiler is None:
         return warn(
-            f"cc is {found}; there is no C compiler named cc behind it",
-            "install one if you build C here; cc itself does not need it",
+            f"cc is {found}; PATH has no C compiler named cc after it",
+            "install one if you compile C here; this program does not need it",
         )
-    return ok(f"cc is {found}; a compiler's calls go to {compiler}")
+    return ok(f"cc is {found}; compiler calls go to {compiler}")
 
 
 def _is_ours(program: str) -> bool:

@@ -1,4 +1,4 @@
-"""The job of `cc colorize`: photos in, colourized photos out, one bad file never stops it."""
+"""The job of `cc colorize`: photos in, colourized photos out; a bad file never stops it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from pipelines.sources.source import PlannedPhoto, Source, open_sources
 from pipelines.tracking.model import local_model
 
 LIMITS = PhotoLimits(min_side=1, max_aspect=float("inf"))
-"""A photo need not be fit for training to be colourized."""
+"""Wider limits than for training: any readable photo can be colourized."""
 NAME_BYTES = 200
-"""Longer names, such as a tar's member may have, are cut; file systems hold 255."""
+"""Longer names, which members of tars may have, are cut; file systems allow 255 bytes."""
 
 
 @dataclass(slots=True)
 class ColorizeReport:
-    """What `cc colorize` did: pictures written, and photos refused with their reason."""
+    """Result of `cc colorize`: the pictures written, and the refused photos with their reasons."""
 
     out: Path
     decoding: Decoding
@@ -51,14 +51,14 @@ def colorize_photos(
 ) -> ColorizeReport:
     """Colourize photos and folders of photos at their own resolution.
 
-    A photo given by itself becomes OUT/name.png; a folder keeps its tree below OUT. Two photos
-    that differ only in their suffix keep it (``a.jpg.png``); the photos of a tar become
-    OUT/tar/name.png. Holds the list of photos: fine up to 10⁶. Colours are decoded as the
-    checkpoint says, but for a ``temperature`` or ``chroma`` that is given.
+    A single photo becomes OUT/name.png; a folder keeps its tree below OUT; the photos of a tar
+    become OUT/tar/name.png. Photos that differ only in their suffix keep it (``a.jpg.png``).
+    Holds the list of photos, which is fine up to 10⁶. ``temperature`` and ``chroma`` replace
+    those of the checkpoint.
 
     Raises:
-        CheckpointError: ``model`` is no checkpoint.
-        WrongCallError: a photo or folder is missing, or the model cannot be decoded so.
+        CheckpointError: ``model`` is not a checkpoint.
+        WrongCallError: a photo or folder is missing, or the model has no such setting.
         JobError: there are no photos.
     """
     checkpoint = load_checkpoint(local_model(model))
@@ -67,7 +67,7 @@ def colorize_photos(
     sources = open_sources(photos)
     planned = list(list_photos(sources, Counter(), skip=open_store(out)))
     if not planned:
-        raise JobError(f"found no photos in {', '.join(photos)}")
+        raise JobError(f"expected photos, found none in {', '.join(photos)}; check the paths")
     names = _Names(out, suffix, [_relative(sources[photo.root], photo) for photo in planned])
     report = ColorizeReport(out, decoding)
     for done, photo in enumerate(planned):
@@ -85,7 +85,8 @@ def colorize_photos(
             picture = colorize(network, rgb, size=checkpoint.size, device=place, decoding=decoding)
             try:
                 save_picture(target, picture)
-            except (FileExistsError, IsADirectoryError, NotADirectoryError):  # x.jpg beside x.png/
+            except (FileExistsError, IsADirectoryError, NotADirectoryError):
+                # For instance, x.jpg next to a folder x.png/ of photos.
                 report.refused[source.show(photo)] = (
                     f"cannot write {target}: another photo's picture or folder has that name"
                 )
@@ -96,21 +97,23 @@ def colorize_photos(
 
 
 def _relative(source: Source, photo: PlannedPhoto) -> Path:
-    """Where a photo's picture belongs below OUT: its path in a folder, or else its name."""
+    """Where a photo's picture belongs below OUT: its path in its folder, otherwise its name."""
     path = Path(photo.source)
     inside = source.kind == "folder" or not ("://" in photo.source or path.is_absolute())
     relative = path if inside and ".." not in path.parts else Path(path.name)
-    return relative if relative.name.strip(".") else Path("photo")  # a row such as "/" or ".."
+    return (
+        relative if relative.name.strip(".") else Path("photo")
+    )  # a list's row may be "/" or ".."
 
 
 def _stem(path: Path) -> Path:
-    """The path without its suffix, but never a name of dots alone."""
+    """The path without its suffix, unless only dots would be left."""
     stem = path.with_suffix("")
     return stem if stem.name.strip(".") else path
 
 
 class _Names:
-    """Names of pictures: no two photos share one."""
+    """Chooses a different path for each picture."""
 
     def __init__(self, out: Path, suffix: str, relative: Sequence[Path]) -> None:
         self._out, self._suffix = out, suffix
@@ -118,7 +121,7 @@ class _Names:
         self._given: set[Path] = set()
 
     def target(self, relative: Path, member: str) -> Path:
-        """The picture's path; ``member`` is the photo's name when ``relative`` is a tar."""
+        """The picture's path; ``member`` is the photo's name inside the tar ``relative``."""
         stem = _stem(relative) if self._alike[_stem(relative)] < 2 else relative
         if member:
             stem /= _stem(Path(member)).name

@@ -1,4 +1,4 @@
-"""The job of `cc eval`: a checkpoint's scores on a dataset or a folder, beside the baselines."""
+"""The job of `cc eval`: a checkpoint's scores on photos, compared with the baselines."""
 
 from __future__ import annotations
 
@@ -53,10 +53,13 @@ PICTURES = 16
 
 @dataclass(slots=True)
 class EvalReport:
-    """scores maps "grey", "constant" and "model" to their metrics; refused photos by reason.
+    """Result of `cc eval`.
 
-    decoding is what "model" was decoded with. statistics are what signs are found by: of the
-    colours on these photos, and of the loss of the training up to this checkpoint.
+    scores      metrics of "grey", "constant" and "model"
+    decoding    the decoding of "model"
+    refused     number of refused photos, by reason
+    statistics  values from which signs are found: colours on these photos, and the losses of the
+                training up to this checkpoint
     """
 
     scores: dict[str, dict[str, float]]
@@ -71,11 +74,12 @@ class EvalReport:
 
 @dataclass(slots=True)
 class FrontReport:
-    """The scores of every setting, from cold to hot and from pale to vivid.
+    """The scores of every setting of temperature and chroma.
 
-    optimal   no other setting is as good in PSNR, ΔE2000, balanced AuC and the colourfulness gap
-              and better in one of them
-    marked    the model's own setting ("default"), the checkpoint's ("stored"), what was "asked"
+    optimal  settings that no other one dominates, i.e. is at least as good in PSNR, ΔE2000,
+             balanced AuC and colourfulness gap, and better in one of them
+    marked   the model's own setting ("default"), the checkpoint's ("stored") and the command
+             line's ("asked")
     """
 
     scores: dict[Decoding, dict[str, float]]
@@ -96,18 +100,18 @@ def evaluate_model(
 ) -> EvalReport:
     """Score a checkpoint on a dataset's validation split or on a folder of photos.
 
-    ``picture`` is where grey | predicted | truth of the first photos is written. Colours are
-    decoded as the checkpoint says, but for a ``temperature`` or ``chroma`` that is given. With
-    ``front``, where its plot is written, other settings are scored beside that one.
+    ``picture`` receives the first photos as grey | predicted | truth. ``temperature`` and
+    ``chroma`` replace those of the checkpoint. ``front`` scores a grid of other settings as well
+    and receives their plot.
 
     Raises:
-        CheckpointError, DatasetError: no checkpoint, or a damaged dataset.
-        WrongCallError: ``photos`` does not exist, its samples are of another size, the model
-            cannot be decoded so, or ``front`` is no .png.
+        CheckpointError, DatasetError: the checkpoint is missing, or the dataset is damaged.
+        WrongCallError: ``photos`` does not exist or has samples of another size, the model has
+            no such setting, or ``front`` does not end in .png.
         JobError: no photo could be read.
     """
     if front is not None and front.suffix.lower() != ".png":
-        raise WrongCallError(f"expected the name of a .png for the front's plot, got {front}")
+        raise WrongCallError(f"expected the name of a .png for --front, got {front}")
     checkpoint = load_checkpoint(local_model(model))
     network = checkpoint.model(place := device or best_device())
     decoding = asked_decoding(network, checkpoint.decoding, temperature, chroma)
@@ -116,7 +120,8 @@ def evaluate_model(
         size = read_info(photos).settings.size
         if size != checkpoint.size:
             raise WrongCallError(
-                f"the model was trained on {checkpoint.size} px samples, {photos} holds {size} px"
+                f"expected samples of {checkpoint.size} px, on which the model was trained, found "
+                f"{size} px in {photos}; shard the photos with --size {checkpoint.size}"
             )
         batches = val_batches(Samples(photos, "val"), BATCH)
     else:
@@ -139,7 +144,10 @@ def evaluate_model(
         else:
             report.front = _front(checkpoint, network, kept, place, report, statistics, front)
     except ValueError as error:
-        raise JobError(f"found no readable photos in {photos}: {dict(refused)}") from error
+        raise JobError(
+            f"expected readable photos, found none in {photos} (refused: {dict(refused)}); "
+            "check the path"
+        ) from error
     report.refused = dict(refused)
     if report.front is not None:
         _plot(report, report.front, f"{model} on {photos}")
@@ -162,9 +170,9 @@ def _front(
     statistics: ColorStatistics,
     picture: Path,
 ) -> FrontReport:
-    """Score grid, baselines and the report's own decoding in one pass; fills report.scores.
+    """Score the grid, the baselines and the report's decoding in one pass; fill report.scores.
 
-    The report's own decoding is added to ``statistics``, too.
+    ``statistics`` receives the predictions with the report's decoding.
     """
     marked = {"default": own_decoding(network), "stored": completed(network, checkpoint.decoding)}
     if report.decoding != marked["stored"]:
@@ -197,7 +205,7 @@ def _keep_first(batches: Iterator[Tensor], shown: list[Tensor]) -> Iterator[Tens
 
 
 def _folder_batches(folder: str | Path, size: int, refused: Counter[str]) -> Iterator[Tensor]:
-    """Stored LAB of every readable photo of a folder, its centre square, no colour filter."""
+    """Stored LAB of each readable photo's centre square; no photo is too pale."""
     import numpy as np
 
     limits = PhotoLimits()

@@ -1,4 +1,4 @@
-"""The job of `cc inspect`: what is in a dataset, or what is in a model."""
+"""The job of `cc inspect`: the contents of a dataset or a model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 SHOWN_STEP = 10
-"""Width of the classes of colourfulness that are shown; Hasler and Süsstrunk (2003, table 2)
+"""Width of the classes of colourfulness shown; Hasler and Süsstrunk (2003, table 2)
 call 15 slightly, 33 moderately, 59 quite and 109 extremely colourful."""
 SHOWN_CLASSES = 11
 
@@ -45,12 +45,12 @@ class DatasetFacts:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """A model in numbers; layers maps a layer's name to its parameters, largest first.
+    """A model in numbers.
 
-    scores   of the validation, and ``decoded`` those with the decoding that was chosen at the end
-             of the training; {} where there are none
-    weights  of the whole model, then of each tensor, largest first
-    picture  where their histograms are; the numbers are beside it as CSV
+    scores   validation scores, or {}; ``decoded``: with the decoding chosen at the end of training
+    layers   number of parameters per layer, largest first
+    weights  statistics of the whole model, then of each tensor, largest first
+    picture  file of the histograms; the numbers are next to it as CSV
     """
 
     summary: dict[str, Any]
@@ -62,19 +62,19 @@ class ModelFacts:
 
     @property
     def not_finite(self) -> list[str]:
-        """Tensors that hold NaN or infinite weights."""
+        """Names of tensors that contain NaN or infinite weights."""
         return [row.layer for row in self.weights[1:] if row.non_finite]
 
 
 def inspect_dataset(
     dataset: str | Path, *, picture: Path | None = None, seed: int = 0
 ) -> DatasetFacts:
-    """Counts, reasons, colourfulness and disk use of a dataset, from its ``dataset.json``.
+    """Counts, refusals, colourfulness and disk use of a dataset, from its ``dataset.json``.
 
-    ``picture`` is where a contact sheet of random kept and refused photos is written.
+    ``picture`` receives a contact sheet of random kept and refused photos.
 
     Raises:
-        DatasetError: there is no finished dataset.
+        DatasetError: the dataset is missing or unfinished.
         StorageError: its store does not answer.
     """
     store = open_store(dataset)
@@ -100,7 +100,7 @@ def inspect_dataset(
 
 
 def colorfulness_rows(classes: Sequence[int]) -> dict[str, int]:
-    """Photos by colourfulness in steps of ``SHOWN_STEP``, the last class open."""
+    """Photos per class of colourfulness, in steps of ``SHOWN_STEP``; the last class is open."""
     together = SHOWN_STEP // CF_STEP
     merged = [sum(classes[start : start + together]) for start in range(0, len(classes), together)]
     shown = [*merged[:SHOWN_CLASSES], sum(merged[SHOWN_CLASSES:])]
@@ -109,12 +109,12 @@ def colorfulness_rows(classes: Sequence[int]) -> dict[str, int]:
 
 
 def inspect_model(model: str | Path, *, picture: Path | None = None) -> ModelFacts:
-    """Recipe, scores, parameters and weights by layer of a checkpoint, or of an old .pt file.
+    """Recipe, scores, parameters and weights per layer of a checkpoint or an old .pt file.
 
-    ``picture`` is where the weights' histograms are drawn; their numbers go beside it, as .csv.
+    ``picture`` receives histograms of the weights; a .csv next to it receives the numbers.
 
     Raises:
-        CheckpointError: it is none.
+        CheckpointError: ``model`` is not a checkpoint.
         WrongCallError: ``picture`` does not end in .png.
     """
     if picture is not None and picture.suffix.lower() != ".png":
@@ -146,7 +146,7 @@ def inspect_model(model: str | Path, *, picture: Path | None = None) -> ModelFac
 
 
 _Loaded: TypeAlias = "tuple[nn.Module, dict[str, Any], dict[str, float], dict[str, float]]"
-"""A network, what is said about it, its scores, and those with the decoding that was chosen."""
+"""A network, facts about it, its scores, and its scores with the chosen decoding."""
 
 
 def _own_model(folder: str | Path) -> _Loaded:
@@ -168,7 +168,7 @@ def _old_model(path: Path) -> _Loaded:
 
 
 def is_dataset(location: str | Path) -> bool:
-    """Whether `cc inspect` takes a folder for a dataset."""
+    """Whether a location holds a dataset (rather than a model)."""
     return open_store(location).exists("dataset.json")
 
 

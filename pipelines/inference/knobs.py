@@ -1,4 +1,4 @@
-"""What `cc eval` and `cc colorize` decode with: what was asked for, or what the model carries."""
+"""The decoding of `cc eval` and `cc colorize`: the checkpoint's, with any options given."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 def asked_decoding(
     model: nn.Module, stored: Decoding, temperature: float | None, chroma: float | None
 ) -> Decoding:
-    """The checkpoint's decoding, in numbers, with those knobs turned that were asked for.
+    """The checkpoint's decoding, with the given temperature and chroma in place of its own.
 
     Raises:
-        WrongCallError: a knob is out of range, or the model has none of that kind.
+        WrongCallError: a value is out of range, or the model has no temperature.
     """
     decoding = completed(model, stored)
     if temperature is not None and own_decoding(model).temperature is None:
         raise WrongCallError(
-            f"--temperature is for models that answer in bins, {type(model).__name__} does not; "
-            "leave it out, or make its colours more vivid with --chroma"
+            f"--temperature needs a model that predicts bins, {type(model).__name__} does not; "
+            "leave it out, or use --chroma for more vivid colours"
         )
     try:
         if temperature is not None:

@@ -116,7 +116,7 @@ def test_the_front_as_a_table(cc, models: Path, dataset: Path) -> None:
     [
         (
             ["eval", "ab", ".", "--temperature", "1"],
-            "--temperature is for models that answer in bins",
+            "--temperature needs a model that predicts bins",
         ),
         (["colorize", "ab", ".", "--temperature", "1"], "UNet does not; leave it out"),
         (["eval", "bins", ".", "--temperature", "0"], "--temperature must be above 0"),

@@ -93,12 +93,12 @@ def test_eval_refuses_samples_of_another_size(
     trained: TrainReport, build_dataset, photo_folder, tmp_path: Path
 ) -> None:
     build_dataset([photo_folder.path], tmp_path / "other", size=32)
-    with pytest.raises(WrongCallError, match="trained on 64 px samples"):
+    with pytest.raises(WrongCallError, match="expected samples of 64 px"):
         evaluate_model(trained.out, tmp_path / "other")
 
 
 def test_eval_of_an_empty_folder(trained: TrainReport, tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="found no readable photos"):
+    with pytest.raises(JobError, match="expected readable photos"):
         evaluate_model(trained.out, tmp_path)
 
 
