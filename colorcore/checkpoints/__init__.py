@@ -1,1 +1,1 @@
-"""What a training leaves on disk, and weights that other programs made."""
+"""Checkpoints on disk, optimizer state, and weights from other programs."""

@@ -1,19 +1,19 @@
-"""A checkpoint: one folder that colorizes, scores itself and goes on training.
+"""A checkpoint: one folder with all that is needed to colorize, evaluate or resume training.
 
 ::
 
-    checkpoint.json        recipe, sizes, scores, decoding, where the run stands; written last
-    model.safetensors      the averaged (EMA) weights: what one uses
+    checkpoint.json        recipe, sizes, scores, decoding, position of the run; written last
+    model.safetensors      the averaged (EMA) weights, which predictions use
     palette.safetensors    centroids, priors, weights
-    training.safetensors   raw weights, optimiser state, the discriminator if there is one; only
-                           needed to go on training
+    training.safetensors   raw weights, optimizer state, the discriminator if there is one; only
+                           needed to resume training
 
-Nothing in it is unpickled, ever. A folder is replaced as a whole: ``last`` is written beside
-and renamed into place, and whoever is killed in between leaves the old one readable.
+Nothing is ever unpickled. A folder is replaced as a whole: the new one is written next to the old
+one and renamed into place, so a kill at any moment leaves one of the two readable.
 
-An object store renames nothing. There the tensors have a name of their own each time they are
-written (``model-0123456789ab.safetensors``), and checkpoint.json, which names them under
-``files``, follows last, in one PUT; then those of before are removed.
+Object stores cannot rename. There the tensors get a new name each time
+(``model-0123456789ab.safetensors``). checkpoint.json, which lists these names under ``files``, is
+written last, in one PUT; then the previous tensors are removed.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ FORMAT = 1
 RECORD = "checkpoint.json"
 _TENSORS = ("model", "palette", "training")
 _NAME = re.compile(r"(model|palette|training)(-[0-9a-f]{12})?\.safetensors")
-"""A name from a checkpoint becomes a path: nothing else may."""
+"""Names of tensor files. A name in a checkpoint becomes a path, so no other name is allowed."""
 _READS = 5
-"""Times a remote checkpoint is read anew that was replaced meanwhile."""
+"""Attempts to read a remote checkpoint that is replaced meanwhile."""
 
 
 class CheckpointError(Exception):
-    """A folder that is no checkpoint, or one that does not fit."""
+    """A folder is not a checkpoint, or does not match the recipe, dataset or model."""
 
 
 @dataclass(slots=True)
 class Checkpoint:
-    """A trained model with all that belongs to it.
+    """A trained model, and the state of its training.
 
     recipe        of the run
     weights       the EMA weights by parameter name
@@ -66,18 +66,18 @@ class Checkpoint:
     mean_ab       (a, b) of the training pixels, ab units: the constant baseline
     size          side of the training samples in pixels
     dataset       fingerprint of the dataset
-    epoch, step   where training goes on: epochs done, and steps done in the next one
+    epoch, step   position of the training: epochs done, and steps done in the next one
     scores        of the latest validation
     best          the best score so far of the recipe's metric
-    run_id        of the tracking run, so that a resumed training goes on in it
-    training      raw weights ("model.*", "discriminator.*") and optimiser state ("optimizer.*",
+    run_id        of the tracking run, which a resumed training continues
+    training      raw weights ("model.*", "discriminator.*") and optimizer state ("optimizer.*",
                   "discriminator_optimizer.*"); {} when not loaded
-    optimizer     what of it is no tensor: for each optimiser its numbers, and the gradient
-                  scaler's under "scaler"
-    decoding      what answers are decoded with: the model's own until one is chosen
+    optimizer     plain values of that state: for each optimizer, and of the gradient scaler
+                  under "scaler"
+    decoding      of predictions: the model's own until one is chosen
     decoded       scores with the chosen decoding, on the validation photos; {} until then
-    history       the course of the loss (signs.LossHistory.state); [] when not known
-    signs         of the latest validation, each as the fields of a signs.Sign
+    history       the course of the loss (LossHistory.state); [] if unknown
+    signs         of the latest validation, each as the fields of a Sign
     """
 
     recipe: Recipe
@@ -116,11 +116,11 @@ class Checkpoint:
 
 _FACTS = ("mean_ab", "size", "dataset", "epoch", "step", "scores", "best", "run_id", "optimizer")
 _LATER_FACTS = ("decoded", "history", "signs")
-"""Facts that checkpoints may lack, of versions that did not know them."""
+"""Facts that checkpoints of older versions lack."""
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: str | Path | Store) -> None:
-    """Write the folder anew, then put it into the place of the one that is there.
+    """Write a checkpoint to a folder, replacing the one that is there.
 
     Raises:
         StorageError: a remote store does not answer, or refuses.
@@ -159,7 +159,7 @@ def _save_there(checkpoint: Checkpoint, store: Store) -> None:
 
 
 def _tensors_of(checkpoint: Checkpoint) -> dict[str, dict[str, Tensor]]:
-    """The tensors of each file; no "training" when there are none."""
+    """The tensors of each file; "training" only if there are any."""
     palette = checkpoint.palette
     arrays = {name: getattr(palette, name) for name in ("centroids", "priors", "weights")}
     tensors = {
@@ -181,13 +181,13 @@ def _record_of(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def load_checkpoint(folder: str | Path | Store, *, training: bool = False) -> Checkpoint:
-    """Read a checkpoint, here or in an object store; with ``training`` also its training's state.
+    """Read a checkpoint, here or in an object store; with ``training``, its training state too.
 
-    A folder that holds ``best`` or ``last``, such as `cc train` writes, stands for its best.
+    For a folder that contains ``best`` or ``last``, such as `cc train` writes, ``best`` is read.
 
     Raises:
-        CheckpointError: it is none, is damaged or of another format; or it holds nothing to go
-            on training from.
+        CheckpointError: there is none, it is damaged or of another format, or it lacks the
+            training state.
         StorageError: a remote store does not answer, or refuses.
     """
     store = _resolve(open_store(folder))
@@ -195,8 +195,8 @@ def load_checkpoint(folder: str | Path | Store, *, training: bool = False) -> Ch
         try:
             return _load(store, training=training)
         except CheckpointError as error:
-            # Replaced between its record and its tensors, or while its record was read, of which
-            # then as many bytes came as the old one had: there is a new record by now.
+            # It was replaced between reading its record and its tensors, or while the record was
+            # read, which then was cut to the old one's length: there is a new record by now.
             replaced = isinstance(error.__cause__, (FileNotFoundError, json.JSONDecodeError))
             if store.local is not None or not replaced or reads == _READS:
                 raise
@@ -214,12 +214,12 @@ def _load(store: Store, *, training: bool) -> Checkpoint:
             )
         files = {kind: f"{kind}.safetensors" for kind in _TENSORS} | record.get("files", {})
         if strange := [name for name in files.values() if not _NAME.fullmatch(name)]:
-            raise ValueError(f"a file of the name {strange[0]!r}")
+            raise ValueError(f"it lists a file named {strange[0]!r}")
         named = "training" in record.get("files", {}) or "files" not in record
         if training and not (named and store.exists(files["training"])):
             raise CheckpointError(
-                f"{where} holds no training state (training.safetensors) to go on from; "
-                "resume from the last folder of the training's --out"
+                f"{where} has no training state (training.safetensors) to resume from; "
+                "resume from the folder last in the training's --out"
             )
         arrays = {k: v.numpy() for k, v in _read_tensors(store, files["palette"]).items()}
         return Checkpoint(
@@ -228,7 +228,7 @@ def _load(store: Store, *, training: bool) -> Checkpoint:
             palette=Palette(**arrays, about=record["palette"]),
             training=_read_tensors(store, files["training"]) if training else {},
             **{**{name: record[name] for name in _FACTS}, "mean_ab": tuple(record["mean_ab"])},
-            # Checkpoints from before decodings were chosen have none.
+            # Checkpoints of older versions have no decoding.
             decoding=Decoding(**record.get("decoding", {})),
             **{name: record[name] for name in _LATER_FACTS if name in record},
         )
@@ -243,12 +243,12 @@ def _load(store: Store, *, training: bool) -> Checkpoint:
     ) as error:
         raise CheckpointError(
             f"{where} is damaged: {type(error).__name__}: {error}; "
-            "copy it again from where it came, or train again"
+            "copy it again from its source, or train again"
         ) from error
 
 
 def _read_tensors(store: Store, name: str) -> dict[str, Tensor]:
-    """The tensors of a file; a remote one is here only while it is read."""
+    """The tensors of a file; a remote file is downloaded and deleted after reading."""
     if store.local is not None:
         return load_file(store.local / name)
     with tempfile.TemporaryDirectory(prefix="colorcore-load-") as scratch:
@@ -258,7 +258,7 @@ def _read_tensors(store: Store, name: str) -> dict[str, Tensor]:
 
 
 def has_checkpoint(folder: str | Path | Store) -> bool:
-    """Whether a checkpoint can be loaded from here.
+    """Whether there is a checkpoint in the folder itself.
 
     Raises:
         StorageError: a remote store does not answer, or refuses.
@@ -283,7 +283,7 @@ def _resolve(folder: Store) -> Store:
 
 
 def _versions(folder: Store) -> list[Store]:
-    """A checkpoint's folder, and where it lies for the moment in which it is replaced."""
+    """A checkpoint's folder, and the place it has while it is being replaced."""
     if folder.local is None:
         return [folder]
     return [folder, LocalStore(_previous(folder.local))]
@@ -294,7 +294,7 @@ def _previous(folder: Path) -> Path:
 
 
 def _swap(fresh: Path, folder: Path) -> None:
-    """Put ``fresh`` in the place of ``folder``; at every moment one of the two is readable."""
+    """Replace ``folder`` by ``fresh``; at every moment one of the two is readable."""
     old = _previous(folder)
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)

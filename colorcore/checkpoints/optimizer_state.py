@@ -1,4 +1,4 @@
-"""An optimizer's state as named tensors, and back; and weights below a prefix."""
+"""An optimizer's state as named tensors, and back; and tensors under a prefix."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def optimizer_state(
     optimizer: torch.optim.Optimizer, name: str = "optimizer"
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state as tensors named ``name.*``, and the rest as plain values by name."""
+    """An optimizer's state: tensors named ``name.*``, and its plain values under ``name``."""
     state = optimizer.state_dict()
     tensors = {
         f"{name}.{index}.{key}": value
@@ -33,10 +33,10 @@ def optimizer_state(
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, checkpoint: Checkpoint, name: str = "optimizer"
 ) -> None:
-    """Put an optimiser into the state that :func:`optimizer_state` gave under that name.
+    """Restore an optimizer from the state that :func:`optimizer_state` returned under that name.
 
     Raises:
-        KeyError, ValueError: the checkpoint holds no such optimiser, or another model's.
+        KeyError, ValueError: the checkpoint has no such optimizer, or it is another model's.
     """
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in checkpoint.training.items():
@@ -54,6 +54,6 @@ def restore_optimizer(
 
 
 def weights_under(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The tensors named ``name.*``, without that."""
+    """The tensors named ``name.*``, without that prefix."""
     prefix = f"{name}."
     return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}

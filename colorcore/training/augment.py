@@ -1,4 +1,4 @@
-"""Random flips, crops and changes of light of a batch, on the device where it is."""
+"""Random flips, crops and light changes of a batch, on its device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _LUMA = (0.299, 0.587, 0.114)
-"""Shares of R, G and B in a grey value (ITU-R BT.601)."""
+"""Weights of R, G and B in a grey value (ITU-R BT.601)."""
 
 
 def augment(
@@ -28,8 +28,8 @@ def augment(
 
     lab (B, 3, H, W) CIELAB -> the same shape. ``crop`` in 0..1 is the smallest share of a side
     that a crop keeps (its square is the share of the area); None leaves photos whole. ``jitter``
-    is that of :func:`jitter_light`. Random numbers come from ``generator`` (a CPU one) alone, so
-    that a run can be repeated.
+    is the largest change of the factors of :func:`jitter_light` from 1. Random numbers come only
+    from ``generator`` (on the CPU), so a run can be repeated.
     """
     if flip or crop is not None:
         lab = _flip_and_crop(lab, flip, crop, generator)
@@ -44,10 +44,10 @@ def jitter_light(rgb: Tensor, factors: Tensor) -> Tensor:
     """Change brightness, then contrast, then saturation of each photo.
 
     rgb (B, 3, H, W) sRGB in 0..1; factors (B, 3) of the three, 1 changes nothing -> the same
-    shape, in 0..1. Each is a blend, clipped: f · photo + (1 − f) · other, the other being black,
-    the mean grey of the photo, and its own grey picture (Howard 2013, "Some improvements on deep
-    convolutional neural network based image classification", section 2.2, as torchvision and
-    kornia have it). Hues stay: another hue would be another, wrong, answer.
+    shape, in 0..1. Each is a clipped blend: f · photo + (1 − f) · other, where other is black,
+    the mean grey of the photo, and the photo in grey (Howard 2013, "Some improvements on deep
+    convolutional neural network based image classification", section 2.2, as in torchvision and
+    kornia). Hues stay, because a photo with other hues would be a wrong target.
     """
     brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)
     rgb = _blend(rgb, torch.zeros_like(rgb), brightness)

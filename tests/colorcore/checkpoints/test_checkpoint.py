@@ -217,7 +217,7 @@ def test_one_without_a_training_state_has_no_file_for_it(trained, tmp_path: Path
     save_checkpoint(replace(trained[0], training={}), tmp_path / "best")
     assert not (tmp_path / "best" / "training.safetensors").exists()
     load_checkpoint(tmp_path / "best")
-    with pytest.raises(CheckpointError, match=r"no training state.*resume from the last folder"):
+    with pytest.raises(CheckpointError, match=r"no training state.*resume from the folder last"):
         load_checkpoint(tmp_path / "best", training=True)
 
 

@@ -188,7 +188,7 @@ def test_a_damaged_file_in_the_cache_is_noticed(published, tmp_path):
     with cached(tmp_path).open("r+b") as file:
         file.seek(1000)
         file.write(b"xxxx")
-    with pytest.raises(LossError, match=r"is damaged: expected a SHA-256 .*; delete it, or download"):
+    with pytest.raises(LossError, match=r"is damaged: expected a SHA-256 .*; delete it, or down"):
         load_extractor("alex")
 
 

@@ -76,7 +76,7 @@ def test_a_palette_of_another_size_is_refused(data: FitData):
 
 
 def test_photos_too_small_for_the_discriminators_are_refused(data: FitData):
-    with pytest.raises(LossError, match="at least 64 pixels a side for 4 discriminators, got 32"):
+    with pytest.raises(LossError, match="at least 64 pixels per side for 4 discriminators, got 32"):
         Training(recipe_of(*JUDGED, "discriminator.scales=4"), data, CPU, None)
 
 
