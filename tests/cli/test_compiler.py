@@ -33,7 +33,7 @@ def test_our_own_calls_stay(arguments: list[str]) -> None:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """An activated environment's PATH: our `cc` first, in a folder of its own."""
+    """PATH of an activated environment: our `cc` comes first, in a separate folder."""
     return {**os.environ, "PATH": os.pathsep.join([str(fake_env(tmp_path / "env")), os.defpath])}
 
 

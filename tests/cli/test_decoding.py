@@ -1,4 +1,4 @@
-"""`cc eval`, `cc colorize` and `cc inspect` with the two knobs, on untrained models."""
+"""`--temperature` and `--chroma` of `cc eval`, `cc colorize` and `cc inspect`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from colorcore.recipes.recipe import parse_recipe
 
 @pytest.fixture(scope="module")
 def models(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model of "bins", stored at T 0.6 and chroma 1.2, and a regression, "ab"."""
+    """A bin model "bins", stored with T 0.6 and chroma 1.2, and a regression "ab"."""
     folder = tmp_path_factory.mktemp("models")
     palette = fit_palette(read_histogram(dataset), bins=6)
     parts = {
@@ -64,7 +64,7 @@ class Answer:
 def cc(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Callable[..., Answer]:
-    """The command, in this process and in an empty folder."""
+    """Run the command in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str | Path) -> Answer:

@@ -1,4 +1,4 @@
-"""Every `cc` call that a page or a file of infra/ shows is one that `cc` takes."""
+"""`cc` accepts every call of it that the docs and the files of infra/ show."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FILES = [
 ]
 
 NOT_YET = (r"cc export\b.*",)
-"""Calls that pages show although `cc` does not take them yet."""
+"""Planned calls that the docs show but `cc` does not accept yet."""
 
 OPERATORS = {"|", "||", "&&", ";", "&", ">", ">>", "<", "2>&1"}
 PLACEHOLDER = re.compile(r"…|\.\.\.|[{}$`]")
@@ -46,7 +46,7 @@ class Call:
 
 
 def calls_in(text: str) -> Iterator[tuple[str, ...]]:
-    """The calls of `cc` in one line of a shell, also those that another command is to run."""
+    """The `cc` calls in one shell line, including those quoted for another command."""
     try:
         lexer = shlex.shlex(text, posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
@@ -64,7 +64,7 @@ def calls_in(text: str) -> Iterator[tuple[str, ...]]:
 
 
 def logical_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers, those that end in a backslash together with the next."""
+    """Lines with their numbers; a line that ends in a backslash is joined with the next."""
     start, gathered = 1, ""
     for number, line in enumerate(text.splitlines(), 1):
         if not gathered:
@@ -77,7 +77,7 @@ def logical_lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def blocks(text: str) -> Iterator[tuple[int, str]]:
-    """The logical lines of a page's code blocks that are no program of another language."""
+    """The logical lines of a page's shell code blocks."""
     inside = False
     for number, line in logical_lines(text):
         if line.lstrip().startswith("```"):
@@ -96,7 +96,7 @@ def calls_of_page(path: Path) -> list[Call]:
 
 
 def calls_of_file(path: Path) -> list[Call]:
-    """Calls in commands and in comments: a comment's text counts as a line of a shell."""
+    """Calls in commands and comments; a comment's text counts as a shell line."""
     text = re.sub(r"^(\s*)#!?[ \t]*", r"\1", path.read_text(), flags=re.MULTILINE)
     return [
         Call(path, number, words)
@@ -118,7 +118,7 @@ def app() -> Any:
 
 
 def refusal(words: tuple[str, ...]) -> str | None:
-    """Why `cc` would refuse the words before it does anything; None if it would not."""
+    """The usage error of a call, or None."""
     command = app().commands.get(words[0]) if words and words[0].isalpha() else app()
     if command is None:
         return f"no such command: {words[0]}"
@@ -196,5 +196,5 @@ def test_options_that_a_sentence_names_exist(path: Path, text: str) -> None:
 
 
 def test_what_is_not_there_yet_is_still_not_there() -> None:
-    """Else its line in NOT_YET is to go, so that its calls are checked."""
+    """Once it exists, remove its line from NOT_YET, so that its calls are checked."""
     assert "export" not in app().commands

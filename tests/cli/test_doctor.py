@@ -1,4 +1,4 @@
-"""`cc doctor` as a user calls it: a table, advice, an exit code."""
+"""`cc doctor` from outside: the table, the advice and the exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line from outside: what a user types, sees, and gets as an exit code."""
+"""The command line from outside: arguments, output and exit codes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_help_answers_without_importing_anything_heavy(command: str) -> None:
 
 
 def test_help_takes_under_three_tenths_of_a_second_of_cpu() -> None:
-    """CPU time, not wall time, and the best of five: the machine may be busy."""
+    """Best of five CPU times, because the machine may be busy."""
 
     def cpu_s() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -1,4 +1,4 @@
-"""What `cc shard` answers with: the exit code for each way a job can end."""
+"""The exit code of `cc shard` for each way a job can end."""
 
 from __future__ import annotations
 

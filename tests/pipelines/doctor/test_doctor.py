@@ -1,4 +1,4 @@
-"""`cc doctor`: each check can fail, and one that fails stops no other."""
+"""`cc doctor`: each check can fail, and a failed check never stops the others."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def by_name(found: Health) -> dict[str, str]:
 
 @pytest.fixture
 def copied(dataset_with_palette: Path, tmp_path: Path) -> Path:
-    """A dataset of one's own, to be damaged."""
+    """A copy of the dataset, to be damaged."""
     return Path(shutil.copytree(dataset_with_palette, tmp_path / "copied"))
 
 
@@ -106,7 +106,7 @@ def test_a_check_that_raises_has_failed_and_the_next_is_looked_at(monkeypatch) -
 
 
 def test_made_up_photos_that_cannot_be_read_stop_the_proofs(tmp_path, monkeypatch) -> None:
-    """As with an OpenCV that was built without a decoder."""
+    """Like an OpenCV build without a decoder."""
     monkeypatch.setattr(doctor, "made_up_photo", lambda seed: np.zeros((96, 128, 3), np.uint8))
     verdicts = by_name(health(None, tmp_path))
     assert verdicts["precursor: made-up photos"] == "FAIL"
@@ -324,7 +324,7 @@ def test_ray_without_a_token_is_warned_of(local_ray: None, monkeypatch) -> None:
 
 
 def test_a_ray_address_at_which_nothing_listens(closed_port: int) -> None:
-    """In a process of its own: in this one a Ray may be connected already."""
+    """In a separate process, because Ray may already be connected in this one."""
     code = (
         "import sys\nfrom pipelines.doctor.machine import check_ray\n"
         "found = check_ray(sys.argv[1])\nprint(found.verdict, found.found)"

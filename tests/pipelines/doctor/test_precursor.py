@@ -1,4 +1,4 @@
-"""Each proof of the precursor holds on sound machinery, and fails when its piece is broken."""
+"""Each proof of the precursor passes on sound code, and fails when its piece is broken."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_ranks_that_do_not_work_together_are_found(dataset, tmp_path, job, found
 def test_the_tolerance_between_ranks_lies_between_rounding_and_training_apart(
     samples: Samples,
 ) -> None:
-    """One process that sees half of each batch ends far from one that sees it all."""
+    """Training on half of each batch ends far from training on all of it."""
     whole, half = Precursor(samples), Precursor(samples, rank=0, world=2)
     whole.train(STEPS_TOGETHER)
     half.train(STEPS_TOGETHER)

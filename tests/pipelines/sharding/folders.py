@@ -1,4 +1,4 @@
-"""`cc shard` in a process of its own, and what the tests of its promises ask of a dataset."""
+"""Helpers: run `cc shard` in a separate process, and compare the files of datasets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Files = dict[str, tuple[int, int, bytes]]
 
 
 def command(*places: object, hooks: str = "") -> list[str]:
-    """The command; ``hooks`` is Python that runs in its process before it."""
+    """The command line; ``hooks`` is Python code to run in its process first."""
     options = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
     call = ["shard", *map(str, places), *options]
     if not hooks:
@@ -30,7 +30,7 @@ def command(*places: object, hooks: str = "") -> list[str]:
 def run(
     *places: object, hooks: str = "", code: int = 0, timeout: float = 200
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end, which must be with that exit code."""
+    """Run the command to its end and assert its exit code."""
     done = subprocess.run(
         command(*places, hooks=hooks),
         capture_output=True, text=True, check=False, timeout=timeout, cwd=ROOT,
@@ -40,7 +40,7 @@ def run(
 
 
 def photos(folder: Path, count: int, *, first: int = 0, side: int = 72) -> Path:
-    """A folder of colourful photos, the same for the same numbers."""
+    """Create a folder of colourful photos, the same for the same arguments."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(first, first + count):
         (folder / f"{number:03d}.jpg").write_bytes(jpeg(scene(number, side, side)))
@@ -53,7 +53,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def files(folder: Path) -> Files:
-    """All files below a folder: when they were written, which file of the disk, what is in."""
+    """All files below a folder with their modification time, inode and content."""
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): (
@@ -71,7 +71,7 @@ def units(names: Sequence[str] | Files | dict[str, bytes]) -> list[int]:
 
 
 def of_units(there: Files, done: Sequence[int]) -> Files:
-    """The files that these units consist of."""
+    """The files of these units."""
     stems = {f"{unit:06d}" for unit in done}
     return {
         name: file
@@ -87,7 +87,7 @@ def leftovers(folder: Path) -> list[str]:
 
 
 def wait(what: Callable[[], object], process: subprocess.Popen[str], seconds: float = 180) -> None:
-    """Wait until something is the case, while the process runs."""
+    """Wait until a condition holds, while the process runs."""
     end = time.monotonic() + seconds
     while not what():
         assert process.poll() is None, process.communicate()

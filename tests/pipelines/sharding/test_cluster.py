@@ -1,4 +1,4 @@
-"""`cc shard --address`: a cluster's nodes make the same bytes, also when one of them dies."""
+"""`cc shard --address`: a cluster writes the same bytes, even if one of its nodes dies."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photos of some size: a unit takes a while."""
+    """Photos large enough that a unit takes a while."""
     return photos(tmp_path_factory.mktemp("source") / "photos", 4 * UNITS, side=1100)
 
 
@@ -130,7 +130,7 @@ def test_a_cluster_that_refuses_the_token_says_so(
 def test_from_bucket_to_bucket_on_nodes_with_networks_of_their_own(
     source: Path, local: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As on several machines, through Ray's client; a machine is lost in the middle."""
+    """Several machines, reached through Ray's client; one is lost halfway."""
     scratch = Path(tempfile.gettempdir())
     before = set(scratch.glob(".unit-*"))
     with namespaced_nodes(2, with_host=True) as network, serve_s3(network.host_ip) as s3:

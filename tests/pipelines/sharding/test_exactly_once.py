@@ -1,4 +1,4 @@
-"""SIGKILL at any moment, then the same command: the dataset is that of an uninterrupted run."""
+"""After SIGKILL at any moment, the same command gives the dataset of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ pipelines.sharding.plan.PLAN_UNITS = 3
 
 
 def killed_after(function: str, nth: int = 1, when: str = "True", *, before: bool = False) -> str:
-    """Hooks: SIGKILL after (or before) the n-th call of a function with such ``args``."""
+    """Hooks: SIGKILL after (or before) the n-th call of a function whose ``args`` match."""
     place, _, name = function.rpartition(".")
     return f"""{KILL}
 import pkgutil
@@ -68,7 +68,7 @@ place.{name} = outer
 
 
 def killed_at_index(number: int, dataset: Path) -> str:
-    """Hooks: SIGKILL as soon as so many units have an index, with others under way."""
+    """Hooks: SIGKILL once that many units have an index, while others are running."""
     return f"""{KILL}
 import threading, time, pathlib
 def watch():
@@ -82,7 +82,7 @@ threading.Thread(target=watch, daemon=True).start()
 
 @pytest.fixture(scope="module")
 def ray() -> Cluster:
-    """A Ray that is there all the time, so that each command starts quickly."""
+    """A running Ray, so that each command starts quickly."""
     with several_nodes(0, head_cpus=2) as cluster:
         yield cluster
 
@@ -94,7 +94,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The dataset that nobody interrupted, made in this process."""
+    """The dataset of an uninterrupted run, made in this process."""
     dataset = tmp_path_factory.mktemp("whole") / "dataset"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipelines.sharding.plan.PLAN_UNITS", 3)
@@ -104,7 +104,7 @@ def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def on(ray: Cluster, *places: object, hooks: str = "", code: int = 0) -> str:
-    """Run the command on that Ray; returns what it said."""
+    """Run the command on that Ray; return its output."""
     words = [*command(*places, hooks=SMALL_PLANS + hooks), "--address", ray.address]
     done = ray.driver(words, timeout=200, cwd=ROOT)
     assert done.returncode == code, done.stdout
@@ -112,14 +112,14 @@ def on(ray: Cluster, *places: object, hooks: str = "", code: int = 0) -> str:
 
 
 def finish_alone(*places: object, hooks: str = "", code: int = 0) -> str:
-    """Run the command where it needs no Ray, for no unit is to be done."""
+    """Run the command without Ray, which it needs only for units."""
     no_ray = "import ray\ndef init(**_): raise AssertionError('ray was started')\nray.init = init\n"
     done = run(*places, hooks=SMALL_PLANS + no_ray + hooks, code=code)
     return done.stdout + done.stderr
 
 
 def settle(ray: Cluster) -> None:
-    """Wait until the workers of a driver that was killed are gone, too."""
+    """Wait until the workers of a killed driver are gone."""
     end = time.monotonic() + 60
     while at_work(ray._keeper.process.pid):
         assert time.monotonic() < end
@@ -127,7 +127,7 @@ def settle(ray: Cluster) -> None:
 
 
 def at_work(pid: int) -> list[psutil.Process]:
-    """Ray's workers below a process that are doing a unit."""
+    """Ray workers below a process that are running a unit."""
     found = []
     for process in psutil.Process(pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess):
@@ -139,7 +139,7 @@ def at_work(pid: int) -> list[psutil.Process]:
 def test_a_driver_that_is_killed_over_and_over(
     ray: Cluster, source: Path, whole: Path, tmp_path: Path
 ) -> None:
-    """While it lists, after the first, middle and last unit: each call goes on from there."""
+    """Killed while listing, after the first, middle and last unit; each call continues there."""
     dataset = tmp_path / "dataset"
     stages = [
         killed_after("pathlib.Path.replace", when="args[1].name == 'dataset.json'", before=True),
@@ -175,7 +175,7 @@ def test_a_driver_that_is_killed_over_and_over(
 
 @pytest.fixture
 def unfinished(whole: Path, tmp_path: Path) -> Path:
-    """All units are done, and what they add up to is not computed yet."""
+    """All units are done, but not merged yet."""
     dataset = shutil.copytree(whole, tmp_path / "unfinished")
     record = json.loads((dataset / "dataset.json").read_bytes())
     record = {name: record[name] for name in ("format", "settings", "sources")}
@@ -214,7 +214,7 @@ def test_a_kill_while_it_finishes(
 def test_a_kill_while_it_finishes_in_tasks(
     ray: Cluster, source: Path, whole: Path, unfinished: Path
 ) -> None:
-    """Many units are summed up by tasks: to the same bytes, and after a kill as well."""
+    """Merging in tasks gives the same bytes, even after a kill."""
     in_tasks = (
         "import pipelines.sharding.merge_tasks\npipelines.sharding.merge_tasks.GROUP_UNITS = 3\n"
     )
@@ -249,7 +249,7 @@ def test_a_second_run_touches_nothing(source: Path, whole: Path, tmp_path: Path)
 
 
 def test_a_worker_that_is_killed_costs_no_more_than_its_unit(tmp_path: Path) -> None:
-    """One of the job's own Ray's workers dies in the middle of a unit; the job does not notice."""
+    """A worker of the job's Ray dies during a unit, and Ray retries the unit."""
     source, dataset = photos(tmp_path / "photos", 16, side=1600), tmp_path / "dataset"
     build_dataset([source], tmp_path / "whole", **OPTIONS)
     with subprocess.Popen(
@@ -278,7 +278,7 @@ def test_a_worker_that_is_killed_costs_no_more_than_its_unit(tmp_path: Path) -> 
 
 @pytest.fixture
 def grown(source: Path, tmp_path: Path) -> tuple[Path, Path, Path]:
-    """A source and its dataset, then more photos; and that dataset grown without a break."""
+    """A source, its dataset, more photos, and the dataset that grew without interruption."""
     mine = shutil.copytree(source, tmp_path / "photos")
     dataset, expected = tmp_path / "dataset", tmp_path / "expected"
     build_dataset([mine], dataset, **OPTIONS)
@@ -322,7 +322,7 @@ def test_a_kill_while_a_dataset_grows(ray: Cluster, grown: tuple[Path, Path, Pat
 def test_a_kill_while_a_unit_of_a_finished_dataset_is_done_again(
     ray: Cluster, source: Path, tmp_path: Path
 ) -> None:
-    """Its index was removed and a photo has changed: dataset.json must not stay as it was."""
+    """With an index removed and a photo changed, dataset.json must not stay as it was."""
     mine, dataset = shutil.copytree(source, tmp_path / "photos"), tmp_path / "dataset"
     build_dataset([mine], dataset, **OPTIONS)
     stale = read_info(dataset)

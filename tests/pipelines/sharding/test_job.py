@@ -1,4 +1,4 @@
-"""The job of `cc shard` on a real Ray: what is kept, what is said, what an interruption costs."""
+"""The job of `cc shard` on a real Ray: kept and refused photos, errors, and interruptions."""
 
 from __future__ import annotations
 
@@ -68,14 +68,6 @@ def test_the_same_photos_and_settings_give_the_same_bytes(
 ) -> None:
     build_dataset([photo_folder.path], tmp_path / "by-hand", **SETTINGS.model_dump())
     assert contents(tmp_path / "by-hand") == contents(sharded)
-
-
-def test_a_second_run_does_nothing(copy: Path, photo_folder, local_ray) -> None:
-    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
-    report = shard([str(photo_folder.path)], str(copy), SETTINGS)
-    assert report.new_photos == 0
-    assert report.fingerprint == read_info(copy).fingerprint
-    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
 
 
 def test_units_without_an_index_are_done_again_to_the_same_bytes(
@@ -201,7 +193,7 @@ def test_what_a_task_finds_damaged_is_said_as_it_is_without_tasks(
 def test_a_list_and_a_tar_are_sharded_as_their_photos_are(
     local_ray, scene, jpeg, tmp_path: Path
 ) -> None:
-    """And appended rows later, into units of their own."""
+    """Rows that are appended later get new units."""
     photos = {f"{seed}.jpg": jpeg(scene(seed)) for seed in range(8)}
     for name, data in photos.items():
         (tmp_path / name).write_bytes(data)

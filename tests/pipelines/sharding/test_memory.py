@@ -1,4 +1,4 @@
-"""Peak memory of what meets large photos, and of what meets many of them."""
+"""Peak memory with large photos, and with many photos."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def measured(code: str, *words: object) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def picture() -> np.ndarray:
-    """Fifty megapixels of colours, with some grain. (H, W, 3) uint8."""
+    """Fifty megapixels of smooth colours with some grain, (H, W, 3) uint8."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(20, 235, (6, 8, 3), np.uint8)
     large = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)

@@ -1,4 +1,4 @@
-"""Slices of units: what is planned stays, what is new is planned once, wherever it turns up."""
+"""The plan: planned slices stay, and new photos are planned once, wherever they appear."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def make(top: Path, *names: str) -> Path:
 
 
 def planned(dataset: Path, *sources: Path, size: int = 3) -> list[PlannedUnit]:
-    """One whole call."""
+    """Run one uninterrupted call."""
     return list(plan_units(LocalStore(dataset), open_sources(sources), size, Counter()))
 
 
 def slices(dataset: Path) -> list[list[str]]:
-    """Every unit's slice, read with PyArrow alone."""
+    """Every unit's slice, read with PyArrow only."""
     found = []
     for first in plans(dataset):
         parquet = pq.ParquetFile(dataset / f"units/{first:06d}.parquet")
@@ -53,7 +53,7 @@ def plan_files(dataset: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two units a plan file."""
+    """Two units per plan file."""
     monkeypatch.setattr(module, "PLAN_UNITS", 2)
 
 
@@ -122,7 +122,7 @@ def test_each_plan_file_is_there_before_its_units_are_told(
 def test_an_interrupted_listing_goes_on_with_the_same_slices(
     tmp_path: Path, small_files: None, units: int
 ) -> None:
-    """Stopped after any number of units, twice: the same files, byte for byte."""
+    """Stopped twice, after any number of units: the files are the same, byte for byte."""
     names = [*(f"{i:02d}.jpg" for i in range(17)), "03.tar", "09/1.jpg", "09/2.tar", "09/3.jpg"]
     top = make(tmp_path / "p", *names)
     listed = make(tmp_path / "l", "1.jpg", "2.jpg", "3.jpg", "4.jpg") / "list.txt"
@@ -163,7 +163,7 @@ NAMES = st.tuples(PATHS, st.sampled_from([".jpg", ".png", ".tar"])).map("".join)
 def test_photos_added_anywhere_are_planned_once(
     names: set[str], calls: int, size: int, plan_file: int, removed: int, random
 ) -> None:
-    """Over several calls, interrupted or whole, while some photos go again."""
+    """Over several calls, interrupted or not, while some photos disappear."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "PLAN_UNITS", plan_file)
         top, dataset = Path(folder, "photos"), Path(folder, "dataset")
@@ -202,7 +202,7 @@ def test_photos_added_anywhere_are_planned_once(
 @settings(max_examples=50, deadline=None)
 @given(st.sets(NAMES, min_size=2, max_size=30))
 def test_the_order_of_the_plan_is_that_of_the_listing(names: set[str]) -> None:
-    """Which the merge with what is planned rests on."""
+    """The merge with the plan relies on this order."""
     with tempfile.TemporaryDirectory() as folder:
         sources = open_sources([make(Path(folder), *names)])
         found = list(list_photos(sources, Counter()))
@@ -220,7 +220,7 @@ def test_a_folder_that_takes_the_place_of_a_photo(tmp_path: Path) -> None:
 
 
 def test_new_photos_of_each_source(tmp_path: Path, small_files: None) -> None:
-    """Between, before and behind, over three later calls."""
+    """Before, between and after the planned ones, over three later calls."""
     one = make(tmp_path / "one", "b.jpg", "d.jpg")
     two = make(tmp_path / "two", "b.jpg")
     planned(tmp_path / "d", one, two, size=2)
@@ -242,7 +242,7 @@ def test_new_photos_of_each_source(tmp_path: Path, small_files: None) -> None:
 def test_no_more_than_a_slice_a_call_is_held(
     tmp_path: Path, small_files: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A later call reads each slice of the plan once, and its ends once more."""
+    """A later call reads each slice once, and the first and last of each file once more."""
     top = make(tmp_path / "p", *(f"{i:03d}.jpg" for i in range(60)))
     planned(tmp_path / "d", top)
     reads: list[int] = []
@@ -263,7 +263,7 @@ def test_no_more_than_a_slice_a_call_is_held(
 
 @pytest.fixture
 def listed(tmp_path: Path) -> Path:
-    """A list whose order is no alphabet, and which names a photo twice."""
+    """A list that is not sorted and names a photo twice."""
     make(tmp_path / "l", *(f"{name}.jpg" for name in "abcdefg"))
     path = tmp_path / "l" / "list.txt"
     path.write_text("c.jpg\na.jpg\nc.jpg\nb.jpg\n")
@@ -277,7 +277,7 @@ def test_rows_keep_their_order(listed: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("beside", [[], ["folder"]])
 def test_rows_that_are_appended_are_new(listed: Path, tmp_path: Path, beside: list[str]) -> None:
-    """Twice, also with a second source behind the list, and with the same photo again."""
+    """Appended twice, with a second source after the list, and with a repeated photo."""
     sources = [listed, *(make(tmp_path / name, "m.jpg") for name in beside)]
     planned(tmp_path / "d", *sources)
     before = slices(tmp_path / "d")

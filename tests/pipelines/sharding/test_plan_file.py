@@ -1,4 +1,4 @@
-"""The slices of a job on disk, read back with PyArrow."""
+"""The plan's files on disk, read back with PyArrow."""
 
 import pyarrow.parquet as pq
 import pytest

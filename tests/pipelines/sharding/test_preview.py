@@ -1,4 +1,4 @@
-"""Looking before sharding: the same verdicts as sharding, on a fair sample, and nothing written."""
+"""The dry run gives the same verdicts as sharding, on a fair sample, and writes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cc shard` from and to buckets: the bytes of a local run, also when the store fails."""
+"""`cc shard` from and to buckets: the same bytes as a local run, even if the store fails."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WORDS = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items(
 
 @dataclass(frozen=True)
 class Photos:
-    """The same photos in a local folder and in a bucket, and what they become locally."""
+    """The same photos in a folder and in a bucket, and their local dataset."""
 
     folder: Path
     bucket: str
@@ -103,7 +103,7 @@ def bucket_contents(s3: S3, bucket: str) -> dict[str, bytes]:
 
 
 def same(found: dict[str, bytes], expected: dict[str, bytes], places: list[str]) -> None:
-    """The same files but for what dataset.json says of the sources."""
+    """The same files, apart from the sources in dataset.json."""
     found, expected = dict(found), dict(expected)
     one, other = (json.loads(files.pop("dataset.json")) for files in (found, expected))
     assert one.pop("sources") == places
@@ -153,7 +153,7 @@ shard_unit = job.shard_unit
 
 
 def _impatient(fixed: Any, unit: int, plan: int) -> Any:
-    """A unit's task that gives up soon; before unit 3 the store goes away."""
+    """A task without retries, whose store fails before unit 3."""
     pause, tries = remote_store.FIRST_PAUSE_S, remote_store.TRIES
     remote_store.FIRST_PAUSE_S, remote_store.TRIES = 0.01, 2
     try:
@@ -326,7 +326,7 @@ def test_a_folder_is_listed_alike_here_and_there(taken: Photos, s3_server) -> No
 def test_what_a_killed_worker_left_goes_and_what_is_in_use_stays(
     monkeypatch, s3_server, tmp_path: Path
 ) -> None:
-    """Units of remote datasets are written in the machine's own folder for temporary files."""
+    """Units of remote datasets are written in the machine's temporary folder."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     dataset = location_module.open_store(s3_server.uri("shard-scratch"))
     left, fresh = tmp_path / ".unit-000001-left", tmp_path / ".unit-000001-fresh"
