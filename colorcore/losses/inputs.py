@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from colorcore.color.lab import AB_OFFSET, lab_to_rgb
+from colorcore.torch_internals import version_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,7 +84,7 @@ def _once_a_step(
         with torch.no_grad():
             if lab.is_inference():  # these don't track whether they were written to
                 return function(lab, *args, **kwargs)
-            key = (lab._version, args, tuple(kwargs.items()))
+            key = (version_of(lab), args, tuple(kwargs.items()))
             results: dict[Any, _R] = known.setdefault(lab, {})
             if key not in results:
                 results[key] = function(lab, *args, **kwargs)
