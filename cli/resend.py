@@ -14,7 +14,7 @@ def resend(
     places: Annotated[
         list[str],
         typer.Argument(
-            metavar="OUT...",
+            metavar="OUT",
             help="The --out of a cc train or cc tune, or a file or folder in it, here or on s3://.",
         ),
     ],

@@ -1,4 +1,4 @@
-"""Empty MLflow stores in SQLite, without the seconds of CPU that making their tables takes."""
+"""Empty MLflow stores in SQLite, copied from one, because creating the tables takes seconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipelines.tracking.store import sqlite_uri
 
 
 def new_store(folder: Path) -> str:
-    """The URI of a store in a folder, whose file is ``mlflow.db`` as `cc train` names it."""
+    """Create a store in a folder, under the name that `cc train` uses; returns its URI."""
     shutil.copyfile(_template(), folder / "mlflow.db")
     return sqlite_uri(folder)
 

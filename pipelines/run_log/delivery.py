@@ -108,12 +108,13 @@ class Delivery:
     def _call(self, records: Sequence[Record]) -> None:
         first = records[0]
         metrics, tags = _entities(records)
+        # Synchronous calls: MLflow's own queue would acknowledge what the server does not have yet.
         with self._trying() as client:
             if metrics or tags:
                 client.log_batch(self._run_id, metrics=metrics, tags=tags, synchronous=True)
             elif first["kind"] == "picture":
                 for path in self._pictures(first):
-                    if path.is_file():
+                    if path.is_file():  # else it was sent before
                         client.log_artifact(self._run_id, str(path), PICTURES)
                 client.set_tag(self._run_id, HAS_PICTURES_TAG, "True", synchronous=True)
             elif first["kind"] == "artifact":
@@ -124,6 +125,7 @@ class Delivery:
 
     def _send_artifact(self, client: MlflowClient, record: Record) -> None:
         path, name = _allowed(self._spool, record["path"]), record["name"]
+        # A path that is gone is skipped: it was below --out, and its owner has deleted it since.
         if is_checkpoint(path):
             log_model(client, self._run_id, path)
         elif path.is_dir():
@@ -177,7 +179,9 @@ def deliver(uri: str, run_id: str, spool: Spool, patience_s: float) -> str | Non
         try:
             delivery.send()
         except NotTakenError as error:
-            pause = min(next(waits), 1.0)
+            pause = min(
+                next(waits), 1.0
+            )  # a user is waiting: do not sleep past the server's return
             if time.monotonic() + pause > end:
                 return str(error)
             time.sleep(pause)

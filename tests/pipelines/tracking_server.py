@@ -1,4 +1,4 @@
-"""A real `mlflow server` on loopback that tests may stop for a while, or freeze."""
+"""A real `mlflow server` on loopback that tests can stop, restart and freeze."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QUIET = {
 
 
 class TrackingServer:
-    """Started and stopped at one port, over one SQLite file and one folder of artifacts."""
+    """A server that keeps its port, its SQLite file and its artifact folder over restarts."""
 
     def __init__(self, folder: Path) -> None:
         with socket.socket() as free:
@@ -60,14 +60,14 @@ class TrackingServer:
             return False
 
     def stop(self) -> None:
-        """End it at once, as a crash would."""
+        """Kill the server, like a crash."""
         self._signal(signal.SIGKILL)
         if self._process is not None:
             self._process.wait(timeout=60)
         self._process = None
 
     def freeze(self) -> None:
-        """It takes connections and answers none."""
+        """Make the server accept connections without answering."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
@@ -77,7 +77,7 @@ class TrackingServer:
         return MlflowClient(self.uri)
 
     def stored(self, run_id: str, key: str) -> list[tuple[int, float]]:
-        """All of a metric's steps and values, copies too, straight from the table."""
+        """All steps and values of a metric, with duplicates, straight from the table."""
         with sqlite3.connect(self.database) as database:
             rows = database.execute(
                 "SELECT step, value FROM metrics WHERE run_uuid = ? AND key = ? ORDER BY step",
@@ -86,7 +86,7 @@ class TrackingServer:
             return list(rows)
 
     def images(self, run_id: str) -> list[str]:
-        """Paths of a run's pictures."""
+        """The artifact paths of a run's pictures."""
         return [item.path for item in self.client().list_artifacts(run_id, "images")]
 
     def _signal(self, which: signal.Signals) -> None:

@@ -1,4 +1,4 @@
-"""A headless Chromium, the one that this machine has, driven by Playwright."""
+"""This machine's Chromium, headless and driven by Playwright."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WAIT_MS = 60_000
 
 @functools.cache
 def why_no_browser() -> str:
-    """What this machine lacks; empty if it has all."""
+    """Why no browser can be started here; empty if one can."""
     if _chromium() is None:
         return "Chromium: found none; install the package chromium"
     try:
@@ -37,7 +37,7 @@ def _chromium() -> str | None:
 
 @contextmanager
 def chromium(width: int = 1500, height: int = 1150) -> Iterator[BrowserContext]:
-    """A browser that has not been here before; skips where there is none."""
+    """A browser with an empty profile; skips the test if there is no browser."""
     if reason := why_no_browser():  # no Chromium, or no Playwright to drive it
         pytest.skip(reason)
     from playwright.sync_api import sync_playwright
@@ -54,7 +54,7 @@ def chromium(width: int = 1500, height: int = 1150) -> Iterator[BrowserContext]:
 
 
 def hosts(requests: list[str]) -> set[str]:
-    """Where requests of pages went to."""
+    """The hosts that requests went to, except this machine."""
     return {urlsplit(url).hostname or "" for url in requests if url.startswith(("http", "ws"))} - {
         "127.0.0.1",
         "localhost",
@@ -63,6 +63,6 @@ def hosts(requests: list[str]) -> set[str]:
 
 
 def close_assistant(page: Page) -> None:
-    """MLflow's own chat panel, which opens at a first visit, takes a quarter of the page."""
+    """Close MLflow's chat panel, which opens at a first visit and takes a quarter of the page."""
     page.get_by_text("MLflow Assistant").wait_for()
     page.get_by_role("button", name="Close").first.click()

@@ -1,4 +1,4 @@
-"""`cc ui` that shows a study, and the browser that looks at it."""
+"""A `cc ui` that shows a study, and a browser."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Outside:
-    """Where a process that is told this proxy goes if it wants to leave this machine."""
+    """A proxy that catches every request that would leave this machine."""
 
     port: int
     calls: list[bytes] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Outside:
 
 @pytest.fixture(scope="module")
 def outside() -> Iterator[Outside]:
-    """A proxy that forwards nothing and writes down what it was asked for."""
+    """A proxy that forwards nothing and records every request."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         proxy = Outside(server.getsockname()[1])
 
@@ -57,7 +57,7 @@ def outside() -> Iterator[Outside]:
 
 @dataclass(frozen=True)
 class Shown:
-    """A running `cc ui STUDY`: the link that it printed, and its process."""
+    """A running `cc ui STUDY`: the link it printed, and its process."""
 
     link: str
     process: subprocess.Popen[str]
@@ -97,14 +97,14 @@ def shown(study: StudyReport, outside: Outside, tmp_path_factory) -> Iterator[Sh
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[BrowserContext]:
-    """Of the module, not of the session: while it runs, nothing else may use asyncio here."""
+    """A browser for the module only: while Playwright runs, nothing else here may use asyncio."""
     with chromium() as context:
         yield context
 
 
 @pytest.fixture(scope="module")
 def requests(browser: BrowserContext) -> list[str]:
-    """The address of each request that any page makes."""
+    """The URL of every request that any page makes."""
     made: list[str] = []
     browser.on("request", lambda request: made.append(request.url))
     return made

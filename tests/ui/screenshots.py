@@ -2,9 +2,9 @@
 
     python -m tests.ui.screenshots --out docs/images [--folder KEPT]
 
-Cuts the photographs that come with scikit-image and scikit-learn into tiles, searches on them
-with `cc tune`, opens `cc ui STUDY` in Chromium and takes pictures of the pages. With --folder what
-it made stays there, and a study that is there already is shown again. Ten minutes on two cores.
+Cuts the photographs that come with scikit-image and scikit-learn into tiles, runs `cc tune` on
+them, opens `cc ui STUDY` in Chromium and takes screenshots. With --folder, the study is kept there
+and used again by the next call. Takes ten minutes on two cores.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ MOST_BYTES = 300_000
 
 
 def make_study(folder: Path) -> None:
-    """Photos, dataset, palette, study: each by its command."""
+    """Make photos, dataset, palette and study, each with its command."""
     installed_photos(folder / "photos", folder / "photographs")
     (folder / "space.toml").write_text(SPACE)
     _cc(folder, "shard", "photos", "dataset", "--size", 64, "--val-percent", 10)
@@ -72,7 +72,7 @@ def _env() -> dict[str, str]:
 
 @contextmanager
 def pages(folder: Path) -> Iterator[str]:
-    """`cc ui STUDY`; the link that it prints."""
+    """Run `cc ui STUDY`; yields the link that it prints."""
     command = [sys.executable, "-m", "cli.main", "ui", STUDY, "--no-open"]
     with subprocess.Popen(
         command, cwd=folder, env=_env(), stdout=subprocess.PIPE, text=True
@@ -85,7 +85,7 @@ def pages(folder: Path) -> Iterator[str]:
 
 
 def take(browser: BrowserContext, link: str, out: Path) -> None:
-    """The page of the study, its table, and the study's own run."""
+    """Take pictures of the study's page, its table, and the study's own run."""
     page = browser.new_page()
     page.goto(link)
     close_assistant(page)
@@ -106,8 +106,8 @@ def take(browser: BrowserContext, link: str, out: Path) -> None:
 
 
 def _save(page: Page, path: Path) -> None:
-    """As many colours as fit into the size that a picture of the documentation may have."""
-    page.wait_for_timeout(3000)  # charts move into place
+    """Save a screenshot with as many colours as fit into :data:`MOST_BYTES`."""
+    page.wait_for_timeout(3000)  # wait for the charts to settle
     page.screenshot(path=path)
     with Image.open(path) as picture:
         rgb = picture.convert("RGB")

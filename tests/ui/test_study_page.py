@@ -1,4 +1,4 @@
-"""What `cc ui STUDY` opens, seen by a real browser."""
+"""The page that `cc ui STUDY` opens, in a real browser."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def loaded(images: Locator, count: int) -> list[int]:
-    """Widths of so many pictures, once they are there."""
+    """The widths of the pictures, once ``count`` of them are loaded."""
     images.nth(count - 1).wait_for()
     images.page.wait_for_function(
         "images => images.every(image => image.complete && image.naturalWidth > 0)",
@@ -35,13 +35,13 @@ def loaded(images: Locator, count: int) -> list[int]:
 
 
 def shown_by(images: Locator) -> list[tuple[str, str]]:
-    """The run and the file of each picture."""
+    """The run and the artifact path of each picture."""
     queries = (parse_qs(urlsplit(str(each.get_attribute("src"))).query) for each in images.all())
     return [(query["run_uuid"][0], unquote(query["path"][0])) for query in queries]
 
 
 def thumbnails(study: StudyReport, run_id: str, key: str, step: int) -> list[str]:
-    """What a run has of one name and step, the latest last."""
+    """A run's thumbnails under one key and step, the latest last."""
     files = (unquote(file.path) for file in client_for(study).list_artifacts(run_id, "images"))
     name = f"images/{key.replace('/', '~')}+step+{step}+"
     return sorted(file for file in files if file.startswith(name) and file.endswith(".webp"))
@@ -62,7 +62,7 @@ def test_the_page_opens_on_the_trials_their_parameters_and_their_pictures(
     assert urlsplit(shown.link).hostname == "127.0.0.1"
     page.goto(shown.link)
 
-    # All trials, best first, and neither folded away nor beside their parent.
+    # All trials are listed, best first, and the study's own run is not.
     trials = rows_of(study.out)
     runs = page.locator(".ag-row a").filter(has_text=study.name)
     runs.nth(len(trials) - 1).wait_for()
@@ -70,7 +70,7 @@ def test_the_page_opens_on_the_trials_their_parameters_and_their_pictures(
     names = [f"{study.name}-{int(row['trial']):04d}" for row in by_score]
     assert runs.all_inner_texts() == names
 
-    # What was searched against the objective, a line a trial.
+    # Parallel coordinates: the searched settings and the objective.
     axes = page.locator(".parcoords .dimension text.label")
     axes.first.wait_for()
     # MLflow shortens long names in the middle.
@@ -78,10 +78,10 @@ def test_the_page_opens_on_the_trials_their_parameters_and_their_pictures(
     assert set(axes.all_text_contents()) == {*searched, "best/a...lanced"}
     assert page.get_by_text(f"{study.name}: {len(trials)} trials").is_visible()
 
-    # The objective's curves.
+    # The objective has one curve per trial.
     page.locator(".js-plotly-plot .scatterlayer .trace").nth(len(trials) - 1).wait_for()
 
-    # Two pictures a trial: of its latest best epoch, and of the last epoch that all trials have.
+    # Two pictures per trial: at its best epoch, and at the last epoch that all trials have.
     epoch = min(int(row["epochs"]) for row in trials)
     assert epoch < max(int(row["epochs"]) for row in trials)
     for key, step in ((BEST_PICTURE_KEY, BEST_STEP), (PICTURE_KEY, epoch)):
@@ -91,7 +91,7 @@ def test_the_page_opens_on_the_trials_their_parameters_and_their_pictures(
             (row["run_id"], thumbnails(study, row["run_id"], key, step)[-1]) for row in trials
         )
         assert page.get_by_text("No image logged at this step").count() == 0
-        # Charts are drawn where they are seen; the heading below them is always there.
+        # Charts are drawn when they scroll into view; the heading below them is always there.
         page.get_by_text("Curves", exact=True).scroll_into_view_if_needed()
 
 
@@ -103,7 +103,7 @@ def test_mlflow_lists_the_page_among_its_views(
     page.get_by_text(f"study {study.name}").wait_for()
 
 
-def test_the_table_says_how_each_trial_ended(page: Page, shown: Shown, study: StudyReport) -> None:
+def test_the_table_shows_how_each_trial_ended(page: Page, shown: Shown, study: StudyReport) -> None:
     page.goto(shown.link.replace("=CHART", "=TABLE"))
     stopped = next(row for row in rows_of(study.out) if row["outcome"] == "stopped")
     page.get_by_text(stopped["reason"]).first.wait_for()
@@ -125,13 +125,13 @@ def test_the_studys_own_run_shows_curves_pictures_and_plots(
 def test_nothing_leaves_this_machine(
     page: Page, shown: Shown, requests: list[str], outside: Outside
 ) -> None:
-    """Last in the file: what all pages asked for, and the server behind them."""
+    """Last in the file, so that it sees the requests of all pages and of the server."""
     page.goto(shown.link)
     page.locator(".parcoords").first.wait_for()
     assert len(requests) > 20
     assert hosts(requests) == set()
     assert outside.calls == []
-    # The proxy does hear of what wants to leave.
+    # The proxy works: it sees a request that would leave.
     call = "import urllib.request as u; u.urlopen('http://example.com/hello', timeout=20)"
     subprocess.run(
         [sys.executable, "-c", call], env={**os.environ, **outside.env}, capture_output=True,

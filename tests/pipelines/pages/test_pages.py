@@ -40,7 +40,7 @@ AT = "http://127.0.0.1:5000"
 
 @pytest.fixture(scope="module")
 def experiment(tracking: str) -> tuple[MlflowClient, str]:
-    run = start_run(tracking, "of no study", {"optim.lr": 1}, {KIND_TAG: "train"}, None)
+    run = start_run(tracking, "no study", {"optim.lr": 1}, {KIND_TAG: "train"}, None)
     return client_for(tracking), run.experiment_id
 
 
@@ -50,7 +50,7 @@ def write(
     trials: list[tuple[Mapping[str, Any], Mapping[str, float]]],
     best: Mapping[str, float],
 ) -> list[str]:
-    """A study of runs with these parameters and metrics; the parent's run first."""
+    """Write a study of runs with these parameters and metrics; returns ids, the parent first."""
     client = client_for(uri)
     tags = {STUDY_TAG: study, KIND_TAG: "study"}
     ids = [start_run(uri, study, {}, tags, None).run_id]
@@ -65,7 +65,7 @@ def write(
 
 
 def state(tag: str) -> dict[str, Any]:
-    """What a browser makes of a saved view."""
+    """The state in a saved view, unpacked as the browser does."""
     packed = json.loads(tag)["state"].removeprefix("deflate;")
     unpacked: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(packed)))
     return unpacked
@@ -86,8 +86,8 @@ def test_a_study_is_read_from_its_runs(tracking: str, experiment: tuple[MlflowCl
     found = read_study(client, experiment_id, "two")
     assert (found.run_id, found.trials) == (ids[0], 3)
     assert found.objectives == ("val/delta_e2000", "val/psnr")
-    assert found.searched == ("lr", "batch")  # most values first; what is the same is not there
-    assert found.step == 6  # of those that have pictures all have it, and none later
+    assert found.searched == ("lr", "batch")  # most values first; "model" is the same in all trials
+    assert found.step == 6  # the last step that all trials with pictures have
     facets = state(view.view(found))
     assert facets["orderByKey"] == "metrics.`val/delta_e2000`"
     assert facets["orderByAsc"] is True  # lower is better
@@ -102,7 +102,7 @@ def _dot() -> Any:
 def test_trials_are_ordered_by_their_best_score_where_they_have_one(
     tracking: str, experiment: tuple[MlflowClient, str]
 ) -> None:
-    """MLflow sorts by the last value of a metric: one that got worse would stand too low."""
+    """MLflow sorts by a metric's last value, which ranks a trial that got worse too low."""
     scores = {"val/psnr": 20.0, "best/psnr": 24.0}
     write(tracking, "scored", [({"lr": 1}, scores), ({"lr": 2}, scores)], {"psnr": 24.0})
     found = read_study(*experiment, "scored")
@@ -111,7 +111,7 @@ def test_trials_are_ordered_by_their_best_score_where_they_have_one(
     assert (shown["orderByKey"], shown["orderByAsc"]) == ("metrics.`best/psnr`", False)
     charts = {chart["type"]: chart for chart in reversed(shown["compareRunCharts"])}
     assert charts["PARALLEL"]["selectedMetrics"] == ["best/psnr"]
-    assert charts["LINE"]["metricKey"] == "val/psnr"  # its course
+    assert charts["LINE"]["metricKey"] == "val/psnr"  # its curve over the validations
 
 
 def test_without_a_best_score_the_recipes_metric_counts(
@@ -126,7 +126,7 @@ def test_without_a_best_score_the_recipes_metric_counts(
     assert state(view.view(empty))["compareRunCharts"][0]["selectedParams"] == []
 
 
-def test_of_two_studies_of_a_name_the_latest_is_shown(
+def test_the_latest_of_two_studies_with_one_name_is_shown(
     tracking: str, experiment: tuple[MlflowClient, str]
 ) -> None:
     write(tracking, "twice", [], {})
@@ -174,7 +174,7 @@ def test_the_link_leads_to_the_saved_view(
 
 
 def test_a_view_fits_into_a_tag() -> None:
-    """However long the names: then the last axes are left out."""
+    """With long names, the last axes are left out."""
     names = tuple(f"loss.{'x' * 400}{base64.b64encode(bytes([n] * 90))}" for n in range(12))
     few = Study("s", "r" * 32, 0, 3, ("val/psnr",), ("lr", "batch"), 5)
     many = replace(few, searched=names, objectives=tuple(f"val/{name}" for name in names[:1]))
@@ -187,8 +187,8 @@ def test_a_view_fits_into_a_tag() -> None:
     ]
 
 
-def test_a_server_is_not_served_again() -> None:
-    """Its own address is shown, without the password in it."""
+def test_a_server_has_pages_of_its_own() -> None:
+    """The page address is the server's own, without the password."""
     assert server.is_server("https://team:5000")
     assert server.page_address("https://me:pw@team:5000/", "127.0.0.1", 0) == "https://team:5000"
     assert server.page_address("sqlite:///x.db", "::1", 5001) == "http://[::1]:5001"
@@ -205,7 +205,7 @@ def test_ports() -> None:
         server.free_port("no.such.host.invalid", None)
 
 
-def test_a_browser_is_opened_where_it_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_browser_opens_only_where_the_user_would_see_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     for name in ("SSH_CONNECTION", "DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
@@ -262,10 +262,10 @@ def test_no_store_yet_is_one_line(tmp_path) -> None:
     assert answer.stderr.count("\n") == 1
 
 
-def test_a_study_may_be_called_as_any_command_is(
+def test_a_study_may_have_any_name(
     tracking: str, experiment: tuple[MlflowClient, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also "import", which `cc ui` once took for a command of its own."""
+    """Also "import", which used to be a subcommand of `cc ui`."""
     ids = write(tracking, "import", [({"lr": 1}, {"val/psnr": 2.0})], {"psnr": 2.0})
     monkeypatch.setattr("pipelines.pages.server.is_server", lambda _: True)  # only print the link
     answer = CliRunner().invoke(app, ["ui", "import", "--tracking-uri", tracking, "--no-open"])

@@ -1,4 +1,4 @@
-"""Nothing is lost and nobody waits: against a real server that comes and goes."""
+"""Logging loses nothing and keeps nobody waiting, against a real server that comes and goes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer
 
 @pytest.fixture
 def server(running: TrackingServer, monkeypatch: pytest.MonkeyPatch) -> TrackingServer:
-    """The server, up; a test may leave it down."""
+    """The server, running; a test may leave it stopped."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     if not running.answers():
@@ -62,14 +62,14 @@ def _proxy(running: TrackingServer) -> Iterator[FlakyS3]:
 
 @pytest.fixture
 def proxy(server: TrackingServer, _proxy: FlakyS3) -> FlakyS3:
-    """Before the server: "all" answers 503, as a balancer does whose server is away."""
+    """A proxy before the server; "all" makes it answer 503, as a balancer without servers does."""
     _proxy.set("none")
     return _proxy
 
 
 @pytest.fixture
 def run(proxy: FlakyS3, request: pytest.FixtureRequest) -> TrackedRun:
-    """A run, reached through the proxy."""
+    """A run that is reached through the proxy."""
     began = start_run(f"http://{proxy.endpoint}", request.node.name, {"lr": 1}, {}, None)
     return TrackedRun(began.uri, began.experiment_id, began.run_id, patience_s=1.0)
 
@@ -94,10 +94,10 @@ def log_some(log: RunLog, steps: range) -> None:
 EXPECTED = [(step, 1 / (step + 1)) for step in range(60)]
 
 
-def test_a_server_that_is_away_for_a_while_misses_nothing(
+def test_a_server_that_is_down_for_a_while_misses_nothing(
     server: TrackingServer, tmp_path: Path
 ) -> None:
-    """It is killed and started again."""
+    """The server is killed and started again."""
     run = start_run(server.uri, "away", {}, {}, None)
     log = log_for(run, tmp_path)
     log_some(log, range(20))
@@ -105,7 +105,7 @@ def test_a_server_that_is_away_for_a_while_misses_nothing(
     log_some(log, range(20, 40))
     log.picture(picture, (KEY, 30))
     log.tag("sign.grey", "step 30")
-    time.sleep(1.5)  # several tries fail
+    time.sleep(1.5)  # some tries fail
     assert (spool_folder(run.run_id, tmp_path) / RECORDS).exists()
     server.start()
     log_some(log, range(40, 60))
@@ -130,14 +130,14 @@ def test_a_frozen_server_keeps_nobody_waiting(
         assert log.close(0.5) == 60
     finally:
         server.thaw()
-    resend_runs([str(tmp_path)])  # what the thawed server was not told yet
+    resend_runs([str(tmp_path)])  # whatever the frozen server did not receive
     assert loss(server, run) == EXPECTED
 
 
-def test_an_answer_that_is_lost_doubles_nothing(
+def test_a_lost_answer_duplicates_nothing(
     server: TrackingServer, proxy: FlakyS3, run: TrackedRun, tmp_path: Path
 ) -> None:
-    """The server did what it was asked, the connection broke before it could say so."""
+    """The server handles the call, and the connection breaks before its answer."""
     proxy.set("lost:2@POST")
     log = log_for(run, tmp_path)
     for start in range(0, 60, 20):
@@ -150,7 +150,7 @@ def test_an_answer_that_is_lost_doubles_nothing(
     assert len(server.images(run.run_id)) == 2
 
 
-def test_what_is_left_at_the_end_is_imported_and_twice_is_once(
+def test_unsent_records_are_resent_and_sending_twice_stores_once(
     server: TrackingServer, proxy: FlakyS3, run: TrackedRun, tmp_path: Path
 ) -> None:
     out, best, palette = tmp_path / "model", tmp_path / "model" / "best", tmp_path / "palette.png"
@@ -167,7 +167,7 @@ def test_what_is_left_at_the_end_is_imported_and_twice_is_once(
     assert unsent is not None
     assert unsent.place == str(out / "run-log" / run.run_id)
     assert "cc resend" in str(unsent)
-    palette.unlink()  # the job's own copy is gone by then
+    palette.unlink()  # the job's temporary copy is gone by then
     copy = shutil.copytree(out, tmp_path / "copy" / "model")
     with pytest.raises(JobError, match="cannot reach the tracking store http://127"):
         resend_runs([str(out)])
@@ -187,13 +187,13 @@ def test_what_is_left_at_the_end_is_imported_and_twice_is_once(
         ended = server.client().get_run(run.run_id).info
         assert ended.status == "FINISHED"
         if copy.exists():
-            (copy / "run-log" / run.run_id / "sent").unlink(missing_ok=True)  # all of it again
+            (copy / "run-log" / run.run_id / "sent").unlink(missing_ok=True)  # send all of it
             resend_runs([str(copy / "run-log" / run.run_id / RECORDS)])
             shutil.rmtree(copy)
     assert resend_runs([str(out)]) == []
 
 
-def test_a_spool_in_an_object_store_is_imported_from_there(
+def test_a_spool_in_an_object_store_is_resent_from_there(
     server: TrackingServer,
     proxy: FlakyS3,
     run: TrackedRun,
@@ -218,7 +218,7 @@ def test_a_spool_in_an_object_store_is_imported_from_there(
     (report,) = resend_runs([out])
     assert report.run_id == run.run_id
     assert loss(server, run, "val/psnr") == [(5, 20.0)]
-    assert len(server.images(run.run_id)) == 4  # by its epoch and as the best
+    assert len(server.images(run.run_id)) == 4  # for its epoch, and as the best so far
     assert server.client().list_artifacts(run.run_id, "palette")
     assert server.client().get_run(run.run_id).info.status == "FINISHED"
     assert all(key.endswith("/") for key in s3_server.keys(bucket))  # markers of folders
@@ -237,7 +237,7 @@ sys.stdin.read()
 """
 
 
-def test_what_a_killed_training_left_is_sent_by_the_next_one_or_imported(
+def test_records_of_a_killed_training_are_sent_by_the_next_one_or_resent(
     server: TrackingServer, proxy: FlakyS3, run: TrackedRun, tmp_path: Path
 ) -> None:
     proxy.set("all")
@@ -305,7 +305,7 @@ def test_records_wait_in_memory_while_the_disk_is_full(
         assert stored == EXPECTED[: len(stored)]  # whatever the disk took
 
 
-def test_a_record_that_the_server_refuses_is_set_aside_and_the_rest_goes_on(
+def test_a_refused_record_is_set_aside_and_the_others_are_sent(
     server: TrackingServer, run: TrackedRun, tmp_path: Path
 ) -> None:
     log = log_for(run, tmp_path)
@@ -318,7 +318,7 @@ def test_a_record_that_the_server_refuses_is_set_aside_and_the_rest_goes_on(
     assert "no such name: $" in json.loads(refused)["values"]
 
 
-def test_sqlite_stores_nothing_twice_either(tracking: str, tmp_path: Path) -> None:
+def test_sqlite_stores_nothing_twice(tracking: str, tmp_path: Path) -> None:
     uri = tracking
     run = start_run(uri, "twice", {}, {}, None)
     folder = spool_folder(run.run_id, tmp_path)
@@ -339,7 +339,7 @@ def test_sqlite_stores_nothing_twice_either(tracking: str, tmp_path: Path) -> No
     assert rows == [("loss", 1), ("loss", 2), ("nan", 1)]
 
 
-def test_a_spool_of_somebody_else_sends_no_other_files(tracking: str, tmp_path: Path) -> None:
+def test_a_foreign_spool_sends_no_files_from_elsewhere(tracking: str, tmp_path: Path) -> None:
     uri = tracking
     run = start_run(uri, "foreign", {}, {}, None)
     (tmp_path / "private").write_text("mine")
@@ -350,7 +350,7 @@ def test_a_spool_of_somebody_else_sends_no_other_files(tracking: str, tmp_path: 
     assert spool.refused() == 1
     stored = Path(tracking.removeprefix("sqlite:///")).with_name("mlartifacts")
     assert not list((stored / run.run_id).rglob("private"))
-    named["path"] = "../../model.txt"  # in the --out, where it may be
+    named["path"] = "../../model.txt"  # within --out, which is allowed
     (tmp_path / "out" / "model.txt").write_text("weights")
     spool.append([named])
     Delivery(uri, run.run_id, spool).send()

@@ -48,7 +48,7 @@ start_run(sys.argv[1], sys.argv[2], {}, {}, None)
 
 
 @pytest.mark.slow
-def test_trainings_that_begin_at_once_where_there_is_no_store_yet(tmp_path: Path) -> None:
+def test_trainings_that_start_together_create_one_store(tmp_path: Path) -> None:
     uri, names = tracking_uri(None, tmp_path), ["a", "b", "c"]
     started = [
         subprocess.Popen(
@@ -76,14 +76,14 @@ def test_a_store_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatc
         client_for("http://me:secret@127.0.0.1:9")
 
 
-def test_artifacts_stay_beside_the_store(trained: TrainReport, tracking: str) -> None:
+def test_artifacts_are_stored_next_to_the_database(trained: TrainReport, tracking: str) -> None:
     run = client_for(tracking).get_run(trained.run_id)
     folder = Path(tracking.removeprefix("sqlite:///")).parent
     assert run.info.artifact_uri.startswith((folder / "mlartifacts").as_uri())
 
 
-def test_tags_say_when_a_sign_appeared_and_when_it_was_gone(tracking: str, tmp_path: Path) -> None:
-    """Also over a resume, which begins with a new observer."""
+def test_tags_record_when_a_sign_appeared_and_disappeared(tracking: str, tmp_path: Path) -> None:
+    """Also across a resume, which starts with a new observer."""
     run = start_run(tracking, "signs", {}, {}, None)
     recipe = load_recipe("simple")
     grey = Sign("grey", 0.1, 0.15, "hardly any colour")
@@ -117,7 +117,7 @@ def test_tags_say_when_a_sign_appeared_and_when_it_was_gone(tracking: str, tmp_p
     assert {point.value for point in values} == {0.5}
 
 
-def test_a_run_says_what_made_it(trained: TrainReport, tracking: str, tiny: Recipe) -> None:
+def test_a_run_records_its_provenance(trained: TrainReport, tracking: str, tiny: Recipe) -> None:
     client = client_for(tracking)
     run = client.get_run(trained.run_id)
     tags = run.data.tags
@@ -127,7 +127,7 @@ def test_a_run_says_what_made_it(trained: TrainReport, tracking: str, tiny: Reci
     assert tags["mlflow.user"]
     path = client.download_artifacts(trained.run_id, "recipe.toml")
     assert load_recipe(path) == tiny
-    # More than MLflow takes at once, and a child of its own kind.
+    # More parameters than MLflow takes in one call, and a child run of another kind.
     params = {f"p{number}": number for number in range(250)}
     child = start_run(tracking, "t", params, {"colorcore.kind": "trial"}, None, trained.run_id)
     data = client.get_run(child.run_id).data
@@ -136,7 +136,7 @@ def test_a_run_says_what_made_it(trained: TrainReport, tracking: str, tiny: Reci
     assert data.tags["colorcore.kind"] == "trial"
 
 
-def test_the_revision_is_the_folders_own(tmp_path: Path) -> None:
+def test_the_revision_is_that_of_the_folder(tmp_path: Path) -> None:
     assert "mlflow.source.git.commit" not in provenance(tmp_path)
 
     def git(*words: str) -> str:
@@ -158,7 +158,7 @@ def test_the_revision_is_the_folders_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("node", "prefix"), [(None, "system/"), (1, "system/node_1/")])
-def test_a_node_logs_its_own_state(
+def test_a_node_logs_its_system_metrics(
     tracking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, node: int | None, prefix: str
 ) -> None:
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")

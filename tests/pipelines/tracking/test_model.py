@@ -1,4 +1,4 @@
-"""A run's model in MLflow: loaded, served, registered, fetched; and never unpickled."""
+"""A run's model in MLflow can be loaded, served, registered and fetched, and is never unpickled."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def photos(scene) -> np.ndarray:
 
 @pytest.fixture
 def colorized(trained: TrainReport, photos: np.ndarray, tmp_path: Path) -> np.ndarray:
-    """What `cc colorize` makes of the photos."""
+    """The photos as `cc colorize` returns them."""
     for number, photo in enumerate(photos):
         Image.fromarray(photo).save(tmp_path / f"{number}.png")
     names = [str(tmp_path / f"{number}.png") for number in range(len(photos))]
@@ -65,7 +65,7 @@ print(colorcore.__file__)
 """
 
 
-def test_it_answers_as_colorize_does_where_this_project_is_not_installed(
+def test_it_predicts_like_cc_colorize_without_this_project_installed(
     run: TrackedRun, photos: np.ndarray, colorized: np.ndarray, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "in.npy", photos)
@@ -166,12 +166,12 @@ class _Bomb:
 def test_nothing_that_is_fetched_is_unpickled_or_run(
     trained: TrainReport, tracking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pickle wherever one could lie, code beside it, and in the place of the weights, too."""
+    """A model with pickles everywhere, also in place of the weights, and code next to them."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
     mark = tmp_path / "exploded"
     bomb = pickle.dumps(_Bomb(mark))
     pickle.loads(bomb)  # noqa: S301
-    assert mark.exists()  # it does explode
+    assert mark.exists()  # the bomb works
     mark.unlink()
     poisoned = shutil.copytree(trained.out / "best", tmp_path / "poisoned" / "artifacts" / "best")
     for name in ("python_model.pkl", "model.pkl", "artifacts/best/training.pt", "data/x.pkl"):
@@ -194,9 +194,7 @@ def test_nothing_that_is_fetched_is_unpickled_or_run(
     assert not mark.exists()
 
 
-def test_a_model_that_is_logged_twice_or_by_two_tries_is_one(
-    trained: TrainReport, tracking: str
-) -> None:
+def test_logging_a_model_again_adds_no_second_one(trained: TrainReport, tracking: str) -> None:
     client = client_for(tracking)
     run = start_run(tracking, "twice", {}, {}, None)
     begun = client.create_logged_model(run.experiment_id, "model", source_run_id=run.run_id)
