@@ -282,9 +282,9 @@ class Training:
     # -- validation and checkpoints --------------------------------------------------------------
 
     def validate(self) -> ValidationEvent:
-        """Score the averaged weights on the whole validation split, each rank its share."""
+        """Score the averaged weights on the validation split; each rank scores its share."""
         if self.world > 1:
-            # Batch norm's statistics differ by rank; rank 0's are those that will be saved.
+            # Batch norm's statistics differ by rank, and rank 0's are the ones that are saved.
             for buffer in self.average.buffers():
                 distributed.broadcast(buffer, 0)
         statistics = statistics_for(self.data.palette, self.data.mean_ab)
@@ -303,6 +303,7 @@ class Training:
             statistics=statistics,
         )
         if self.world > 1:
+            # Sums, not means: ranks may have different numbers of photos.
             states = [evaluation.state(), statistics.state()]
             total = torch.cat(states).to(self.device)
             distributed.all_reduce(total)
@@ -313,6 +314,7 @@ class Training:
             statistics.add_state(sums[1])
         scores = evaluation.compute()
         measured = {**statistics.compute(), **self.history.compute()}
+        # The last validation checks every sign, however short the training was.
         young = self.history.young and self.epoch < self.recipe.train.epochs
         score, metric = scores[self.recipe.train.metric], self.recipe.train.metric
         sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
@@ -324,7 +326,7 @@ class Training:
         return ValidationEvent(self.epoch, self.steps_done, scores, is_best, pairs, measured, signs)
 
     def checkpoint(self, scores: dict[str, float]) -> Checkpoint:
-        """All of this training's state, at whatever step it stands."""
+        """The complete state of the training, after any step."""
         tensors, numbers = optimizer_state(self.optimizer)
         tensors |= {f"model.{name}": value for name, value in self.model.state_dict().items()}
         if self.adversary is not None:
@@ -356,13 +358,13 @@ class Training:
         if resume.dataset != self.data.fingerprint:
             raise CheckpointError(
                 f"the checkpoint was trained on the dataset {resume.dataset}, this one is "
-                f"{self.data.fingerprint}; resume on the same dataset or start anew without it"
+                f"{self.data.fingerprint}; resume on the same dataset, or start a new training"
             )
         if resume.palette.fingerprint != self.data.palette.fingerprint:
             raise CheckpointError(
                 f"the checkpoint was trained with the palette {resume.palette.fingerprint}, the "
-                f"dataset's is {self.data.palette.fingerprint} now; make the former again with "
-                "cc priors, or start anew"
+                f"dataset's is {self.data.palette.fingerprint} now; rebuild the former with "
+                "cc priors, or start a new training"
             )
         try:
             self.model.load_state_dict(weights_under(resume.training, "model"))
