@@ -147,7 +147,7 @@ def test_a_driver_that_is_killed_over_and_over(
         killed_after("pipelines.sharding.plan.write_plan", 2, before=True),
         killed_at_index(1, dataset),
         killed_at_index(UNITS // 2, dataset),
-        killed_after("pipelines.sharding.job.finish", before=True),
+        killed_after("pipelines.sharding.job.merge_units", before=True),
     ]
     for number, hooks in enumerate(stages):
         before = files(dataset) if dataset.exists() else {}
@@ -300,7 +300,7 @@ def test_a_kill_while_a_dataset_grows(ray: Cluster, grown: tuple[Path, Path, Pat
         ray,
         source,
         dataset,
-        hooks=killed_after("pipelines.sharding.job.finish", before=True),
+        hooks=killed_after("pipelines.sharding.job.merge_units", before=True),
         code=-9,
     )
     settle(ray)
@@ -330,7 +330,7 @@ def test_a_kill_while_a_unit_of_a_finished_dataset_is_done_again(
     build_dataset([mine], tmp_path / "expected", **OPTIONS)
     (dataset / "index" / "000002.parquet").unlink()
     before = files(dataset)
-    hooks = killed_after("pipelines.sharding.job.finish", before=True)
+    hooks = killed_after("pipelines.sharding.job.merge_units", before=True)
     on(ray, mine, dataset, hooks=hooks, code=-signal.SIGKILL)
     settle(ray)
     assert (dataset / "index" / "000002.parquet").exists()
