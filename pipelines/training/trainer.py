@@ -17,6 +17,7 @@ from typing import Any
 from colorcore.recipes.advice import Advised, advised
 from colorcore.recipes.recipe import Recipe
 from colorcore.scores.signs import Sign
+from pipelines.cluster import silence_ray
 from pipelines.errors import JobError, StoppedError, WrongCallError
 from pipelines.ray_internals import trainer_without_sigint_handler
 from pipelines.training.board import Board
@@ -80,6 +81,7 @@ def run_workers(
     from ray.train import ScalingConfig
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    silence_ray()  # again: importing ray.train has set levels of its own
     resources = ray.cluster_resources()
     least = workers if isinstance(workers, int) else workers[0]
     gpus = resources.get("GPU", 0.0) >= least
