@@ -20,7 +20,7 @@ def demo(
         int, typer.Option(min=1, help="Photos shown to the network during training.")
     ] = 18_000,
 ) -> None:
-    """Run shard, priors, train, eval and colorize on a few photos, with pictures, in minutes."""
+    """Run the whole workflow on a few photos, with pictures."""
     import json
 
     from cli import show

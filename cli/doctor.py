@@ -31,12 +31,12 @@ def doctor(
     """
     from cli import show
     from pipelines.doctor.job import examine
-    from pipelines.tracking.store import tracking_uri as choose
+    from pipelines.tracking.store import resolve_tracking_uri
 
     with show.progress("doctor") as advance:
         health = examine(
             dataset,
-            tracking_uri=choose(tracking_uri, Path.cwd()),
+            tracking_uri=resolve_tracking_uri(tracking_uri, Path.cwd()),
             address=address,
             quick=quick,
             on_check=advance,

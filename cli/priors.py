@@ -28,7 +28,7 @@ def priors(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Find the colour bins of a dataset, how often each occurs, and its weight in the loss."""
+    """Fit colour bins, priors and weights to a dataset."""
     from cli import show
     from pipelines.priors import make_palette
 

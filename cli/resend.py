@@ -24,7 +24,7 @@ def resend(
     ] = None,
     json: AsJson = False,
 ) -> int:
-    """Send records to MLflow that the tracking server missed while it was down.
+    """Send MLflow the records it missed while it was down.
 
     Also recovers what a killed training logged. Sending the same records twice is harmless.
     """

@@ -69,7 +69,7 @@ def shard(
     from cli import show
     from colorcore.dataset.layout import ShardSettings
     from pipelines.errors import WrongCallError
-    from pipelines.sharding.job import shard as run
+    from pipelines.sharding import job
 
     try:
         settings = ShardSettings(
@@ -90,7 +90,7 @@ def shard(
         raise WrongCallError("expected SOURCE... DATASET, e.g. cc shard ~/Pictures photos.data")
     *sources, dataset = places
     with show.progress("shard") as advance:
-        report = run(
+        report = job.shard(
             sources,
             dataset,
             settings,

@@ -49,7 +49,7 @@ def train(
     """Train a recipe on a dataset."""
     from cli import show
     from colorcore.recipes.recipe import load_recipe
-    from pipelines.tracking import store
+    from pipelines.tracking.store import resolve_tracking_uri
     from pipelines.training import driver
     from pipelines.training.job import parse_workers
 
@@ -59,7 +59,7 @@ def train(
             dataset,
             loaded,
             out,
-            tracking_uri=store.tracking_uri(tracking_uri, Path.cwd()),
+            tracking_uri=resolve_tracking_uri(tracking_uri, Path.cwd()),
             name=name or Path(recipe).stem,
             workers=parse_workers(workers),
             resume=resume,

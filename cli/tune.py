@@ -68,7 +68,9 @@ def tune(
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Search learning rate, batch size, channels and loss weights, or any other recipe settings.
+    """Search recipe settings for the best model.
+
+    By default: learning rate, batch size, channels and loss weights; a TOML file names others.
 
     Trials are compared by a validation metric, never by the loss, whose weights are searched.
     """
@@ -76,7 +78,7 @@ def tune(
     from colorcore.recipes.recipe import load_recipe
     from colorcore.storage.location import absolute_store
     from pipelines.sources.source import local_path
-    from pipelines.tracking.store import tracking_uri as choose
+    from pipelines.tracking.store import resolve_tracking_uri
     from tune import study
     from tune.objective import objective_of
     from tune.search import SearchSettings, default_grace
@@ -109,7 +111,7 @@ def tune(
             settings,
             folder,
             trials=trials,
-            tracking_uri=choose(tracking_uri, Path.cwd()),
+            tracking_uri=resolve_tracking_uri(tracking_uri, Path.cwd()),
             name=name or folder.absolute().name,
             concurrent=concurrent,
             resume=resume,

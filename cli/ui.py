@@ -28,16 +28,17 @@ def ui(
         typer.Option("--open/--no-open", help="Open a browser (default: if there is a display)."),
     ] = None,
 ) -> int:
-    """Serve MLflow's pages until Ctrl-C, showing all runs or comparing the trials of a study.
+    """Show all runs in MLflow, or compare a study's trials.
 
-    If the tracking URI is a server, only print the link to its pages.
+    Serves MLflow's pages on this machine until Ctrl-C. If the tracking URI is a
+    server, only prints the link to its pages.
     """
     from cli import show
     from pipelines.pages.server import free_port, has_display, is_server, page_address, served
     from pipelines.pages.view import runs_link, study_link
-    from pipelines.tracking.store import tracking_uri as choose
+    from pipelines.tracking.store import resolve_tracking_uri
 
-    uri = choose(tracking_uri, Path.cwd())
+    uri = resolve_tracking_uri(tracking_uri, Path.cwd())
     in_browser = has_display() if open_page is None else open_page
     number = 0 if is_server(uri) else free_port(host, port)
     at = page_address(uri, host, number)

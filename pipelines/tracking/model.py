@@ -19,7 +19,7 @@ import numpy as np
 from pipelines.errors import JobError
 from pipelines.tracking.mlflow_env import QUIET, environment
 from pipelines.tracking.names import CHAMPION, MODEL
-from pipelines.tracking.store import TrackedRun, client_for, tracking_uri
+from pipelines.tracking.store import TrackedRun, client_for, resolve_tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -124,7 +124,7 @@ def local_model(model: str | Path, asked_uri: str | None = None) -> str | Path:
     name = str(model)
     if not name.startswith(_SCHEMES):
         return model
-    uri = tracking_uri(asked_uri, Path.cwd())
+    uri = resolve_tracking_uri(asked_uri, Path.cwd())
     client_for(uri)
     if name.startswith("runs:/") and "/" not in name.removeprefix("runs:/").strip("/"):
         name = f"{name.rstrip('/')}/{MODEL}"

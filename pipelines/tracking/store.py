@@ -28,7 +28,7 @@ PATIENCE_S = 60.0
 """Seconds that a job waits at its end for a server that is down; ``COLORCORE_TRACKING_WAIT_S``."""
 
 
-def tracking_uri(asked: str | None, folder: Path) -> str:
+def resolve_tracking_uri(asked: str | None, folder: Path) -> str:
     """The tracking URI: ``asked``, else from the environment, else SQLite in ``folder``.
 
     A file's path is made absolute, because workers run in another folder.

@@ -27,7 +27,7 @@ from pipelines.doctor.precursor import (
     prove_resume,
     prove_transfer,
 )
-from tests.colorcore.training import ranks
+from tests.pipelines.doctor import ranks
 
 CPU = torch.device("cpu")
 

@@ -20,19 +20,19 @@ from pipelines.run_log.observer import NodeObserver, RunObserver
 from pipelines.run_log.runs import start_run
 from pipelines.tracking.names import EXPERIMENT
 from pipelines.tracking.provenance import provenance
-from pipelines.tracking.store import client_for, tracking_uri
+from pipelines.tracking.store import client_for, resolve_tracking_uri
 from pipelines.training.driver import TrainReport
 
 
 def test_where_runs_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert tracking_uri(None, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert resolve_tracking_uri(None, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://team:5000")
-    assert tracking_uri(None, tmp_path) == "http://team:5000"
-    assert tracking_uri("sqlite:///x.db", tmp_path) == f"sqlite:///{tmp_path}/x.db"
-    assert tracking_uri("sqlite:///x.db?a=b", tmp_path) == f"sqlite:///{tmp_path}/x.db?a=b"
+    assert resolve_tracking_uri(None, tmp_path) == "http://team:5000"
+    assert resolve_tracking_uri("sqlite:///x.db", tmp_path) == f"sqlite:///{tmp_path}/x.db"
+    assert resolve_tracking_uri("sqlite:///x.db?a=b", tmp_path) == f"sqlite:///{tmp_path}/x.db?a=b"
     for uri in ("sqlite:////x.db", "sqlite:///:memory:", "sqlite:///file:x?uri=true"):
-        assert tracking_uri(uri, tmp_path) == uri
+        assert resolve_tracking_uri(uri, tmp_path) == uri
 
 
 FIRST = """
@@ -49,7 +49,7 @@ start_run(sys.argv[1], sys.argv[2], {}, {}, None)
 
 @pytest.mark.slow
 def test_trainings_that_start_together_create_one_store(tmp_path: Path) -> None:
-    uri, names = tracking_uri(None, tmp_path), ["a", "b", "c"]
+    uri, names = resolve_tracking_uri(None, tmp_path), ["a", "b", "c"]
     started = [
         subprocess.Popen(
             [sys.executable, "-c", FIRST, uri, name],
