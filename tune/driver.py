@@ -121,7 +121,7 @@ class StudyDriver:
         run = start_trial(self.run, self.name, record, job)
         if record.run_id != run.run_id:
             self.search.note(record.number, run_id=run.run_id)
-        return replace(job, run=run, threads=layout.threads)
+        return replace(job, run=run, threads=job.threads or layout.threads)
 
     def _on_report(self, report: ValidationReport) -> Ending | None:
         self.active[report.number].in_epochs += report.seconds

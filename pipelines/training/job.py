@@ -6,6 +6,7 @@ what one rank does, inside Ray Train. `is_worth_a_retry` decides what to do when
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -95,6 +96,7 @@ def prepare_job(
         mean_ab=(float(mean[0]), float(mean[1])),
         steps_per_epoch=_check_batches(store, recipe, workers),
         params=_params(recipe, info, palette, workers),
+        threads=_asked_threads(),
     )
 
 
@@ -219,6 +221,12 @@ def _check_shared(job: Job) -> None:
             f"expected {job.store.show()} on all nodes, found another one or none on {node}; "
             "set --out to a folder on a disk that all nodes share, or to s3://bucket/folder"
         )
+
+
+def _asked_threads() -> int | None:
+    """The user's OMP_NUM_THREADS, read in the driver because Ray overrides it in workers."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() and int(asked) else None
 
 
 def _threads_here() -> int:

@@ -90,9 +90,6 @@ def run_workers(
         raise WrongCallError(
             f"expected at most {cpus} workers, one per CPU of this cluster, got {least}"
         )
-    # The user's own value wins over a share of the node's CPUs; Ray overrides it in workers.
-    if (asked := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(asked):
-        job = replace(job, threads=int(asked))
     # On the node of Ray Train's controller: losing that node ends the training anyway.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     kind: Any = ray.remote(Board)
