@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# Before torch is loaded: threads that wait for each other leave the cores to other processes.
+# Before torch is loaded: one thread per process, because several processes share few cores, and
+# threads of one network that wait for each other would waste them.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+os.environ["OMP_NUM_THREADS"] = "1"
 # What one process of the hundreds that tests start has compiled, the next one need not.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from colorcore.recipes.recipe import Recipe
 from colorcore.training.events import Observer
 from colorcore.training.fit import fit
@@ -52,16 +50,9 @@ def settings_for(
     )
 
 
-def fit_here(
-    recipe: Recipe, dataset: Path, out: Path, *observers: Observer, threads: int = 1
-) -> None:
-    """What one worker of a job does, in this process and without Ray."""
-    data, before = prepare_job(dataset, recipe, out, 1).data(), torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        fit(recipe, data, out, observers=observers)
-    finally:
-        torch.set_num_threads(before)
+def fit_here(recipe: Recipe, dataset: Path, out: Path, *observers: Observer) -> None:
+    """Train as one worker of a job does, in this process and without Ray."""
+    fit(recipe, prepare_job(dataset, recipe, out, 1).data(), out, observers=observers)
 
 
 def rows_of(study: Path) -> list[dict[str, str]]:

@@ -33,13 +33,13 @@ from tests.trainings import fit_here
 pytestmark = pytest.mark.slow
 
 SETTINGS = {
-    "model.channels": 12,
+    "model.channels": 6,
     "model.depth": 3,
     "model.dropout": 0.1,
     "data.batch": 4,
     "data.crop": 0.7,
-    "train.epochs": 50,
-    "train.eval_every": 25,
+    "train.epochs": 30,
+    "train.eval_every": 15,
     "train.save_every": 11,
 }
 STEPS_AN_EPOCH = 6
@@ -164,10 +164,7 @@ def test_a_training_that_is_interrupted_again_and_again_is_that_which_never_was(
     command: list[str],
     start: Callable[[list[str]], Run],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as many as here
-
     # Killed: what was saved is there, and nothing runs on.
     run = start(command)
     run.wait_for(lambda: step_of(tmp_path) > 0)

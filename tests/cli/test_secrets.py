@@ -27,7 +27,7 @@ SETTINGS = {
     "model.channels": 4,
     "model.depth": 2,
     "data.batch": 4,
-    "train.epochs": 12,
+    "train.epochs": 8,
     "train.eval_every": 2,
 }
 PASSWORD = "Tracking-Pass-1f3a"  # noqa: S105

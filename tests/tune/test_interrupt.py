@@ -116,8 +116,7 @@ def test_a_study_is_killed_then_interrupted_then_finished(
     told = client.get_metric_history(run.info.run_id, "val/auc_balanced")
     whole = Curve()
     recipe = load_checkpoint(study / "trials" / "0001" / "best").recipe
-    threads = psutil.cpu_count() or 1
-    fit_here(recipe, tmp_path / "dataset", tmp_path / "whole", whole, threads=threads)
+    fit_here(recipe, tmp_path / "dataset", tmp_path / "whole", whole)
     assert {point.step: point.value for point in told} == pytest.approx(whole.points)
     assert len(told) <= len(whole.points) + 2
     assert float(rows[1]["auc_balanced"]) == pytest.approx(max(whole.points.values()))

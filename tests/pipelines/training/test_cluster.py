@@ -25,7 +25,7 @@ from tests.clusters import several_nodes
 from tests.mlflow_store import new_store
 from tests.trainings import TINY
 
-EPOCHS = 24
+EPOCHS = 16
 SETTINGS = [
     *TINY, "model.channels=8", f"train.epochs={EPOCHS}", "train.eval_every=8", "train.save_every=10"
 ]  # fmt: skip
