@@ -20,7 +20,7 @@ from colorcore.storage.location import absolute_store
 from colorcore.storage.locks import try_lock
 from colorcore.storage.store import Store
 from pipelines.cluster import ray_session
-from pipelines.errors import JobError, WrongCallError
+from pipelines.errors import JobError, WrongCallError, differences
 from pipelines.tracking.names import DATASET_TAG
 from pipelines.tracking.redact import without_secrets
 from pipelines.training.job import Job, prepare_job
@@ -220,14 +220,9 @@ def _open(out: Path, identity: Mapping[str, Any], *, resume: bool) -> str | None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WrongCallError(f"cannot read {file}: {error}; choose another --out") from error
     asked = _flat(json.loads(json.dumps(identity)))
-    differences = [
-        f"{key} was {before.get(key)}, got {asked.get(key)}"
-        for key in sorted(before.keys() | asked.keys())
-        if before.get(key) != asked.get(key) and key != "recipe.about"
-    ]
-    if differences:
+    if changes := differences(before, asked, ignored=("recipe.about",)):
         raise WrongCallError(
-            f"{out} holds a study with other settings: {'; '.join(differences)}; "
+            f"{out} holds a study with other settings: {changes}; "
             "repeat its settings or choose another --out"
         )
     return run_id
