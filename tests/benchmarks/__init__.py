@@ -1,1 +1,5 @@
-"""Benchmarks: each measures us and another implementation in one run, and prints the ratio."""
+"""Benchmarks: each measures this project and another implementation in one run, as a ratio.
+
+`make bench` runs all of them, `make bench ONLY='loader palette'` some. A benchmark is a module
+``bench_NAME``; ``paired`` alternates the two sides, so that a busy machine slows both.
+"""

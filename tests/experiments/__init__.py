@@ -1,1 +1,10 @@
-"""Experiments that take hours: the guides' claims, the search, the scale."""
+"""Experiments behind figures in docs/. They take minutes to hours, and `make test` runs none.
+
+guides     the table of docs/guides.md; guides_run is one training, guides_overfit its ceilings
+peer_gan   a recipe of ours and a pix2pix colorizer, with the same CPU time
+search     how soon `cc tune` finds what random search finds: docs/tuning.md
+scale      the driver and the loader at 10⁹ photos: docs/scale.md
+
+Each one is a command, ``python -m tests.experiments.NAME --help``. Those that train keep a file per
+finished training, and the same command resumes after the last one.
+"""

@@ -1,11 +1,11 @@
-"""What the guides claim, measured: the table of docs/guides.md.
+"""Measures the claims of the guides: the table of docs/guides.md.
 
 ::
 
     python -m tests.experiments.guides --photos DIR --test DIR --out FOLDER [--only CLAIM ...]
 
-``--photos`` trains and chooses the best checkpoint, ``--test`` does neither. Each finished
-training leaves a file in ``FOLDER/results``; the same command goes on after the last of them.
+``--photos`` are for training and for choosing the best checkpoint, ``--test`` for scores only.
+Each finished training leaves a file in ``FOLDER/results``, and the same command resumes after it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Can each recipe learn eight photos by heart? And how well do bins state a colour at best?"""
+"""Whether each recipe can overfit eight photos, and how exactly bins can represent colours."""
 
 from __future__ import annotations
 

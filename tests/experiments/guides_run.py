@@ -1,6 +1,4 @@
-"""One training of `tests.experiments.guides`, from recipe to scores; each is kept in a JSON
-file.
-"""
+"""One training of `tests.experiments.guides`, from recipe to scores, kept as a JSON file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recipe beside the pix2pix way of colorizing, for as many CPU seconds each.
+"""Compares a recipe with a pix2pix colorizer, at equal CPU time.
 
 ::
 
@@ -6,10 +6,10 @@
 
 The peer is what public colorization code mostly is: pix2pix (Isola et al. 2017) in LAB, a U-Net of
 stride-2 convolutions against a 70×70 PatchGAN, L1 times 100, Adam at 2e-4 with betas .5 and .999,
-batches of 16, flips. It is written here from the paper (§3.2, appendix 6.1) and shares with
-ours the stored photos and the scores alone. Ours is one regression recipe, small, trained first;
-the peer then trains for as many CPU seconds of one thread. ``--photos`` trains and chooses (the
-checkpoints, the chroma scales), ``--test`` does neither.
+batches of 16, flips. It is written here from the paper (§3.2, appendix 6.1) and shares only the
+stored photos and the scores with ours. Our small regression recipe trains first; the peer then
+trains for the same number of CPU seconds, on one thread. ``--photos`` are for training and for
+choosing (checkpoints, chroma scales), ``--test`` for scores only.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""A dataset of 10⁹ photos on 1,000 nodes, on paper: the driver's and the loader's real code.
+"""Extrapolates the driver's and the loader's real code to 10⁹ photos on 1,000 nodes.
 
     python -m tests.experiments.scale [--photos 1000000] [--units 8000]
 
-Photos and units are made up; what handles them is not: listing and planning, scheduling on a
-local Ray, merging the units' indexes, finding copies, the loader's table of shards and the order
-of an epoch. Each part runs in a process of its own at two sizes, the second ``GROWTH`` times the
-first, so that the growth is seen and not assumed; the last column is the larger one scaled to 10⁹
+Photos and units are made up; the code that handles them is real: listing and planning, scheduling
+on a local Ray, merging the units' indexes, finding copies, the loader's table of shards and the
+order of an epoch. Each part runs in its own process at two sizes, the second ``GROWTH`` times the
+first, to measure the growth instead of assuming it. The last column scales the larger size to 10⁹
 photos. ``docs/scale.md`` is written from this.
 """
 

@@ -1,16 +1,15 @@
-"""How soon the search of `cc tune` finds what random search finds: the figures of docs/tuning.md.
+"""How soon `cc tune` finds what random search finds: the figures of docs/tuning.md.
 
 ::
 
     python -m tests.experiments.search --photos DIR --out FOLDER [--seeds 0 1 2 3 4] [--processes 1]
 
-A seed's random search is 24 trainings of full length, their values drawn from the space that
-`cc tune` searches by default (channels divided by 16, so that a core trains one in twenty
-seconds). Its study then has a third of their compute to reach their best score, with the space,
-TPE and ASHA of `cc tune`. Compute is counted in photos that were trained on, and in CPU seconds.
-A score is a score here: no trial of either ends for its signs. Each training leaves a file in
-``FOLDER/trainings``; the same command goes on after the last of them, and prints and draws what
-there is.
+For each seed, random search runs 24 trainings of full length, sampled from the default search
+space of `cc tune` (channels divided by 16, so that one core needs twenty seconds per training). A
+study with the space, TPE and ASHA of `cc tune` then has a third of that compute to reach the same
+best score. Compute is measured in training photos and in CPU seconds. Signs of bad colour end no
+trial on either side. Each training leaves a file in ``FOLDER/trainings``; the same command resumes
+after the last one, and prints and draws the results so far.
 """
 
 from __future__ import annotations
