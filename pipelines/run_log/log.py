@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,10 @@ HANDOVER_S = 5.0
 """Seconds that a worker waits for the server at its end; the driver then waits longer."""
 WRITE_S = 60.0
 """Seconds that a log's end waits for its own disk, and for the last picture to be drawn."""
+HELD_PICTURES = 16
+"""Pictures that wait to be drawn. Each holds its photos, so more would fill the memory."""
+HELD_RECORDS = 100_000
+"""Records that wait in memory while the disk is full: about 20 MB."""
 
 Draw = Callable[[], "NDArray[np.uint8]"]
 """Makes a picture, (H, W, 3) uint8 sRGB, in the writing thread."""
@@ -61,6 +66,8 @@ class RunLog:
         self._delivery = Delivery(uri, run_id, self._spool)
         self._queue: queue.SimpleQueue[Record | _Picture | None] = queue.SimpleQueue()
         self._unwritten: list[Record] = []
+        self._lost = 0
+        self._room = threading.Semaphore(HELD_PICTURES)
         self._tags: dict[str, str] = {}
         self._spooled_tags: dict[str, str] = {}
         self._connected, self._work = threading.Event(), threading.Event()
@@ -89,8 +96,15 @@ class RunLog:
     def picture(self, draw: Draw, *names: Name) -> None:
         """Log a picture under these names; it is drawn and encoded later, in another thread.
 
-        If a name is used again, MLflow's pages show the later picture.
+        If a name is used again, MLflow's pages show the later picture. Where ``HELD_PICTURES``
+        wait already, this one is left out with a warning.
         """
+        if not self._room.acquire(blocking=False):
+            key, step = names[0]
+            self._complain(
+                f"the picture {key} of step {step} is left out: {HELD_PICTURES} wait to be drawn"
+            )
+            return
         self._queue.put(_Picture(draw, names, now_ms()))
 
     def close(self, wait_s: float = HANDOVER_S) -> int:
@@ -106,7 +120,7 @@ class RunLog:
         self._sender.join(wait_s)
         self._stop.set()
         self._work.set()
-        if lost := len(self._unwritten):
+        if lost := len(self._unwritten) + self._lost:
             self._complain(f"{lost} records are lost: {self._spool.folder} cannot be written")
         left = self._spool.unsent() + lost
         if left or self._writer.is_alive():
@@ -144,29 +158,42 @@ class RunLog:
     # -- the writing thread -----------------------------------------------------------------------
 
     def _write(self) -> None:
-        ended = False
-        while not ended:
-            items = [self._queue.get()]
-            # Everything that is waiting goes into one call of the disk.
-            with contextlib.suppress(queue.Empty):
-                while items[-1] is not None:
-                    items.append(self._queue.get_nowait())
-            for item in items:
-                if isinstance(item, _Picture):
-                    self._unwritten += self._drawn(item)
-                elif item is not None:
+        ended, pictures = False, deque[_Picture]()
+        while not ended or pictures:
+            # Everything that waits goes into one call of the disk, and before any picture: drawing
+            # takes a third of a second, and a process killed meanwhile would lose the records.
+            for item in self._waiting(block=not ended and not pictures):
+                if item is None:
+                    ended = True
+                elif isinstance(item, _Picture):
+                    pictures.append(item)
+                else:
                     self._unwritten.append(item)
-            ended = items[-1] is None
             self._append()
+            if pictures:
+                self._unwritten += self._drawn(pictures.popleft())
+                self._append()
             self._work.set()
+
+    def _waiting(self, *, block: bool) -> list[Record | _Picture | None]:
+        """What is in the queue; with ``block``, wait until there is something."""
+        items = [self._queue.get()] if block else []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                items.append(self._queue.get_nowait())
+        return items
 
     def _append(self) -> None:
         """Append what is unwritten; a full disk is tried again with the next record."""
+        if not self._unwritten:
+            return
         try:
             self._spool.append(self._unwritten)
             self._unwritten.clear()
         except OSError as error:
             self._cannot_write(error)
+            self._lost += max(0, len(self._unwritten) - HELD_RECORDS)
+            del self._unwritten[HELD_RECORDS:]
 
     def _drawn(self, item: _Picture) -> list[Record]:
         """Write a picture's files; returns the records that send them."""
@@ -177,6 +204,8 @@ class RunLog:
             key, step = item.names[0]
             self._complain(f"the picture {key} of step {step} is left out: {error}")
             return []
+        finally:
+            self._room.release()
 
     # -- the sending thread -----------------------------------------------------------------------
 

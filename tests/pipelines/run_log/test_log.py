@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from colorcore.recipes.recipe import load_recipe
 from colorcore.training.events import ValidationEvent
 from pipelines.errors import JobError
 from pipelines.run_log.delivery import Delivery, deliver
-from pipelines.run_log.log import RunLog
+from pipelines.run_log.log import HELD_PICTURES, RunLog
 from pipelines.run_log.observer import RunObserver
 from pipelines.run_log.resend import resend_runs
 from pipelines.run_log.runs import end_run, start_run
@@ -226,8 +227,9 @@ def test_a_spool_in_an_object_store_is_resent_from_there(
 
 KILLED = """
 import sys
+import threading
 from pathlib import Path
-from pipelines.run_log.log import RunLog
+from pipelines.run_log.log import HELD_PICTURES, RunLog
 uri, run_id, folder = sys.argv[1:]
 log = RunLog(uri, run_id, Path(folder))
 for step in range(60):
@@ -269,7 +271,7 @@ def test_records_of_a_killed_training_are_sent_by_the_next_one_or_resent(
 FULL = """
 import resource, sys
 from pathlib import Path
-from pipelines.run_log.log import RunLog
+from pipelines.run_log.log import HELD_PICTURES, RunLog
 uri, run_id, folder, later = sys.argv[1:]
 _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1500, most))
@@ -303,6 +305,46 @@ def test_records_wait_in_memory_while_the_disk_is_full(
         assert int(left) > 0
         assert f"{left} records are lost" in warnings
         assert stored == EXPECTED[: len(stored)]  # whatever the disk took
+
+
+def test_records_are_on_disk_before_a_picture_is_drawn(run: TrackedRun, tmp_path: Path) -> None:
+    """Drawing takes long; a process killed meanwhile must not lose what was logged before."""
+    started, drawn = threading.Event(), threading.Event()
+    records = spool_folder(run.run_id, tmp_path) / RECORDS
+    found: list[str] = []
+
+    def slow() -> np.ndarray:
+        started.set()
+        assert drawn.wait(60)
+        return picture()
+
+    def look() -> np.ndarray:
+        found.append(records.read_text())
+        return picture()
+
+    log = log_for(run, tmp_path)
+    log.picture(slow, ("first", 0))
+    assert started.wait(60)
+    log.picture(look, ("second", 0))
+    log.metrics({"loss": 1.0}, 7)
+    drawn.set()
+    assert log.close(60) == 0
+    assert '"step": 7' in found[0]
+
+
+def test_no_more_pictures_wait_than_the_memory_should_hold(run: TrackedRun, tmp_path: Path) -> None:
+    drawn, warnings = threading.Event(), list[str]()
+
+    def slow() -> np.ndarray:
+        assert drawn.wait(60)
+        return picture()
+
+    log = RunLog(run.uri, run.run_id, spool_folder(run.run_id, tmp_path), warnings.append)
+    for number in range(HELD_PICTURES + 3):
+        log.picture(slow, (f"picture {number}", 0))
+    drawn.set()
+    log.close(60)
+    assert any("wait to be drawn" in text for text in warnings)
 
 
 def test_a_refused_record_is_set_aside_and_the_others_are_sent(
