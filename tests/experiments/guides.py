@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.experiments.guides_overfit import ceilings, overfit, palettes
-from tests.experiments.guides_run import EPOCHS, Experiment, Photos, prepare, result_of, run
+from tests.experiments.guides_run import EPOCHS, Experiment, result_of, run
+from tests.experiments.photos import Photos, prepare
 
 SMALL = 32
 """Side of the photos, in pixels, where the many trainings are."""

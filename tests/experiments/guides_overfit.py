@@ -26,7 +26,7 @@ from colorcore.recipes.recipe import Recipe, load_recipe
 from colorcore.scores.metrics import psnr
 from colorcore.training.events import Observer, ValidationEvent
 from colorcore.training.fit import fit
-from tests.experiments.guides_run import Photos
+from tests.experiments.photos import Photos
 
 PHOTOS = 8
 STEPS_AN_EPOCH = 50

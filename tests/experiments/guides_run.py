@@ -13,12 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from colorcore.checkpoints.checkpoint import load_checkpoint
-from colorcore.color.fit_palette import fit_palette
 from colorcore.color.lab import decode_lab, normalize_L
-from colorcore.color.palette import Palette, mean_ab
-from colorcore.dataset.layout import ShardSettings, read_histogram, read_info
-from colorcore.dataset.loader import val_batches
-from colorcore.dataset.samples import Samples
+from colorcore.color.palette import Palette
 from colorcore.inference.evaluate import evaluate, score_with_baselines
 from colorcore.inference.predict import predict_lab
 from colorcore.losses.inputs import area_mean, true_ab
@@ -26,9 +22,8 @@ from colorcore.models import AnswersInBins
 from colorcore.recipes.recipe import Recipe, load_recipe
 from colorcore.training.events import Observer, StepEvent, ValidationEvent
 from colorcore.training.fit import fit
-from colorcore.training.state import FitData
+from tests.experiments.photos import Photos
 
-VAL_PERCENT = 15
 EPOCHS = 8
 LR_SCALE = 5.0
 COMMON = (
@@ -41,7 +36,6 @@ COMMON = (
     "train.precision=bf16",
 )
 """What every recipe is shrunk by, all alike; its learning rate times LR_SCALE besides."""
-BATCH = 32
 TEMPERATURES = (1.0, 0.7, 0.5, 0.38, 0.25, 0.1, 0.01)
 """Of the annealed mean; at 0.01 the likeliest bin has all."""
 
@@ -70,58 +64,6 @@ class Experiment:
         if "perceptual" in own.loss:  # its weights are not the project's to ship
             overrides.append("loss.perceptual=0")
         return load_recipe(self.recipe, [*overrides, *self.sets, f"train.seed={seed}"])
-
-
-@dataclass(frozen=True, slots=True)
-class Photos:
-    """The dataset that trains and selects, and stored LAB of photos that do neither."""
-
-    size: int
-    dataset: Path
-    test: Path | None
-
-    def fit_data(self) -> FitData:
-        histogram = read_histogram(self.dataset)
-        fingerprint = read_info(self.dataset).fingerprint or ""
-        a, b = mean_ab(histogram)
-        return FitData(
-            train=Samples(self.dataset, "train"),
-            val=Samples(self.dataset, "val"),
-            palette=fit_palette(histogram, dataset=fingerprint),
-            mean_ab=(float(a), float(b)),
-            fingerprint=fingerprint,
-        )
-
-    def held_out(self) -> dict[str, list[Tensor]]:
-        """Batches of stored LAB by name: ``val`` chose the checkpoint, ``test`` nothing."""
-        sets = {"val": list(val_batches(Samples(self.dataset, "val"), BATCH))}
-        if self.test is not None:
-            sets["test"] = list(torch.from_numpy(np.load(self.test)).split(BATCH))
-        return sets
-
-
-def prepare(photos: Path, test: Path | None, size: int, out: Path) -> Photos:
-    """Shard the photos once; read the test photos once, the whole folder, no colour filter."""
-    from colorcore.dataset.sample import lab_of
-    from colorcore.photos.refusal import PhotoLimits, PhotoRefused
-    from pipelines.sharding.job import shard
-    from pipelines.sources.reading import photos_of
-
-    dataset, stored = out / f"dataset-{size}", out / f"test-{size}.npy"
-    settings = ShardSettings(size=size, val_percent=VAL_PERCENT)
-    report = shard([str(photos.resolve())], str(dataset), settings)
-    print(f"{report.photos} photos: kept {report.kept}, refused {report.refused}", flush=True)
-    if test is None:
-        return Photos(size, dataset, None)
-    if not stored.exists():
-        limits, rows = PhotoLimits(), []
-        for photo in photos_of([test], limits.max_bytes):
-            try:
-                rows.append(lab_of(photo.data(), size, limits))
-            except PhotoRefused as refusal:
-                print(f"test photo refused: {refusal}", flush=True)
-        np.save(stored, np.stack(rows))
-    return Photos(size, dataset, stored)
 
 
 class _Curve(Observer):

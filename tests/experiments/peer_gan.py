@@ -35,7 +35,7 @@ from colorcore.recipes.recipe import Recipe, load_recipe
 from colorcore.scores.metrics import HIGHER_IS_BETTER
 from colorcore.training.fit import fit
 from colorcore.training.state import FitData
-from tests.experiments.guides_run import prepare
+from tests.experiments.photos import prepare
 
 SIZE = 64
 BATCH = 16

@@ -145,7 +145,7 @@ def train(recipe: Recipe, dataset: Path, out: Path, ask: Callable[[Epoch], bool]
         return train(recipe, dataset, out, lambda epoch: epoch.epoch <= skip or ask(epoch))
     import torch
 
-    from tests.experiments.guides_run import Photos
+    from tests.experiments.photos import Photos
 
     torch.set_num_threads(1)
     record, failure = _Record(recipe.train.epochs, ask), ""
@@ -351,7 +351,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from colorcore.dataset.layout import read_info
-    from tests.experiments.guides_run import prepare
+    from tests.experiments.photos import prepare
 
     dataset = arguments.out / f"dataset-{SIZE}"
     if not (dataset / "dataset.json").exists() or not read_info(dataset).counts:

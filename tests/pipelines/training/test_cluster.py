@@ -39,6 +39,7 @@ def wait_for(there: Callable[[], object], driver: subprocess.Popen[str]) -> None
         time.sleep(0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)  # a cluster, and two trainings on it
 def test_trainings_outlive_nodes_with_fewer_workers_or_on_another_one(
     s3_server, dataset: Path, tmp_path: Path
