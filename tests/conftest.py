@@ -50,7 +50,7 @@ cv2.setNumThreads(1)
 RAY_GROUP = "ray"
 SERVERS = re.compile(
     r"(\S*/)?(raylet|gcs_server|chrom\w*|postgres|slurm\w+) "
-    r"|.*\b(playwright/driver/node|mlflow server|tests\.clusters|tests\.servers\.(mlflow|postgres)) "
+    r"|.*\b(playwright/driver/node|mlflow server|tests\.(clusters|servers\.(mlflow|postgres))) "
 )
 """Commands that only tests marked slow may run."""
 _started: list[str] = []
