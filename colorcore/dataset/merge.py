@@ -148,6 +148,8 @@ def write_finished(
         "key": _keys(copies["unit"], copies["position"]),
         "first_key": _keys(copies["first_unit"], copies["first_position"]),
     }
+    # The table of shards comes last of the three: readers start from it, and must find the
+    # copies that it leaves out.
     dataset.write("histogram.npy", npy_bytes(total.histogram))
     write_table(dataset, "duplicates.parquet", pa.table(duplicates, schema=DUPLICATES_SCHEMA))
     write_table(dataset, "shards.parquet", _without_copies(total.shards, copies))
@@ -235,6 +237,7 @@ def _shards(dataset: Store, unit: int, index: pa.Table) -> list[dict[str, object
 
 def _hashes(unit: int, index: pa.Table) -> NDArray[np.void]:
     rows = np.empty(index.num_rows, HASHES)
+    # One call for all rows, of which there may be millions.
     digests = bytes.fromhex("".join(digest[:32] for digest in index["sha256"].to_pylist()))
     halves = np.frombuffer(digests, ">u8").reshape(-1, 2)
     rows["high"], rows["low"] = halves[:, 0], halves[:, 1]
@@ -265,6 +268,7 @@ def _without_copies(shards: pa.Table, copies: NDArray[np.void]) -> pa.Table:
     units = shards["unit"].to_numpy().astype(np.int64)
     row_of = {pair: row for row, pair in enumerate(zip(units, numbers, strict=True))}
     samples = shards["samples"].to_numpy().copy()
+    # Subtract per shard instead of recounting: the merge must not read every index again.
     pairs, counts = np.unique(copies[["unit", "shard"]], return_counts=True)
     for (unit, number), count in zip(pairs, counts, strict=True):
         samples[row_of[int(unit), int(number)]] -= count

@@ -77,6 +77,7 @@ class Samples:
         self._header = npy_header((3, self.size, self.size))
         self._read_shards()
         self._read_copies()
+        # Bounded: each map holds a file descriptor, and a rank visits thousands of shards.
         self._maps = _Recent[int, mmap.mmap](OPEN_SHARDS, self._map)
         self._rows = _Recent[int, dict[str, _Rows]](OPEN_SHARDS, self._read_unit)
 
@@ -102,6 +103,7 @@ class Samples:
         self.shard_counts = table["samples"].to_numpy().astype(np.int64)
         self.shard_bytes = table["bytes"].to_numpy()
         self._units = table["unit"].to_numpy()
+        # A sample's position is its number within the split; the shard is found by bisection.
         self._starts = np.concatenate([[0], np.cumsum(self.shard_counts)])
 
     def _read_copies(self) -> None:
@@ -118,6 +120,7 @@ class Samples:
     def first(self, count: int) -> Samples:
         """The same split cut after the shard of its ``count``-th sample: enough for a preview."""
         shards = int(np.searchsorted(self._starts, min(count, len(self))))
+        # A shallow copy shares maps and rows, so the preview reads nothing twice.
         few = copy.copy(self)
         few.shards = self.shards.slice(0, shards)
         few.shard_counts, few.shard_bytes = self.shard_counts[:shards], self.shard_bytes[:shards]
@@ -151,6 +154,7 @@ class Samples:
     def fetch(self, shard: int) -> None:
         """Fetch a remote shard into the cache, and its index rows into memory."""
         if self.cache is not None:
+            # The rows too: else the first read of the shard would wait for its index.
             self._rows_of(shard)
             self.cache.path(self.shards[shard].as_py(), int(self.shard_bytes[shard]))
 
@@ -198,6 +202,8 @@ class Samples:
         keys = table["key"].to_pylist()
         names = table["shard"].to_numpy(zero_copy_only=False)
         offsets, lengths = table["offset"].to_numpy(), table["length"].to_numpy()
+        # Copies are left out here instead of in the shards, which are never rewritten: a unit's
+        # bytes depend on its own photos only.
         start, stop = np.searchsorted(self._copy_units, [unit, unit + 1])
         copies = set(self._copy_positions[start:stop].tolist())
         keep = np.array([int(key.rpartition("-")[2]) not in copies for key in keys], bool)

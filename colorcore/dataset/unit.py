@@ -169,6 +169,7 @@ def publish_unit(scratch: Path, dataset: Store, unit: int) -> None:
 def _surplus_shards(scratch: Path, dataset: Store, unit: int) -> Iterator[str]:
     rows = pq.read_table(scratch / index_name(unit), columns=["shard"])["shard"]
     mine = set(rows.to_pylist())
+    # Counted up from this unit's own shards: listing the folder would list those of all units.
     for split in SPLITS:
         number = sum(name.startswith(f"{split}/") for name in mine)
         while dataset.exists(name := f"{split}/{unit_name(unit)}-{number:03d}.tar"):
@@ -203,6 +204,7 @@ class ShardWriter:
         if self._count % SHARD_SAMPLES == 0:
             self._open(self._count // SHARD_SAMPLES)
         self._count += 1
+        # A .npy file instead of raw pixels: stock webdataset decodes it without knowing the size.
         array = npy_header(sample.lab_u8.shape) + sample.lab_u8.tobytes()
         if self._codec is not None:
             array = self._codec.compress(array, asbytes=True)
@@ -226,6 +228,7 @@ class ShardWriter:
     def _add_file(self, name: str, data: bytes) -> int:
         info = tarfile.TarInfo(name)  # mtime 0 and no owner: the same bytes every time
         info.size = len(data)
+        # A USTAR header is exactly one block; names this short never need a second one.
         offset = self._file.tell() + _TAR_BLOCK
         self._tar.addfile(info, io.BytesIO(data))
         return offset

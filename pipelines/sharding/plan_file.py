@@ -30,8 +30,10 @@ def write_plan(
     dataset: str | Path | Store, first: int, slices: Sequence[Sequence[PlannedPhoto]]
 ) -> None:
     """Write the slices of the units ``first``, ``first + 1``, …: one row group each."""
+    # In memory, then one write: a reader sees the file whole or not at all, on every store.
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, PLAN_SCHEMA, compression="zstd") as writer:
+        # A row group per unit lets a task read its own slice and skip the other 999.
         for photos in slices:
             columns = {
                 "root": [photo.root for photo in photos],
@@ -57,6 +59,7 @@ class PlanFile:
         """
         self.first = first
         self._store = open_store(dataset)
+        # The footer alone tells how long each slice is.
         with self._reader() as parquet:
             groups = range(parquet.metadata.num_row_groups)
             self.photos = [parquet.metadata.row_group(group).num_rows for group in groups]

@@ -99,6 +99,8 @@ def preview_dataset(dataset: Store, info: DatasetInfo, *, seed: int = 0) -> Prev
     )
     rng = np.random.default_rng(seed)
     units = done_units(dataset)
+    # Random units, not the first ones: photos are listed in order, so the first units hold the
+    # photos of a few folders.
     for unit in rng.permutation(units)[:UNITS_SAMPLED].tolist():
         columns = ["source", "reason", "detail", "thumbnail"]
         for row in read_table(dataset, rejected_name(unit), columns, unit=unit).to_pylist():
@@ -123,6 +125,7 @@ def _kept_tiles(dataset: Store, rng: np.random.Generator) -> Iterator[Tile]:
     if dataset.local is None:
         shards = samples.shards_of(positions)
         positions = positions[np.isin(shards, rng.permutation(np.unique(shards))[:REMOTE_SHARDS])]
+    # Sorted, so that each shard is opened once.
     chosen = np.sort(rng.permutation(positions)[:KEPT_SHOWN])
     pictures = lab_to_rgb(decode_lab(samples.read(chosen))).mul(255).round()
     rows: dict[str, Any] = {}
@@ -175,6 +178,7 @@ def dry_run(
             f"expected photos, found {preview.ignored.total()} other files in "
             f"{', '.join(map(str, sources))}; check the sources"
         )
+    # One maker for all: it refuses a photo that was seen before, as the job does per unit.
     maker = SampleMaker(settings)
     for photo in _photos(opened, chosen, count, settings.max_bytes):
         _judge(preview, photo, maker, settings)
@@ -207,6 +211,7 @@ def _photos(
     tars = [photo for photo in chosen if is_tar(photo)]
     files = [photo for photo in chosen if not is_tar(photo)]
     yield from read_photos(sources, files, max_bytes)
+    # A tar counts as one photo when it is chosen, because its members are unknown until it is read.
     missing = count - len(files)
     for number, tar in enumerate(tars):
         share = min(TAR_PHOTOS, -(-missing // (len(tars) - number)))
