@@ -124,7 +124,11 @@ class StudyDriver:
         return replace(job, run=run, threads=job.threads or layout.threads)
 
     def _on_report(self, report: ValidationReport) -> Ending | None:
-        self.active[report.number].in_epochs += report.seconds
+        trial = self.active.get(report.number)
+        if trial is None:
+            # Its processes were lost and it was given up before its last report was read.
+            return None
+        trial.in_epochs += report.seconds
         return self.search.report(
             report.number, report.epoch, report.scores, report.signs, is_last=report.is_last
         )
