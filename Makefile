@@ -27,7 +27,7 @@ $(READY): pyproject.toml constraints.txt
 		--constraint constraints.txt --editable '.[dev]'
 	@touch $(READY)
 
-demo: $(READY) ## photos in, colourized photos out, in a few minutes; PHOTOS=~/Pictures
+demo: $(READY) ## photos in, colourized photos out; PHOTOS=~/Pictures uses yours
 	@$(BIN)/cc demo $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 check: lint ## linters, types and the fast tests: no Ray, server or browser; under 4 minutes
