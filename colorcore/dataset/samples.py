@@ -55,7 +55,7 @@ class Samples:
     not read its indexes. A position counts the samples in index order, without copies.
 
     ``cache`` holds the shards of a remote dataset, by default in the user's cache folder; tests
-    pass their own.
+    pass their own. ``suffix`` is that of the arrays in the tars, with its leading dot.
 
     Raises:
         DatasetError: the dataset is missing or unfinished, the split has no samples, an index is
@@ -70,7 +70,7 @@ class Samples:
         info = read_info(self._dataset)
         self.size = info.settings.size
         self._codec = pa.Codec("zstd") if info.settings.compress == "zstd" else None
-        self._suffix = ".lab.npy.zst" if self._codec else ".lab.npy"
+        self.suffix = ".lab.npy.zst" if self._codec else ".lab.npy"
         self.cache = cache
         if self._dataset.local is None and cache is None:
             self.cache = ShardCache(self._dataset, info.fingerprint or "")
@@ -151,6 +151,14 @@ class Samples:
         """The shards that hold samples: positions (B,) -> (B,) indices into ``shards``."""
         return np.searchsorted(self._starts, positions, side="right") - 1
 
+    def span(self, shard: int, first: int, stop: int) -> tuple[int, list[str]]:
+        """The byte at which some samples of a shard begin in its tar, and their keys.
+
+        Copies may lie between them.
+        """
+        rows = self._rows_of(shard)
+        return int(rows.offsets[first]) - _TAR_BLOCK, rows.keys[first:stop]
+
     def fetch(self, shard: int) -> None:
         """Fetch a remote shard into the cache, and its index rows into memory."""
         if self.cache is not None:
@@ -166,12 +174,12 @@ class Samples:
         # otherwise train on other pixels without any error.
         member = rows.members[row]
         if data[offset - _TAR_BLOCK : offset - _TAR_BLOCK + len(member)] != member:
-            raise self._damaged(shard, f"does not match its index at byte {offset}")
+            raise self.damaged(shard, f"does not match its index at byte {offset}")
         if self._codec is None:
             if length != header + out.size or data[offset : offset + header] != self._header:
-                raise self._damaged(shard, f"does not match its index at byte {offset}")
+                raise self.damaged(shard, f"does not match its index at byte {offset}")
             if offset + length > len(data):
-                raise self._damaged(shard, f"ends at byte {len(data)}, before its last sample")
+                raise self.damaged(shard, f"ends at byte {len(data)}, before its last sample")
             out.reshape(-1)[:] = np.frombuffer(data, np.uint8, out.size, offset + header)
             return
         try:
@@ -179,9 +187,9 @@ class Samples:
                 data[offset : offset + length], decompressed_size=header + out.size
             )
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise self._damaged(shard, f"cannot be decompressed at byte {offset}") from error
+            raise self.damaged(shard, f"cannot be decompressed at byte {offset}") from error
         if array.slice(0, header).to_pybytes() != self._header:
-            raise self._damaged(shard, f"does not match its index at byte {offset}")
+            raise self.damaged(shard, f"does not match its index at byte {offset}")
         out.reshape(-1)[:] = np.frombuffer(array, np.uint8, out.size, header)
 
     def _rows_of(self, shard: int) -> _Rows:
@@ -189,7 +197,7 @@ class Samples:
         # Positions follow the table of shards: with one row less, every later one would be wrong.
         if rows is None or len(rows.keys) != self.shard_counts[shard]:
             found = 0 if rows is None else len(rows.keys)
-            raise self._damaged(
+            raise self.damaged(
                 shard, f"has {found} samples in its index, expected {self.shard_counts[shard]}"
             )
         return rows
@@ -211,7 +219,7 @@ class Samples:
         for name in sorted(set(names)):
             mine = np.flatnonzero((names == name) & keep)
             chosen = [keys[i] for i in mine]
-            members = [f"{key}{self._suffix}\0".encode() for key in chosen]
+            members = [f"{key}{self.suffix}\0".encode() for key in chosen]
             found[str(name)] = _Rows(offsets[mine], lengths[mine], chosen, members)
         return found
 
@@ -228,15 +236,15 @@ class Samples:
         except FileNotFoundError as error:
             if self.cache is not None:  # another process evicted it before it was opened
                 return self._map(shard)
-            raise self._damaged(shard, f"cannot be read ({error})") from error
+            raise self.damaged(shard, f"cannot be read ({error})") from error
         except (OSError, ValueError) as error:
-            raise self._damaged(shard, f"cannot be read ({error})") from error
+            raise self.damaged(shard, f"cannot be read ({error})") from error
 
     def _drop_evicted(self, cache: ShardCache) -> None:
         """Unmap evicted shards: a mapped file keeps its disk space after it is removed."""
         self._maps.drop(lambda shard: not cache.holds(self.shards[shard].as_py()))
 
-    def _damaged(self, shard: int, what: str) -> DatasetError:
+    def damaged(self, shard: int, what: str) -> DatasetError:
         """The error for a shard. Once its index is removed, `cc shard` redoes the unit."""
         return DatasetError(
             f"the shard {self._dataset.show(self.shards[shard].as_py())} {what}; "

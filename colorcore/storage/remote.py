@@ -210,9 +210,15 @@ class _RemoteFile(io.RawIOBase):
         super().close()
 
 
-@lru_cache(maxsize=64)
 def filesystem_of(scheme: str, bucket: str, query: str) -> Any:
     """The pyarrow file system of a bucket, opened once per process."""
+    # A forked process, such as a DataLoader's worker, must not send on its parent's connections.
+    return opened_filesystem(scheme, bucket, query, os.getpid())
+
+
+@lru_cache(maxsize=64)
+def opened_filesystem(scheme: str, bucket: str, query: str, _process: int) -> Any:
+    """:func:`filesystem_of` for one process."""
     from pyarrow import fs
 
     try:

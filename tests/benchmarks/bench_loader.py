@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import webdataset
 
+import colorcore
 from colorcore.dataset.loader import TrainLoader
 from colorcore.dataset.samples import Samples
 from tests.benchmarks.others import HERE, Peer, python_of
@@ -36,6 +37,12 @@ def run(dataset: Path, work: Path, *, rounds: int) -> None:
         for (lab,) in reader.shuffle(1000).decode().to_tuple("lab.npy").batched(BATCH):
             assert lab.shape[1:] == whole.shape[1:]
 
+    def tensors() -> None:
+        """As float tensors, four bytes for each stored one, checked against the index."""
+        reader = colorcore.webdataset(dataset, "train").to_tuple("L", "ab")
+        for L, ab in reader.batched(BATCH):
+            assert L.shape[1] + ab.shape[1] == whole.shape[1]
+
     def copy() -> None:
         """The least that any loader does: each byte once, into a batch of its own."""
         for start in range(0, len(whole), BATCH):
@@ -48,6 +55,7 @@ def run(dataset: Path, work: Path, *, rounds: int) -> None:
             cpu_ms(ours, per=len(loader) * min(BATCH, len(samples))),
             {
                 "webdataset": cpu_ms(stock, per=len(samples)),
+                "colorcore.webdataset": cpu_ms(tensors, per=len(samples)),
                 "litdata": lit,
                 "memcpy": cpu_ms(copy, per=len(samples)),
             },

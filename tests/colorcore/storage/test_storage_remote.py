@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -297,12 +298,25 @@ def test_the_pauses_grow(monkeypatch, flaky_s3: FlakyS3, bucket) -> None:
         assert whole / 2 <= pause <= whole * 3 / 2
 
 
+def test_a_forked_process_opens_connections_of_its_own(bucket, s3_server) -> None:
+    store = open_store(s3_server.uri(bucket))
+    mine = store.filesystem()
+    assert store.filesystem() is mine
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(write, b"own" if store.filesystem() is not mine else b"shared")
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 10) == b"own"
+
+
 def test_no_answer_ends_after_the_time_for_a_request(
     monkeypatch, quick, flaky_s3: FlakyS3, bucket
 ) -> None:
     monkeypatch.setattr(remote_store, "REQUEST_TIMEOUT_S", 1.0)
     monkeypatch.setattr(remote_store, "TRIES", 1)
-    remote_store.filesystem_of.cache_clear()
+    remote_store.opened_filesystem.cache_clear()
     try:
         store = open_store(flaky_s3.uri(bucket))
         flaky_s3.set("hang:1:30")
@@ -310,7 +324,7 @@ def test_no_answer_ends_after_the_time_for_a_request(
         failure(lambda: store.read("x"))
         assert time.monotonic() - started < 20
     finally:
-        remote_store.filesystem_of.cache_clear()
+        remote_store.opened_filesystem.cache_clear()
 
 
 def test_nobody_listens(quick, monkeypatch) -> None:
