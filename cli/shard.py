@@ -22,7 +22,8 @@ def shard(
         typer.Argument(
             metavar="SOURCE... DATASET",
             help="One or more sources (folders, photos, tars or lists of photos: .txt, .csv, "
-            ".parquet), then the dataset; paths or URIs such as s3://bucket/photos.",
+            ".parquet), then the dataset; paths or URIs such as s3://bucket/photos. Tars may be a "
+            "quoted pattern: 'photos-{00000..00999}.tar'.",
         ),
     ],
     size: Annotated[int, typer.Option(help="Side length of a sample in pixels.")] = 256,
@@ -89,6 +90,11 @@ def shard(
     if len(places) < 2:
         raise WrongCallError("expected SOURCE... DATASET, e.g. cc shard ~/Pictures photos.data")
     *sources, dataset = places
+    if _is_file(dataset):
+        raise WrongCallError(
+            f"expected the dataset as the last argument, got a source, {dataset}; "
+            "add a folder for the dataset, e.g. photos.data"
+        )
     with show.progress("shard") as advance:
         report = job.shard(
             sources,
@@ -174,12 +180,11 @@ def _dry_run(
     """Report on a sample; the last place is the dataset unless it is the only one or a file."""
     from cli import show
     from colorcore.photos.write import save_picture
-    from colorcore.storage.location import open_store
     from pipelines.inference.inspect import colorfulness_rows
     from pipelines.sharding.preview import dry_run
 
     *sources, dataset = places
-    if not sources or open_store(dataset).kind() == "file":
+    if not sources or _is_file(dataset):
         sources, dataset = places, ""
     with show.progress("dry run") as advance:
         preview = dry_run(sources, settings, count, dataset=dataset or None, on_progress=advance)
@@ -209,6 +214,15 @@ def _dry_run(
     show.bars("colorfulness", classes)
     print(f"\ncontact sheet: {picture}")
     return 0
+
+
+def _is_file(place: str) -> bool:
+    """Whether a place is a photo, tar, list or pattern, and so cannot be the dataset."""
+    from colorcore.storage.location import open_store
+    from pipelines.sources.patterns import expand_pattern
+
+    kind = open_store(place).kind()
+    return kind == "file" or (kind == "nothing" and expand_pattern(place) is not None)
 
 
 class _Display:

@@ -201,7 +201,7 @@ def _new_photos(
 def _gone(sources: Sequence[Source], photo: PlannedPhoto) -> None:
     """Handle a planned photo that is no longer listed; its unit will refuse it by name."""
     source = sources[photo.root]
-    if source.kind == "list":
+    if source.names_photos:
         raise WrongCallError(
             f"the list {source.location} has changed: {photo.source} is missing; "
             "keep its rows and add new ones at the end, or choose another dataset"
@@ -232,7 +232,7 @@ def _of_call(files: Sequence[PlanFile]) -> Iterator[PlannedPhoto]:
 
 
 def _order(sources: Sequence[Source], photo: PlannedPhoto) -> _Order:
-    """A key that sorts as ``list_photos`` lists; rows of a list are equal and keep their order."""
-    if sources[photo.root].kind == "list":
+    """A key that sorts as ``list_photos`` lists; names in a list are equal and keep their order."""
+    if sources[photo.root].names_photos:
         return photo.root, []
     return photo.root, photo.path.split(b"/")

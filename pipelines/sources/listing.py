@@ -12,6 +12,7 @@ from colorcore.photos.read import PHOTO_SUFFIXES
 from colorcore.storage.local import LocalStore
 from colorcore.storage.store import Entry, Store
 from pipelines.sources.lists import listed_photos
+from pipelines.sources.patterns import expand_pattern
 from pipelines.sources.source import TAR_SUFFIX, PlannedPhoto, Source
 
 FOLDERS_AHEAD = 16
@@ -37,6 +38,9 @@ def list_photos(
             yield PlannedPhoto(root, os.fsencode(source.name))
         elif source.kind == "list":
             for path in listed_photos(source):
+                yield PlannedPhoto(root, os.fsencode(path))
+        elif source.kind == "pattern":
+            for path in expand_pattern(source.location) or ():
                 yield PlannedPhoto(root, os.fsencode(path))
         else:
             for name in _walk(source.store, skip, ignored):

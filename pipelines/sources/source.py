@@ -1,24 +1,27 @@
 """A source of photos on the command line, and a photo in it.
 
 A source is a folder (walked in an order that never changes), a photo, a list of photos (text,
-CSV or Parquet, in the list's own order) or a WebDataset tar of photos, as img2dataset writes
-them; local or in an object store. Inside folders, photos and tars are recognized by their
-suffix, in any case.
+CSV or Parquet, in the list's own order), a WebDataset tar of photos, as img2dataset writes them, or
+a pattern of such tars; local or in an object store. Inside folders, photos and tars are recognized
+by their suffix, in any case.
 """
 
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
 
+from colorcore.photos.read import PHOTO_SUFFIXES
 from colorcore.storage.local import LocalStore
 from colorcore.storage.location import absolute_store, open_store
 from colorcore.storage.store import Store
 from pipelines.errors import WrongCallError
+from pipelines.sources.patterns import expand_pattern
 
 LIST_SUFFIXES = (".txt", ".csv", ".parquet")
 TAR_SUFFIX = ".tar"
@@ -42,12 +45,20 @@ class PlannedPhoto:
 
 @dataclass(frozen=True)
 class Source:
-    """An existing source: ``store`` is the folder itself, or the folder that holds ``name``."""
+    """An existing source.
+
+    store  the folder itself, the folder that holds ``name``, or, for a pattern, the current folder
+    """
 
     location: str
-    kind: Literal["folder", "file", "list"]
+    kind: Literal["folder", "file", "list", "pattern"]
     store: Store
     name: str = ""
+
+    @property
+    def names_photos(self) -> bool:
+        """Whether it names its photos one by one, in an order of its own, wherever they are."""
+        return self.kind in ("list", "pattern")
 
     def absolute(self) -> Source:
         """The same source, independent of the current folder."""
@@ -60,7 +71,7 @@ class Source:
             return self.store, path
         if self.kind == "file":
             return self.store, self.name
-        # The rows of a list may point anywhere: to a URI, an absolute or a relative path.
+        # The names in a list or pattern may be anything: a URI, an absolute or a relative path.
         if path.startswith("file://"):
             return LocalStore(Path("/")), unquote(path.removeprefix("file://")).lstrip("/")
         if "://" in path:
@@ -104,7 +115,10 @@ def open_sources(locations: Sequence[str | Path]) -> list[Source]:
 def _open_source(location: str | Path) -> Source:
     store = open_store(location)
     kind = store.kind()
-    if kind == "nothing":
+    if kind == "nothing":  # else a file whose name has braces
+        if names := expand_pattern(str(location)):
+            _check_names(str(location), names)
+            return Source(str(location), "pattern", LocalStore(Path()))
         raise WrongCallError(
             f"expected a folder of photos, a photo, a list or a tar, found nothing at {location}"
         )
@@ -121,3 +135,38 @@ def _parent(store: Store) -> tuple[Store, str]:
     uri, question, options = store.show().partition("?")
     folder, _, name = uri.rpartition("/")
     return open_store(folder + question + options), name
+
+
+def _check_names(pattern: str, names: Sequence[str]) -> None:
+    """Refuse a pattern of which a file is missing: nothing would be lost silently, but late.
+
+    Raises:
+        WrongCallError: a name is not that of a photo or tar, or there is no such file.
+    """
+    # One listing per folder: a call per name would take an hour for a million tars in a bucket.
+    files: dict[Store, frozenset[str]] = {}
+    missing = []
+    for name in names:
+        folder, file = _parent(open_store(name))
+        if posixpath.splitext(file)[1].lower() not in {TAR_SUFFIX, *PHOTO_SUFFIXES}:
+            raise WrongCallError(
+                f"expected a pattern of tars or photos, found {name} in {pattern}; "
+                "pass folders and lists as sources of their own"
+            )
+        if folder not in files:
+            files[folder] = frozenset(_names_in(folder))
+        if file not in files[folder]:
+            missing.append(name)
+    if missing:
+        raise WrongCallError(
+            f"expected the {len(names):,} files of {pattern}, found {len(names) - len(missing):,}; "
+            f"missing: {', '.join(missing[:3])}{', …' if missing[3:] else ''}; "
+            "correct the pattern or fetch them"
+        )
+
+
+def _names_in(folder: Store) -> list[str]:
+    try:
+        return folder.names("")
+    except NotADirectoryError:
+        return []
