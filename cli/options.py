@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
@@ -46,3 +47,25 @@ Address = Annotated[
     str | None, typer.Option(help="Address of a Ray cluster (default: this machine only).")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+_UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+
+
+def parse_duration(text: str, option: str) -> float:
+    """Seconds of a duration such as ``90m`` or ``1d12h``; a number alone is in seconds.
+
+    Raises:
+        BadParameter: it is none, or not positive.
+    """
+    parts = re.fullmatch(r"(?:\d+(?:\.\d+)?[dhms])+", text)
+    seconds = 0.0
+    if parts is not None:
+        found = re.findall(r"(\d+(?:\.\d+)?)([dhms])", text)
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in found)
+    elif re.fullmatch(r"\d+(?:\.\d+)?", text):
+        seconds = float(text)
+    if seconds <= 0:
+        raise typer.BadParameter(
+            f"expected a duration such as 90m, 8h or 1d12h, got {text!r}", param_hint=option
+        )
+    return seconds

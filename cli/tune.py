@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cli.options import Address, AsJson, Dataset, Overrides, RecipeName, TrackingUri
+from cli.options import (
+    Address,
+    AsJson,
+    Dataset,
+    Overrides,
+    RecipeName,
+    TrackingUri,
+    parse_duration,
+)
 
 if TYPE_CHECKING:
     from colorcore.recipes.recipe import Recipe
-    from tune.driver import StudyProgress
-    from tune.search import TrialRecord
-    from tune.settings import StudySettings
-    from tune.space import Space
+    from tune.search.search import SearchSettings, TrialRecord
+    from tune.search.settings import StudySettings
+    from tune.search.space import Space
+    from tune.studies.driver import StudyProgress
     from tune.study import StudyReport
 
 _SHOWN = 10
@@ -42,25 +50,48 @@ def tune(
             "(default: auc_balanced)."
         ),
     ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METRIC<N",
+            help="Bound that the best trial must keep, such as 'cf_gap<20'; may be repeated.",
+        ),
+    ] = None,
+    search: Annotated[
+        Literal["tpe", "random", "grid", "cmaes"],
+        typer.Option(help="How the values of trials are sampled."),
+    ] = "tpe",
+    scheduler: Annotated[
+        Literal["asha", "hyperband", "median", "none"],
+        typer.Option(help="How trials that fall behind are stopped."),
+    ] = "asha",
+    grace: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Epochs before a trial may be stopped (default: about 1/16 of all).",
+        ),
+    ] = None,
+    time_budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="Time after which the study ends with what it has, such as 90m or 1d12h.",
+        ),
+    ] = None,
     concurrent: Annotated[
         int | None, typer.Option(min=1, help="Concurrent trials (default: as many as fit).")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Data-parallel workers per trial.")] = 1,
-    out: Annotated[str, typer.Option(help="Folder of the study.")] = "study",
+    out: Annotated[
+        str, typer.Option(help="Folder of the study, local or s3://bucket/folder.")
+    ] = "study",
     name: Annotated[
         str | None,
         typer.Option(help="Study name in MLflow (default: last component of --out)."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the study in --out.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Random seed for sampling trials.")] = 0,
-    grace: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Epochs before ASHA may stop a trial; 0 turns ASHA off (default: about 1/16 of "
-            "all).",
-        ),
-    ] = None,
     tracking_uri: TrackingUri = None,
     address: Address = None,
     dry_run: Annotated[
@@ -77,13 +108,13 @@ def tune(
     from cli import show
     from colorcore.recipes.recipe import load_recipe
     from colorcore.storage.location import absolute_store
-    from pipelines.sources.source import local_path
     from pipelines.tracking.store import resolve_tracking_uri
     from tune import study
-    from tune.objective import objective_of
-    from tune.search import SearchSettings, default_grace
-    from tune.settings import StudyOptions, StudySettings, load_space_file
-    from tune.space import default_space
+    from tune.search.objective import objective_of
+    from tune.search.search import SearchSettings, default_grace
+    from tune.search.settings import StudyOptions, StudySettings, load_space_file
+    from tune.search.space import default_space
+    from tune.studies.driver import StudyEvents
 
     loaded = load_recipe(recipe, set_ or [])
     fixed = {override.partition("=")[0].strip() for override in set_ or []}
@@ -96,11 +127,19 @@ def tune(
     settings = StudySettings(
         recipe=loaded,
         space=searched,
-        objective=objective_of(metric or []),
-        search=SearchSettings(seed, options.startup, grace, options.reduction, options.prune_signs),
+        objective=objective_of(metric or [], require or []),
+        search=SearchSettings(
+            seed=seed,
+            sampler=search,
+            startup=options.startup,
+            scheduler=scheduler,
+            grace=0 if scheduler == "none" else grace,
+            reduction=options.reduction,
+            prune_signs=options.prune_signs,
+        ),
         workers=workers,
     )
-    folder = local_path(out, "--out")
+    budget = None if time_budget is None else parse_duration(time_budget, "--time-budget")
     if dry_run:
         study.check_space(absolute_store(dataset), settings)
         _show_search(settings, trials, fixed, as_json=json)
@@ -109,40 +148,54 @@ def tune(
         report = study.tune(
             dataset,
             settings,
-            folder,
+            out,
             trials=trials,
             tracking_uri=resolve_tracking_uri(tracking_uri, Path.cwd()),
-            name=name or folder.absolute().name,
+            name=name or _last_component(out),
             concurrent=concurrent,
+            time_budget_s=budget,
             resume=resume,
             address=address,
             keep=options.keep,
             retries=options.retries,
             register=options.register,
-            on_trial=lambda record: show.warn(_line(record, settings)),
-            on_progress=lambda progress: advance(
-                progress.ended, progress.trials, _note(progress, settings)
+            events=StudyEvents(
+                on_trial=lambda record: show.warn(_line(record, settings)),
+                on_progress=lambda progress: advance(
+                    progress.ended, progress.trials, _note(progress, settings)
+                ),
+                on_retry=lambda number, why: show.warn(f"trial {number}: retrying ({why})"),
+                on_warning=show.warn,
             ),
-            on_retry=lambda number, why: show.warn(f"trial {number}: retrying ({why})"),
-            on_unsent=show.warn,
         )
     if json:
         show.as_json(_as_json(report))
     else:
-        _show_report(report, settings.space)
+        _show_report(report, settings, dataset)
+
+
+def _last_component(out: str) -> str:
+    """The last component of the study's location, without the options of a store."""
+    if "://" in out:
+        return out.partition("?")[0].rstrip("/").rpartition("/")[2]
+    return Path(out).absolute().name
 
 
 def _show_search(settings: StudySettings, trials: int, fixed: set[str], *, as_json: bool) -> None:
     from cli import show
-    from tune.space import shown_values
+    from tune.search.algorithms import grid_of
+    from tune.search.space import shown_values
 
-    search, first = settings.search, settings.space.first_values(settings.recipe)
+    search, first = settings.search, settings.first_values()
+    if search.sampler == "grid":
+        trials = min(trials, len(grid_of(settings.space, search.seed)))
     if as_json:
         show.as_json(
             {
                 "space": settings.space.tables(),
                 "first": first,
                 "metrics": settings.objective.metrics,
+                "require": [str(each) for each in settings.objective.requirements],
                 "search": asdict(search),
                 "trials": trials,
             }
@@ -156,22 +209,33 @@ def _show_search(settings: StudySettings, trials: int, fixed: set[str], *, as_js
     for path, reason in _not_searched(settings.recipe, settings.space, fixed):
         print(f"{path} is not searched: {reason}")
     metrics = " and ".join(settings.objective.metrics)
-    print(f"objective: {metrics}; {trials} trials, seed {search.seed}")
-    if not first:
+    bounds = "".join(f", {each}" for each in settings.objective.requirements)
+    print(f"objective: {metrics}{bounds}; {trials} trials by {search.sampler}, seed {search.seed}")
+    if search.is_free and not first:
         print("the recipe's own values lie outside the search space, so every trial is sampled")
     for number, values in enumerate(first):
         print(f"trial {number} (not sampled): {shown_values(values)}")
-    if settings.objective.is_single and search.grace:
-        epochs = settings.recipe.train.epochs
+    if settings.objective.is_single:
+        print(_scheduler_line(search, settings.recipe.train.epochs))
+
+
+def _scheduler_line(search: SearchSettings, epochs: int) -> str:
+    """When the study stops trials that fall behind."""
+    if search.scheduler == "asha":
         rungs = ", ".join(map(str, _rungs(search.grace, search.reduction, epochs)))
-        print(
+        return (
             f"ASHA promotes about one in {search.reduction} trials after {rungs} of {epochs} epochs"
         )
+    if search.scheduler == "hyperband":
+        return f"Hyperband stops trials from epoch {search.grace} of {epochs}"
+    if search.scheduler == "median":
+        return f"trials below the median are stopped from epoch {search.grace} of {epochs}"
+    return "no trial is stopped for its score"
 
 
 def _not_searched(recipe: Recipe, space: Space, fixed: set[str]) -> list[tuple[str, str]]:
     """Paths of the default space that this one leaves out, with the reason."""
-    from tune.space import default_space
+    from tune.search.space import default_space
 
     searched = {axis.path for axis in space.axes}
     terms = [name for name, weight in recipe.loss.items() if weight]
@@ -193,7 +257,7 @@ def _rungs(grace: int, reduction: int, epochs: int) -> list[int]:
 
 def _line(record: TrialRecord, settings: StudySettings) -> str:
     """One line about a trial that has ended."""
-    from tune.space import shown_values
+    from tune.search.space import shown_values
 
     scores = ", ".join(
         f"{name} {record.scores[name]:.4f}"
@@ -225,7 +289,8 @@ def _as_json(report: StudyReport) -> dict[str, Any]:
         "best": [_trial(record) for record in report.best[:_SHOWN]],
         "front": [_trial(record) for record in report.front],
         "importances": report.importances,
-        "recipe": report.out / "best.toml",
+        "recipe": report.recipe,
+        "table": report.table,
         "model": report.model,
         "overhead_s": report.overhead,
         "tracking_uri": report.tracking_uri,
@@ -243,19 +308,21 @@ def _trial(record: TrialRecord) -> dict[str, Any]:
     }
 
 
-def _show_report(report: StudyReport, space: Space) -> None:
+def _show_report(report: StudyReport, settings: StudySettings, dataset: str) -> None:
     from cli import show
 
-    paths = [axis.path for axis in space.axes]
+    objective = settings.objective
+    paths = [axis.path for axis in settings.space.axes]
+    bounds = [each.metric for each in objective.requirements if each.metric not in report.metrics]
     if report.front:
         print("Pareto front: trials that no other trial beats in both metrics")
     shown = report.front or report.best
     show.table(
-        ["trial", *report.metrics, *paths, "epochs"],
+        ["trial", *report.metrics, *bounds, *paths, "epochs"],
         [
             (
                 record.number,
-                *(f"{record.scores[metric]:.4f}" for metric in report.metrics),
+                *(f"{record.scores[metric]:.4f}" for metric in (*report.metrics, *bounds)),
                 *(record.values[path] for path in paths),
                 record.epochs,
             )
@@ -270,8 +337,21 @@ def _show_report(report: StudyReport, space: Space) -> None:
         print(f"importance for {metric}: {parts}")
     if report.overhead is not None:
         print(f"overhead per trial: {report.overhead:.1f} s")
-    best = report.out / "best.toml"
-    print(f"best recipe: {best}; train with it: cc train DATASET --recipe {best}")
+    if objective.missed(report.best[0].scores):
+        show.warn(
+            f"no finished trial keeps {' and '.join(map(str, objective.requirements))}; "
+            f"the best below is the closest one, trial {report.best[0].number}, and is not "
+            "registered as champion"
+        )
+    print(f"all trials: {report.table}")
+    print(f"best recipe: {report.recipe}")
+    print(f"train with it: {_train_command(dataset, report.recipe)}")
     if report.model:
         print(f"best model: {report.model}")
     print(f"study {report.name} in {report.tracking_uri}; open it with: cc ui {report.name}")
+
+
+def _train_command(dataset: str, recipe: str) -> str:
+    import shlex
+
+    return f"cc train {shlex.quote(dataset)} --recipe {shlex.quote(recipe)}"

@@ -60,6 +60,24 @@ def trainer_without_sigint_handler() -> type[TorchTrainer]:
     return Trainer
 
 
+def run_tune_here(trainable: type, folder: str, **options: Any) -> None:
+    """`ray.tune.run` in this process, also when it is connected by ``ray://``.
+
+    By itself Ray Tune would move to the cluster's head then, with a pickled copy of everything
+    that it is given.
+
+    folder  for Ray Tune's own records
+    """
+    import ray
+    from ray import tune
+
+    if ray.util.client.ray.is_connected():
+        # No node of Ray runs here, so there is no folder of its session.
+        storage: Any = importlib.import_module("ray.train._internal.storage")
+        storage._get_ray_train_session_dir = lambda: folder
+    tune.run(trainable, storage_path=folder, _remote=False, **options)
+
+
 def set_rank_variables() -> None:
     """In a worker: set LOCAL_RANK and what else torch needs to know from Ray Train."""
     from ray.train.torch.config import _set_torch_distributed_env_vars

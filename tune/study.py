@@ -9,31 +9,32 @@ validation.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from colorcore.recipes.recipe import RecipeError
 from colorcore.storage.location import absolute_store
-from colorcore.storage.locks import try_lock
 from colorcore.storage.store import Store
 from pipelines.cluster import ray_session
 from pipelines.errors import JobError, WrongCallError, differences
 from pipelines.tracking.names import DATASET_TAG
 from pipelines.tracking.redact import without_secrets
+from pipelines.training.interrupts import catch_interrupts
 from pipelines.training.job import Job, prepare_job
-from tune.driver import StudyDriver, StudyProgress
-from tune.runs import StudyRun
-from tune.search import Search, TrialRecord, dumps
-from tune.settings import KEEP, RETRIES, StudySettings
-from tune.slots import layout_for
-from tune.space import Axis, with_values
+from tune.search.journal import open_journal
+from tune.search.search import Search, TrialRecord, dumps
+from tune.search.settings import KEEP, RETRIES, StudySettings
+from tune.search.space import Axis, with_values
+from tune.studies.driver import StudyDriver, StudyEvents
+from tune.studies.results import BEST, TRIALS
+from tune.studies.runs import StudyRun
+from tune.trials.layout import layout_for
 
 FORMAT = 1
 SETTINGS = "study.json"
-JOURNAL = "study.log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +45,21 @@ class StudyReport:
     best         finished trials by the first metric, best first
     front        with two metrics: the Pareto front of the finished trials
     importances  by metric: each searched path's share of the variance
+    recipe       location of the best trial's recipe
+    table        location of the table of trials
     model        URI of the best trial's registered model; None if it was not registered
     overhead     mean seconds per trial beyond its epochs, over the trials that ended in this call
     """
 
-    out: Path
+    out: Path | str
     name: str
     metrics: tuple[str, ...]
     outcomes: dict[str, int]
     best: list[TrialRecord]
     front: list[TrialRecord]
     importances: dict[str, dict[str, float]]
+    recipe: str
+    table: str
     tracking_uri: str
     run_id: str
     model: str | None
@@ -64,83 +69,127 @@ class StudyReport:
 def tune(
     dataset: str | Path,
     settings: StudySettings,
-    out: Path,
+    out: str | Path,
     *,
     trials: int,
     tracking_uri: str,
     name: str = "study",
     concurrent: int | None = None,
+    time_budget_s: float | None = None,
     resume: bool = False,
     address: str | None = None,
     keep: int = KEEP,
     retries: int = RETRIES,
     register: str | None = None,
-    on_trial: Callable[[TrialRecord], None] = lambda _: None,
-    on_progress: Callable[[StudyProgress], None] = lambda _: None,
-    on_retry: Callable[[int, str], None] = lambda *_: None,
-    on_unsent: Callable[[str], None] = lambda _: None,
+    events: StudyEvents | None = None,
 ) -> StudyReport:
     """Search the space on the dataset, with ``trials`` trials in total.
 
-    ``keep``, ``retries`` and ``register`` are as in :class:`tune.settings.StudyOptions`.
-    ``on_retry`` receives a trial's number and how its processes were lost; ``on_unsent`` receives
-    the location of records that the tracking server did not accept.
+    ``keep``, ``retries`` and ``register`` are as in :class:`tune.search.settings.StudyOptions`.
+    After ``time_budget_s`` seconds trials that still run are interrupted; ``resume`` continues
+    them.
 
     Raises:
         WrongCallError: ``out`` holds another study, a value of the space does not work on the
             dataset, or the cluster is too small.
         DatasetError, FileNotFoundError: no finished dataset, or no palette in it.
         JobError: Ray or MLflow cannot be reached, or no trial finished.
+        StorageError: a remote ``out`` or dataset cannot be reached.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; ``resume`` continues the study.
     """
-    store = absolute_store(dataset)
-    base = check_space(store, settings)
-    out = out.absolute()
-    with _alone(out):
+    deadline = None if time_budget_s is None else time.monotonic() + time_budget_s
+    events = events or StudyEvents()
+    base = check_space(absolute_store(dataset), settings)
+    store = absolute_store(out)
+    with catch_interrupts() as interrupts, open_journal(store) as journal:
         identity = {**settings.as_record(), "dataset": base.fingerprint, **_palette(base)}
-        run_id = _open(out, identity, resume=resume)
-        search = Search(settings.space, settings.objective, settings.search, out / JOURNAL)
-        params = {
-            **base.params,
-            **{f"space.{axis.path}": str(axis) for axis in settings.space.axes},
-            "study.metrics": ", ".join(settings.objective.metrics),
-            **{f"study.{key}": value for key, value in asdict(settings.search).items()},
-        }
-        tags = {DATASET_TAG: str(dataset)}
-        run = StudyRun.start(tracking_uri, name, params, tags, run_id, out)
-        _write(
-            out / SETTINGS, {"format": FORMAT, "name": name, "run_id": run.run.run_id} | identity
+        run_id = _open(store, identity, resume=resume)
+        search = Search(
+            settings.space,
+            settings.objective,
+            settings.search,
+            journal.file,
+            settings.recipe.train.epochs,
         )
-        driver = StudyDriver(
-            store, settings, out, search, run, name, trials, keep, retries,
-            on_trial, on_progress, on_retry,
-        )  # fmt: skip
+        run = _start_run(store, settings, base, name, tracking_uri, str(dataset), run_id)
+        record = {"format": FORMAT, "name": name, "run_id": run.run.run_id} | identity
+        store.write(SETTINGS, dumps(record).encode())
         status = "FAILED"
         try:
             with ray_session(address):
-                layout = layout_for(settings.workers, concurrent)
-                driver.run_trials(layout)
+                interrupts.install()  # again: Ray takes SIGTERM when it connects
+                layout = layout_for(settings.workers, concurrent, may_grow=address is not None)
+                driver = StudyDriver(
+                    absolute_store(dataset), settings, store, search, journal, run, name, trials,
+                    keep, retries, layout, events,
+                )  # fmt: skip
+                _run(driver, deadline)
             importances = driver.finish()
-            model = run.register(search.ranked()[0], register or name)
+            best = search.ranked()[0]
+            model = None
+            if not settings.objective.missed(best.scores):
+                model = run.register(best, register or name)
             status = "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
             raise
         finally:
             if unsent := run.close(status, search):
-                on_unsent(str(unsent))
+                events.on_warning(str(unsent))
     return StudyReport(
-        out=out,
+        out=Path(out) if store.local is not None else store.show(),
         name=name,
         metrics=settings.objective.metrics,
         outcomes=_counts(search.records()),
         best=search.ranked(),
         front=[] if settings.objective.is_single else search.front(),
         importances=importances,
+        recipe=_as_given(out, store, BEST),
+        table=_as_given(out, store, TRIALS),
         tracking_uri=without_secrets(tracking_uri),
         run_id=run.run.run_id,
         model=model,
         overhead=driver.overhead(),
     )
+
+
+def _as_given(out: str | Path, store: Store, name: str) -> str:
+    """The location of a file in ``out``, local ones as the user wrote them."""
+    return str(Path(out) / name) if store.local is not None else store.show(name)
+
+
+def _run(driver: StudyDriver, deadline: float | None) -> None:
+    """Run the trials until all have ended, or until the deadline."""
+    from tune.studies.hooks import run_study
+
+    try:
+        run_study(driver, deadline)
+        if driver.is_over_budget:
+            driver.interrupt()
+            run_study(driver)  # the best so far still choose a decoding
+    finally:
+        driver.interrupt()
+
+
+def _start_run(
+    out: Store,
+    settings: StudySettings,
+    base: Job,
+    name: str,
+    tracking_uri: str,
+    dataset: str,
+    run_id: str | None,
+) -> StudyRun:
+    """Start or resume the study's run in MLflow."""
+    params = {
+        **base.params,
+        **{f"space.{axis.path}": str(axis) for axis in settings.space.axes},
+        "study.metrics": ", ".join(settings.objective.metrics),
+        **{f"study.{key}": value for key, value in asdict(settings.search).items()},
+    }
+    if settings.objective.requirements:
+        params["study.require"] = ", ".join(map(str, settings.objective.requirements))
+    return StudyRun.start(tracking_uri, name, params, {DATASET_TAG: dataset}, run_id, out)
 
 
 # -- before anything starts --------------------------------------------------------------------
@@ -189,30 +238,21 @@ def _palette(job: Job) -> dict[str, Any]:
     return {"palette": job.params.get("palette.fingerprint")}
 
 
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Lock the study's folder against a second `cc tune`; a killed process releases the lock."""
-    with try_lock(out / ".lock") as held:
-        if not held:
-            raise WrongCallError(f"another cc tune is running in {out}; wait for it to end")
-        yield
-
-
-def _open(out: Path, identity: Mapping[str, Any], *, resume: bool) -> str | None:
+def _open(out: Store, identity: Mapping[str, Any], *, resume: bool) -> str | None:
     """The ID of the MLflow run of the study to resume; None for a new study."""
-    file = out / SETTINGS
-    if not file.exists():
+    where, file = out.show(), out.show(SETTINGS)
+    if not out.exists(SETTINGS):
         if resume:
             raise WrongCallError(
-                f"nothing to resume: found no study in {out}; run without --resume to start one"
+                f"nothing to resume: found no study in {where}; run without --resume to start one"
             )
         return None
     if not resume:
         raise WrongCallError(
-            f"{out} already holds a study; continue it with --resume or choose another --out"
+            f"{where} already holds a study; continue it with --resume or choose another --out"
         )
     try:
-        there = json.loads(file.read_text(encoding="utf-8"))
+        there = _with_defaults(json.loads(out.read(SETTINGS)))
         if there["format"] != FORMAT:
             raise ValueError(f"format {there['format']}, expected {FORMAT}")
         before = _flat({key: there[key] for key in identity})
@@ -222,7 +262,7 @@ def _open(out: Path, identity: Mapping[str, Any], *, resume: bool) -> str | None
     asked = _flat(json.loads(json.dumps(identity)))
     if changes := differences(before, asked, ignored=("recipe.about",)):
         raise WrongCallError(
-            f"{out} holds a study with other settings: {changes}; "
+            f"{where} holds a study with other settings: {changes}; "
             "repeat its settings or choose another --out"
         )
     return run_id
@@ -238,10 +278,11 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _write(file: Path, value: Any) -> None:
-    part = file.with_suffix(".part")
-    part.write_text(dumps(value), encoding="utf-8")
-    part.replace(file)
+def _with_defaults(record: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a study, also of one from a version without these options."""
+    search = record["search"]
+    scheduler = "asha" if search["grace"] else "none"
+    return {"require": [], **record, "search": {"sampler": "tpe", "scheduler": scheduler} | search}
 
 
 def _counts(records: list[TrialRecord]) -> dict[str, int]:

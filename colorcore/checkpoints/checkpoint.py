@@ -133,7 +133,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path | Store) -> None:
 
 
 def _save_here(checkpoint: Checkpoint, folder: Path) -> None:
-    fresh = folder.with_name(f".{folder.name}.new")
+    fresh = _fresh(folder)
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     for kind, tensors in _tensors_of(checkpoint).items():
@@ -267,6 +267,35 @@ def has_checkpoint(folder: str | Path | Store) -> bool:
     return any(place.exists(RECORD) for place in _versions(store))
 
 
+def fetch_checkpoint(folder: Store, scratch: Path) -> Path:
+    """A checkpoint as a local folder: itself, or a copy of a remote one in ``scratch``.
+
+    Raises:
+        CheckpointError, StorageError: as :func:`load_checkpoint`.
+    """
+    if folder.local is not None:
+        return folder.local
+    copy = scratch / "checkpoint"
+    save_checkpoint(load_checkpoint(folder), copy)
+    return copy
+
+
+def remove_checkpoint(folder: Store) -> None:
+    """Remove a checkpoint, if there is one; a local one that cannot be removed stays.
+
+    Raises:
+        StorageError: a remote store does not answer, or refuses.
+    """
+    if folder.local is not None:
+        for place in (folder.local, _fresh(folder.local), _previous(folder.local)):
+            shutil.rmtree(place, ignore_errors=True)
+        return
+    folder.remove(RECORD)  # first: without it, the rest is no checkpoint
+    for name in folder.names(""):
+        if _NAME.fullmatch(name):
+            folder.remove(name)
+
+
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
 
@@ -287,6 +316,10 @@ def _versions(folder: Store) -> list[Store]:
     if folder.local is None:
         return [folder]
     return [folder, LocalStore(_previous(folder.local))]
+
+
+def _fresh(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.new")
 
 
 def _previous(folder: Path) -> Path:

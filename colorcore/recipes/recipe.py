@@ -23,6 +23,8 @@ from pydantic import (
 )
 
 from colorcore.options import Option, nearest, require_kinds
+from colorcore.storage.location import open_store
+from colorcore.storage.store import StorageError
 
 RECIPES = Path(__file__).parent
 OFF = "none"
@@ -210,6 +212,8 @@ def about_recipes() -> list[tuple[str, str]]:
 def load_recipe(name_or_file: str, overrides: Iterable[str] = ()) -> Recipe:
     """Load a built-in recipe by name, or one from a TOML file, with ``KEY=VALUE`` overrides.
 
+    The file may be in an object store (``s3://…``).
+
     Keys are dotted paths; values are TOML (``0.2``, ``true``, ``"group"``), bare words are
     strings, and ``none`` turns an optional setting off.
 
@@ -217,21 +221,21 @@ def load_recipe(name_or_file: str, overrides: Iterable[str] = ()) -> Recipe:
         RecipeError: no such recipe, no valid TOML, an unknown key or a value out of range.
     """
     if name_or_file.endswith(".toml") or "/" in name_or_file:
-        path = Path(name_or_file)
+        where = name_or_file
     else:
-        path = RECIPES / f"{name_or_file}.toml"
-        if not path.is_file():
+        where = str(RECIPES / f"{name_or_file}.toml")
+        if not Path(where).is_file():
             raise RecipeError(
                 f"expected a recipe's name or a .toml file, got {name_or_file!r}"
                 f"{nearest(name_or_file, recipe_names())}; see: cc recipes"
             )
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"cannot read the recipe {path}: {error}") from error
+        values = tomllib.loads(open_store(where).read("").decode())
+    except (OSError, ValueError, StorageError) as error:
+        raise RecipeError(f"cannot read the recipe {where}: {error}") from error
     for override in overrides:
         _override(values, override)
-    return parse_recipe(values, str(path))
+    return parse_recipe(values, where)
 
 
 def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:

@@ -117,11 +117,18 @@ class Store(ABC):
 
     def names(self, folder: str) -> list[str]:
         """The names of a folder's files, without the folder; empty if there is no folder."""
+        return self._names(folder, are_dirs=False)
+
+    def folders(self, folder: str) -> list[str]:
+        """The names of a folder's folders, likewise."""
+        return self._names(folder, are_dirs=True)
+
+    def _names(self, folder: str, *, are_dirs: bool) -> list[str]:
         try:
             found = self.entries(folder)
         except FileNotFoundError:
             return []
-        return [entry.name.rpartition("/")[2] for entry in found if not entry.is_dir]
+        return [entry.name.rpartition("/")[2] for entry in found if entry.is_dir == are_dirs]
 
 
 def join_name(folder: str, name: str) -> str:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from colorcore.checkpoints.checkpoint import (
     Checkpoint,
+    fetch_checkpoint,
     has_checkpoint,
     load_checkpoint,
-    save_checkpoint,
 )
 from colorcore.color.palette import load_palette
 from colorcore.dataset.samples import Samples
@@ -192,12 +192,7 @@ def _palette_picture(job: Job, folder: Path) -> Path:
 
 
 def _best_checkpoint(job: Job, folder: Path) -> Path:
-    place = job.store.below("best")
-    if place.local is not None:
-        return place.local
-    # MLflow takes local folders only.
-    save_checkpoint(load_checkpoint(place), folder / "best")
-    return folder / "best"
+    return fetch_checkpoint(job.store.below("best"), folder)  # MLflow takes local folders only
 
 
 def _signs(checkpoint: Checkpoint) -> tuple[Advised, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 PARTS = (
     "shard", "img2dataset", "loader", "palette", "encode", "workers", "train", "observers",
-    "tracking",
+    "tracking", "tune",
 )  # fmt: skip
 
 
@@ -31,6 +31,7 @@ def main() -> None:
         bench_shard,
         bench_tracking,
         bench_train,
+        bench_tune,
         bench_workers,
         paired,
     )
@@ -42,12 +43,17 @@ def main() -> None:
         paired.head()
         if only & {"shard", "img2dataset"}:
             bench_shard.run(photos, work, size=size, rounds=rounds, only=only)
-        if only & {"loader", "palette"}:
+        if only & {"loader", "palette", "tune"}:
             dataset = _dataset(photos, work, size)
             if "loader" in only:
                 bench_loader.run(dataset, work, rounds=rounds)
             if "palette" in only:
                 bench_palette.run(dataset)
+            if "tune" in only:
+                from pipelines.priors import make_palette
+
+                make_palette(dataset, bins=16)
+                bench_tune.run(dataset, work, rounds=min(rounds, 3))
         if "encode" in only:
             bench_encode.run(rounds=rounds)
         if "workers" in only:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def prepare(photos: Path, test: Path | None, size: int, out: Path) -> Photos:
     from colorcore.photos.refusal import PhotoLimits, PhotoRefused
     from pipelines.sharding.job import shard
     from pipelines.sources.reading import photos_of
+    from pipelines.sources.source import open_sources
 
     dataset, stored = out / f"dataset-{size}", out / f"test-{size}.npy"
     settings = ShardSettings(size=size, val_percent=VAL_PERCENT)
@@ -63,7 +65,7 @@ def prepare(photos: Path, test: Path | None, size: int, out: Path) -> Photos:
         return Photos(size, dataset, None)
     if not stored.exists():
         limits, rows = PhotoLimits(), []
-        for photo in photos_of([test], limits.max_bytes):
+        for photo in photos_of(open_sources([test]), limits.max_bytes, Counter()):
             try:
                 rows.append(lab_of(photo.data(), size, limits))
             except PhotoRefused as refusal:

@@ -30,9 +30,9 @@ from typing import Any
 from colorcore.recipes.recipe import Recipe, load_recipe
 from colorcore.training.events import Observer, StepEvent, TrainingDivergedError, ValidationEvent
 from colorcore.training.fit import fit
-from tune.objective import Ending, Objective
-from tune.search import Search, SearchSettings, TrialRecord, default_grace
-from tune.space import CHANNELS, Axis, Space, default_space, with_values
+from tune.search.objective import Ending, Objective
+from tune.search.search import Search, SearchSettings, TrialRecord, default_grace
+from tune.search.space import CHANNELS, Axis, Space, default_space, with_values
 
 RANDOM = 24
 """Trials of the random search."""
@@ -230,7 +230,7 @@ class Point:
 
 def random_search(seed: int, base: Recipe, run: Runner, trials: int = RANDOM) -> Iterator[Point]:
     """Full-length trainings of values drawn at random."""
-    settings = SearchSettings(seed=seed, startup=10**9, grace=0, prune_signs=False)
+    settings = SearchSettings(seed=seed, startup=10**9, scheduler="none", prune_signs=False)
     search = Search(make_space(base), Objective(), settings, None)
     yield from _points(search, base, run, (), lambda point: point.trials < trials)
 

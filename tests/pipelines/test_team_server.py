@@ -104,7 +104,7 @@ def test_a_training_and_a_study_on_two_nodes_land_in_the_database_and_in_the_buc
     # A study beside it: its trials, the best one's model, and its page on the server.
     (tmp_path / "space.toml").write_text('["optim.lr"]\nlog = [1e-4, 1e-2]\n')
     words += ["--space", tmp_path / "space.toml", "--trials", 2, "--name", "team"]
-    log += _cc(network, team, "tune", *words, "--out", tmp_path / "study", "--grace", 0)
+    log += _cc(network, team, "tune", *words, "--out", tmp_path / "study", "--scheduler", "none")
     experiment = run.info.experiment_id
     runs = {run.info.run_name: run for run in client.search_runs([experiment])}
     parent = runs["team"].info.run_id

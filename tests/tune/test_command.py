@@ -28,7 +28,7 @@ def test_a_dry_run_prints_the_search_and_what_it_leaves_out(dry_run) -> None:
     printed = dry_run(*SMALL, "--trials", "9")
     assert "data.batch is not searched: --set fixes it" in printed
     assert "loss.weighted_mse is not searched: with a single loss term AdamW" in printed
-    assert "objective: auc_balanced; 9 trials, seed 0" in printed
+    assert "objective: auc_balanced; 9 trials by tpe, seed 0" in printed
     assert "trial 0 (not sampled): optim.lr 5e-05, model.channels 96" in printed
     assert "trial 1 (not sampled): optim.lr 5e-05, model.channels 128" in printed
     assert "ASHA promotes about one in 4 trials after 2, 8 of 32 epochs" in printed
@@ -44,5 +44,6 @@ def test_the_study_table_reaches_the_search(dry_run, tmp_path: Path) -> None:
     assert shown["space"] == {"optim.lr": {"log": [1e-3, 1e-2]}}
     assert shown["first"] == [{"optim.lr": 2e-3}]
     assert shown["search"] == {
-        "seed": 0, "startup": 3, "grace": 8, "reduction": 2, "prune_signs": True
+        "seed": 0, "sampler": "tpe", "startup": 3, "scheduler": "asha", "grace": 8, "reduction": 2,
+        "prune_signs": True,
     }  # fmt: skip

@@ -43,7 +43,7 @@ def command(dataset: Path, tmp_path: Path) -> list[str]:
     sets = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
     return [
         sys.executable, "-m", "cli.main", "tune", str(copy), "--recipe", "unet-l1", *sets,
-        "--space", "space.toml", "--trials", "3", "--concurrent", "1", "--grace", "0",
+        "--space", "space.toml", "--trials", "3", "--concurrent", "1", "--scheduler", "none",
         "--json",
     ]  # fmt: skip
 

@@ -20,9 +20,10 @@ from colorcore.recipes.recipe import Recipe, load_recipe
 from pipelines.errors import JobError, WrongCallError
 from pipelines.tracking.model import local_model
 from tests.trainings import SPACE, TINY, rows_of, settings_for
-from tune.search import Search, TrialRecord
-from tune.settings import StudySettings
-from tune.space import with_values
+from tune.search.search import Search, TrialRecord
+from tune.search.settings import StudySettings
+from tune.search.space import with_values
+from tune.studies.driver import StudyEvents
 from tune.study import StudyReport, tune
 
 
@@ -149,7 +150,7 @@ def test_a_study_with_more_trials_continues_as_if_it_had_had_them_from_the_start
         run(other, tmp_path / "s", trials=5, name="again", resume=True)
     run(
         settings, tmp_path / "s", trials=5, name="again", resume=True,
-        on_trial=lambda record: ended.append(record.number),
+        events=StudyEvents(on_trial=lambda record: ended.append(record.number)),
     )  # fmt: skip
     assert ended == [3, 4]
     for mine, theirs in zip(
@@ -160,20 +161,23 @@ def test_a_study_with_more_trials_continues_as_if_it_had_had_them_from_the_start
         )  # fmt: skip
 
 
-def kill_rank() -> bool:
+def kill(name: str) -> bool:
     """Kill one of the processes in which trials train; whether there was one."""
     for process in psutil.Process().children(recursive=True):
-        if "ray::Rank" in " ".join(process.cmdline()):
+        if f"ray::{name}" in " ".join(process.cmdline()):
             os.kill(process.pid, signal.SIGKILL)
             return True
     return False
 
 
 class Killer:
-    """Kills one of a trial's processes after each of its first checkpoints."""
+    """Kills one of a trial's processes after each of its first checkpoints.
 
-    def __init__(self, last: Path, times: int) -> None:
-        self._last, self._times = last, times
+    process  ``StudyTrial`` for the first rank, ``Rank`` for another one
+    """
+
+    def __init__(self, last: Path, times: int, process: str = "StudyTrial") -> None:
+        self._last, self._times, self._process = last, times, process
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -184,7 +188,7 @@ class Killer:
                     (self._last / "seen").touch()
                 except OSError:  # the folder is being replaced
                     continue
-                self._times -= kill_rank()
+                self._times -= kill(self._process)
             time.sleep(0.01)
 
 
@@ -196,12 +200,12 @@ def test_a_trial_that_keeps_losing_its_process_fails_once_its_retries_are_used_u
     run, tiny: Recipe, tmp_path: Path
 ) -> None:
     recipe = with_values(tiny, {"train.epochs": 12})
-    settings = settings_for(recipe, SAME_TRAINING, grace=0)
+    settings = settings_for(recipe, SAME_TRAINING, scheduler="none")
     retried: list[tuple[int, str]] = []
     Killer(tmp_path / "s" / "trials" / "0000" / "last", 2)
     run(
         settings, tmp_path / "s", trials=2, name="dying", retries=1,
-        on_retry=lambda number, why: retried.append((number, why)),
+        events=StudyEvents(on_retry=lambda number, why: retried.append((number, why))),
     )  # fmt: skip
     trial, following = records(tmp_path / "s", settings)
     assert [number for number, _ in retried] == [0]
@@ -211,8 +215,9 @@ def test_a_trial_that_keeps_losing_its_process_fails_once_its_retries_are_used_u
     assert (following.outcome, following.epochs) == ("finished", 12)  # the study continues
 
 
+@pytest.mark.parametrize("process", ["StudyTrial", "Rank"])
 def test_two_workers_and_two_metrics_and_a_killed_trial_ends_as_it_would_have(
-    run, tiny: Recipe, dataset_with_palette: Path, tmp_path: Path
+    run, tiny: Recipe, dataset_with_palette: Path, tmp_path: Path, process: str
 ) -> None:
     """Each trial fills both CPUs, so the driver's own actors must not take one. One of the first
     trial's two processes is killed, and a trial with only one of them cannot continue.
@@ -221,10 +226,10 @@ def test_two_workers_and_two_metrics_and_a_killed_trial_ends_as_it_would_have(
     metrics = ("auc_balanced", "cf_gap")
     settings = settings_for(recipe, SAME_TRAINING, metrics=metrics, workers=2)
     retried: list[int] = []
-    Killer(tmp_path / "s" / "trials" / "0000" / "last", 1)
+    Killer(tmp_path / "s" / "trials" / "0000" / "last", 1, process)
     report = run(
         settings, tmp_path / "s", trials=2, name="front", concurrent=None,
-        on_retry=lambda number, _: retried.append(number),
+        events=StudyEvents(on_retry=lambda number, _: retried.append(number)),
     )  # fmt: skip
     assert report.outcomes == {"finished": 2}
     assert retried == [0]
@@ -245,7 +250,7 @@ def test_diverged_and_collapsed_trials_end_with_the_reason(
     wild = ["optim.clip=none", "optim.schedule=constant", "train.epochs=40"]
     recipe = load_recipe("unet-l1", [*TINY, *wild])
     tables = {"loss.ab_l1": {"choices": [1e38, 1.0]}, "optim.lr": {"choices": [1e-9, 2e-9]}}
-    settings = settings_for(recipe, tables, grace=0)  # its seed samples one trial of each
+    settings = settings_for(recipe, tables, scheduler="none")  # its seed samples one trial of each
     with pytest.raises(JobError, match=r"no trial finished; the last of 2 .*prune_signs = false"):
         run(settings, tmp_path / "s", trials=2, name="lost", concurrent=2)
     ended = {r.values["loss.ab_l1"]: r for r in records(tmp_path / "s", settings)}
@@ -258,6 +263,82 @@ def test_diverged_and_collapsed_trials_end_with_the_reason(
     assert run_of(diverged.run_id).info.status == "FAILED"
     assert run_of(diverged.run_id).data.tags["colorcore.reason"] == diverged.reason
     assert run_of(grey.run_id).data.tags["colorcore.outcome"] == "pruned"
+
+
+def test_the_validation_between_a_checkpoint_and_the_journal_is_not_lost(
+    run, tiny: Recipe, tracking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver dies when rank 0 has saved epoch 2, but before the journal has its scores."""
+    recipe = with_values(tiny, {"train.epochs": 3})
+    settings = settings_for(recipe, SAME_TRAINING, scheduler="none")
+    whole = Search.report
+
+    def dies(self: Search, number: int, epoch: int, *args, **options):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return whole(self, number, epoch, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Search, "report", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run(settings, tmp_path / "s", name="untold")
+    (interrupted,) = records(tmp_path / "s", settings)
+    assert (interrupted.outcome, interrupted.epochs) == (None, 1)
+    assert load_checkpoint(tmp_path / "s" / "trials" / "0000" / "last").epoch == 2
+    heard: list[int] = []
+
+    def hears(self: Search, number: int, epoch: int, *args, **options):
+        heard.append(epoch)
+        return whole(self, number, epoch, *args, **options)
+
+    monkeypatch.setattr(Search, "report", hears)
+    run(settings, tmp_path / "s", name="untold", resume=True)
+    assert heard == [2, 3]
+    (trial,) = records(tmp_path / "s", settings)
+    assert (trial.outcome, trial.epochs) == ("finished", 3)
+    told = MlflowClient(tracking_uri=tracking).get_metric_history(trial.run_id, "val/psnr")
+    assert len(told) == 3  # no epoch was trained twice
+
+
+def test_an_error_in_the_driver_ends_the_study_with_it(
+    run, tiny: Recipe, tracking: str, tmp_path: Path
+) -> None:
+    """Ray Tune takes what its hooks raise for the trial's error, and would go on."""
+
+    def fails(record: TrialRecord) -> None:
+        raise OSError("no space left on device")
+
+    settings = settings_for(tiny, SAME_TRAINING, scheduler="none")
+    with pytest.raises(OSError, match="no space left on device"):
+        run(settings, tmp_path / "s", trials=3, name="broken", events=StudyEvents(on_trial=fails))
+    ended = [record.outcome for record in records(tmp_path / "s", settings)]
+    assert ended[0] == "finished"
+    assert len(ended) < 3
+    client = MlflowClient(tracking_uri=tracking)
+    runs = client.search_runs(
+        [client.get_experiment_by_name("colorcore").experiment_id],
+        "tags.`colorcore.study` = 'broken'",
+    )
+    assert "RUNNING" not in {run.info.status for run in runs}
+
+
+def test_a_time_budget_ends_the_study_with_its_best_so_far(
+    run, tiny: Recipe, tmp_path: Path
+) -> None:
+    recipe = with_values(tiny, {"train.epochs": 4})
+    settings = settings_for(recipe, scheduler="none")
+    first: list[int] = []
+    report = run(
+        settings, tmp_path / "s", trials=10_000, name="budget", time_budget_s=25.0,
+        events=StudyEvents(on_trial=lambda record: first.append(record.number)),
+    )  # fmt: skip
+    assert report.outcomes["finished"] == len(first) > 0
+    assert report.outcomes.get("interrupted", 0) <= 1
+    best = load_checkpoint(tmp_path / "s" / "trials" / f"{report.best[0].number:04d}" / "best")
+    assert best.decoded  # also after the budget is used up
+    assert load_recipe(report.recipe).train.epochs == 4
+    with pytest.raises(JobError, match=r"no trial finished within the time budget; .*--resume"):
+        run(settings, tmp_path / "none", name="nothing", time_budget_s=0.1)
 
 
 def test_wrong_calls_are_refused_before_anything_starts(run, tiny: Recipe, tmp_path: Path) -> None:

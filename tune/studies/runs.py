@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -12,10 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from colorcore.checkpoints.checkpoint import fetch_checkpoint, has_checkpoint
+from colorcore.storage.store import StorageError, Store
 from pipelines.errors import JobError
 from pipelines.run_log.log import RunLog
 from pipelines.run_log.resend import resend_runs
 from pipelines.run_log.runs import Unsent, end_run, start_run
+from pipelines.run_log.spool import FOLDER as SPOOLS
 from pipelines.run_log.spool import spool_folder
 from pipelines.tracking.mlflow_internals import HAS_PICTURES_TAG, PICTURES
 from pipelines.tracking.model import register_champion
@@ -33,13 +34,12 @@ from pipelines.tracking.names import (
     VAL,
 )
 from pipelines.tracking.store import TrackedRun, client_for
-from tune.results import ARTIFACTS
-from tune.slots import trial_folder
+from tune.studies.results import ARTIFACTS, TRIAL_FOLDERS, trial_folder
 
 if TYPE_CHECKING:
     from pipelines.training.job import Job
-    from tune.objective import Objective
-    from tune.search import Search, TrialRecord
+    from tune.search.objective import Objective
+    from tune.search.search import Search, TrialRecord
 
 _MOST_METRICS = 1000
 """MLflow's limit for one call."""
@@ -88,7 +88,7 @@ class StudyRun:
     """The parent run of the study in folder ``out``; its metrics go through ``log``."""
 
     run: TrackedRun
-    out: Path
+    out: Store
     log: RunLog
 
     @classmethod
@@ -99,7 +99,7 @@ class StudyRun:
         params: Mapping[str, Any],
         tags: Mapping[str, str],
         run_id: str | None,
-        out: Path,
+        out: Store,
     ) -> StudyRun:
         """Start or resume the study's run."""
         run = start_run(uri, name, params, {KIND_TAG: "study", STUDY_TAG: name, **tags}, run_id)
@@ -156,11 +156,13 @@ class StudyRun:
         None if the trial has no best checkpoint any more, or the server is unreachable.
         """
         folder = trial_folder(self.out, record.number)
-        if record.run_id is None or not (folder / "best").exists():
+        if record.run_id is None or not has_checkpoint(folder.below("best")):
             return None
         run = replace(self.run, run_id=record.run_id)
-        if end_run(run, "FINISHED", {MODEL: folder / "best"}, folder) is not None:
-            return None
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+            best = fetch_checkpoint(folder.below("best"), Path(scratch))
+            if end_run(run, "FINISHED", {MODEL: best}, folder) is not None:
+                return None
         register_champion(run, name)
         return f"models:/{name}@{CHAMPION}"
 
@@ -172,8 +174,9 @@ class StudyRun:
         self.log.close()
         from mlflow.exceptions import MlflowException
 
-        with contextlib.suppress(JobError, MlflowException, OSError):  # the run must end anyway
-            resend_runs([str(self.out)], self.run.uri)
+        with contextlib.suppress(JobError, MlflowException, OSError, StorageError):
+            # The run must end anyway.
+            resend_runs(self._places(), self.run.uri)
             ranked = search.ranked()
             if status == "FINISHED" and ranked and ranked[0].run_id is not None:
                 self._copy_from(ranked[0].number, ranked[0].run_id)
@@ -181,9 +184,18 @@ class StudyRun:
             study = Path(folder) / "study"
             study.mkdir()
             for name in ARTIFACTS:
-                with contextlib.suppress(OSError):  # missing or unreadable: the run must end
-                    shutil.copy2(self.out / name, study / name)
+                # Missing or unreadable: the run must end anyway.
+                with contextlib.suppress(OSError, StorageError):
+                    self.out.fetch(name, study / name)
             return end_run(self.run, status, {study.name: study}, self.out)
+
+    def _places(self) -> list[str]:
+        """Where trials may have left records that their runs lack."""
+        if self.out.local is not None:
+            return [str(self.out.local)]
+        # Naming the whole study would download its checkpoints.
+        folders = [trial_folder(self.out, int(name)) for name in self.out.folders(TRIAL_FOLDERS)]
+        return [each.show(SPOOLS) for each in folders if each.kind(SPOOLS) == "folder"]
 
     def _copy_from(self, number: int, run_id: str) -> None:
         """Copy a trial's validation curves and pictures to the study's run.
@@ -205,7 +217,6 @@ class StudyRun:
         for start in range(0, len(points), _MOST_METRICS):
             client.log_batch(self.run.run_id, metrics=points[start : start + _MOST_METRICS])
         if client.list_artifacts(run_id, PICTURES):
-            os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
             with tempfile.TemporaryDirectory() as folder:
                 pictures = client.download_artifacts(run_id, PICTURES, folder)
                 for file in list(Path(pictures).iterdir()):

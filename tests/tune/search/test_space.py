@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from colorcore.recipes.recipe import load_recipe
 from pipelines.errors import WrongCallError
-from tune.settings import StudyOptions, load_space_file, options_of
-from tune.space import Axis, Space, default_space, space_of, with_values
+from tune.search.settings import StudyOptions, load_space_file, options_of
+from tune.search.space import Axis, Space, default_space, space_of, with_values
 
 
 def tables_of(space: Space) -> dict[str, dict[str, list[object]]]:
@@ -76,7 +76,7 @@ def test_the_study_table_sets_options_and_leaves_the_default_space(tmp_path: Pat
 
 
 def test_the_documented_study_table_holds_the_defaults() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "tuning.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "tuning.md").read_text(encoding="utf-8")
     table = page[page.index("[study]\n") :].partition("```")[0]
     assert options_of(tomllib.loads(table)["study"]) == StudyOptions()
     assert [line.strip("# ").split(" ")[0] for line in table.splitlines()[1:]] == [

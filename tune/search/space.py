@@ -39,10 +39,12 @@ KINDS: tuple[Kind, ...] = ("log", "uniform", "choices")
 Value = float | int | bool | str
 
 LR = (1e-5, 1e-3)
+"""The range of the learning rate; wider if the recipe's own lies near an end or outside."""
 BATCHES = (8, 16, 32, 64)
-CHANNELS = (48, 64, 96, 128)
-WEIGHT_SPREAD = 4.0
-"""The range of a loss weight w is w / 4 to 4 w."""
+CHANNEL_FACTORS = (1 / 2, 2 / 3, 1, 4 / 3)
+"""Channels as multiples of the recipe's own: 48, 64, 96 and 128 for the guides' 96."""
+SPREAD = 4.0
+"""The range of a loss weight w is w / 4 to 4 w, and the learning rate's holds at least that."""
 NOT_SEARCHED = {
     "about": "it is a description",
     "train.metric": "all trials of a study share it; set --metric",
@@ -187,6 +189,8 @@ def with_values(recipe: Recipe, values: Mapping[str, Any], where: str = "recipe"
 def default_space(recipe: Recipe, fixed: Collection[str] = ()) -> Space:
     """Learning rate, batch size, channels if the model has them, and the loss weights above 0.
 
+    All ranges hold the recipe's own values.
+
     Paths in ``fixed`` are left out: whoever sets a value on the command line means that value. The
     weight of a single loss term is left out too, because AdamW's steps do not depend on the scale
     of the loss (Kingma and Ba 2015, section 2.1).
@@ -194,12 +198,19 @@ def default_space(recipe: Recipe, fixed: Collection[str] = ()) -> Space:
     Raises:
         WrongCallError: nothing is left to search.
     """
-    axes = [Axis("optim.lr", "log", LR), Axis("data.batch", "choices", BATCHES)]
+    rate, batch = recipe.optim.lr, recipe.data.batch
+    rates = (min(LR[0], rate / SPREAD), max(LR[1], rate * SPREAD))
+    axes = [
+        Axis("optim.lr", "log", rates),
+        Axis("data.batch", "choices", tuple(sorted({*BATCHES, batch}))),
+    ]
     if "channels" in recipe.model.options():
-        axes.append(Axis("model.channels", "choices", CHANNELS))
+        channels = _channels_around(recipe.model.options()["channels"])
+        if len(channels) > 1:
+            axes.append(Axis("model.channels", "choices", channels))
     if len([weight for weight in recipe.loss.values() if weight]) > 1:
         axes += [
-            Axis(f"loss.{name}", "log", (weight / WEIGHT_SPREAD, weight * WEIGHT_SPREAD))
+            Axis(f"loss.{name}", "log", (weight / SPREAD, weight * SPREAD))
             for name, weight in recipe.loss.items()
             if weight > 0
         ]
@@ -210,6 +221,13 @@ def default_space(recipe: Recipe, fixed: Collection[str] = ()) -> Space:
             "list the settings to search in a file and pass it with --space"
         )
     return Space(searched)
+
+
+def _channels_around(own: int) -> tuple[int, ...]:
+    """Numbers of channels around a recipe's own; above 32, multiples of 8, which GPUs prefer."""
+    step = 8 if own >= 32 else 1
+    near = {max(1, round(own * factor / step) * step) for factor in CHANNEL_FACTORS}
+    return tuple(sorted(near - {round(own / step) * step} | {own}))
 
 
 def read_tables(file: Path) -> dict[str, Any]:

@@ -1,12 +1,8 @@
-"""Which values the next trial gets, and which trials continue: Optuna's TPE and ASHA, journaled.
+"""Which values the next trial gets, and which trials continue: Optuna's algorithms, journaled.
 
 Every decision is in the journal before it takes effect, so a killed study loses none. Each trial is
 sampled with a seed derived from the study's seed and the trial's number, so a resumed study samples
 what it would have sampled without the interruption.
-
-TPE: Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization". ASHA: Li et al. 2020, "A
-System for Massively Parallel Hyperparameter Tuning", algorithm 2 in its early-stopping form
-(section 3.3), which ends a trial that is not promoted at once.
 """
 
 from __future__ import annotations
@@ -20,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colorcore.storage.lines import cut_unfinished_line
-from pipelines.errors import JobError
+from pipelines.errors import JobError, WrongCallError
 from pipelines.tracking.names import LOST_CONSTRAINT
-from tune.objective import SIGN_PATIENCE, Ending, Objective, Outcome, collapsed
-from tune.optuna_internals import set_rung_scores
-from tune.space import Space, Value
+from tune.search.algorithms import Sampler, Scheduler, grid_of, pruner_of, sampler_of, seed_of
+from tune.search.objective import SIGN_PATIENCE, Ending, Objective, Outcome, collapsed
+from tune.search.optuna_internals import set_rung_scores
+from tune.search.space import Space, Value
 
 if TYPE_CHECKING:
     import optuna
@@ -35,6 +32,8 @@ REDUCTION = 4
 """ASHA promotes about one in this many trials at each rung."""
 RUNGS = 2
 """ASHA's rungs by default: the first is at epochs / REDUCTION**RUNGS."""
+LOST = 1e6
+"""The constraint violation of a trial that failed or collapsed: more than any requirement's."""
 FEW = 10
 """Importances of fewer trials than this would be chance."""
 _STUDY = "study"
@@ -46,18 +45,27 @@ class SearchSettings:
     """How a study searches.
 
     seed         random seed for sampling
+    sampler      how values are sampled
     startup      random trials before TPE takes over
-    grace        epochs before ASHA's first rung; 0 turns ASHA off
+    scheduler    how trials that fall behind are stopped
+    grace        epochs before a trial may be stopped: ASHA's first rung
     reduction    ASHA promotes about one in this many trials at each rung, grace · reduction**k
                  epochs
     prune_signs  whether trials whose colours collapse are pruned
     """
 
     seed: int = 0
+    sampler: Sampler = "tpe"
     startup: int = STARTUP
+    scheduler: Scheduler = "asha"
     grace: int = 1
     reduction: int = REDUCTION
     prune_signs: bool = True
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the first trials may be given, and need not be sampled."""
+        return self.sampler in ("tpe", "cmaes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +104,23 @@ class Search:
 
     Args:
         space: the values to search.
-        objective: the metrics to optimize. Two metrics do not rank trials, so ASHA is off.
+        objective: the metrics to optimize. Two metrics do not rank trials, so none is stopped.
         settings: how to search.
         journal: the file that holds the search and from which it resumes; None keeps it in memory.
+        epochs: of a whole training, which the scheduler hyperband needs.
 
     Raises:
         JobError: the journal cannot be read.
+        WrongCallError: the grid is too large.
     """
 
     def __init__(
-        self, space: Space, objective: Objective, settings: SearchSettings, journal: Path | None
+        self,
+        space: Space,
+        objective: Objective,
+        settings: SearchSettings,
+        journal: Path | None,
+        epochs: int | None = None,
     ) -> None:
         import optuna
         from optuna.storages import InMemoryStorage, JournalStorage
@@ -132,37 +147,55 @@ class Search:
             load_if_exists=True,
         )
         self._distributions = space.distributions()
-        self._asha: optuna.pruners.BasePruner | None = None
-        if objective.is_single and settings.grace:
-            self._asha = optuna.pruners.SuccessiveHalvingPruner(
-                min_resource=settings.grace, reduction_factor=settings.reduction
-            )
+        self._ended: dict[int, TrialRecord] = {}
+        """By number: what has ended does not change."""
+        self._pruner: optuna.pruners.BasePruner | None = None
+        if objective.is_single:
+            self._pruner = pruner_of(settings.scheduler, settings.grace, settings.reduction, epochs)
+        self._study.pruner = self._pruner or optuna.pruners.NopPruner()
+        self._grid: list[dict[str, Value]] | None = None
+        if settings.sampler == "grid":
+            try:
+                self._grid = grid_of(space, settings.seed)
+            except ValueError as error:
+                raise WrongCallError(str(error)) from error
 
     # -- before a trial ---------------------------------------------------------------------------
 
+    def count(self) -> int:
+        """The number of trials so far."""
+        return len(self._trials())
+
+    def most(self, trials: int) -> int:
+        """How many of so many trials the search can have: a grid has an end."""
+        return trials if self._grid is None else min(trials, len(self._grid))
+
     def ask(self, first: Sequence[Mapping[str, Value]] = ()) -> TrialRecord:
         """Sample the next trial; the first trials take their values from ``first`` instead."""
-        number = len(self._trials())
+        number = self.count()
         self._study.sampler = self._sampler(number)
-        if number < len(first):
-            self._study.enqueue_trial(dict(first[number]))
+        given = self._grid if self._grid is not None else first
+        if number < len(given):
+            self._study.enqueue_trial(dict(given[number]))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             trial = self._study.ask(fixed_distributions=self._distributions)
         return TrialRecord(trial.number, dict(trial.params))
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        import optuna
-
-        return optuna.samplers.TPESampler(
-            seed=_seed(self.settings.seed, number), n_startup_trials=self.settings.startup
+        settings = self.settings
+        return sampler_of(
+            settings.sampler,
+            seed_of(settings.seed, number),
+            settings.startup,
+            # Hyperband compares scores after different numbers of epochs with each other.
+            with_stopped=settings.scheduler != "hyperband",
         )
 
     def note(self, number: int, **facts: Any) -> None:
         """Write facts about a running trial (fields of TrialRecord) into the journal."""
-        trial = self._trial_id(number)
-        for name, value in facts.items():
-            self._storage.set_trial_user_attr(trial, name, value)
+        # Each attribute is a line of its own, which costs the disk a millisecond.
+        self._storage.set_trial_user_attr(self._trial_id(number), "+".join(facts), facts)
 
     # -- while it runs ----------------------------------------------------------------------------
 
@@ -177,37 +210,38 @@ class Search:
     ) -> Ending | None:
         """Record a validation after ``epoch`` epochs; returns why the trial ends, if it does.
 
-        ASHA never stops a trial at its last validation, which would save nothing.
+        No trial is stopped at its last validation, which would save nothing.
         """
         try:
             values = self.objective.values(scores)
         except ValueError as error:
             return Ending("failed", str(error))
-        frozen = self._trials()[number]
-        recent = [*map(tuple, frozen.user_attrs.get("signs", [])), signs][-SIGN_PATIENCE:]
+        value = self._note_score(number, epoch, values[0])
+        recent = [*map(tuple, _facts(self._trials()[number]).get("signs", [])), signs]
+        recent = recent[-SIGN_PATIENCE:]
         self.note(number, signs=recent, epochs=epoch)
         if self.settings.prune_signs and (name := collapsed(recent)):
             return Ending("pruned", f"sign {name} in {SIGN_PATIENCE} consecutive validations")
-        return self._compare(number, epoch, values[0], is_last=is_last)
-
-    def _compare(self, number: int, epoch: int, value: float, *, is_last: bool) -> Ending | None:
-        """ASHA by the best score so far, because a trial's result is its best checkpoint."""
-        if not self.objective.is_single:  # Optuna takes no reports in studies of two metrics
+        if value is None or self._pruner is None or is_last or epoch < self.settings.grace:
             return None
-        best = max if self.objective.directions[0] == "maximize" else min
-        trial = self._running(number)
-        before = self._trials()[number].intermediate_values
-        if epoch in before:  # reported again after an interruption
-            return None
-        value = best([value, *before.values()])
-        trial.report(value, epoch)
-        if self._asha is None or is_last:
-            return None
-        self._study.pruner = self._asha
-        if not trial.should_prune():
+        if not self._running(number).should_prune():
             return None
         metric = self.objective.metrics[0]
         return Ending("stopped", f"behind other trials: {metric} {value:.4f} after epoch {epoch}")
+
+    def _note_score(self, number: int, epoch: int, value: float) -> float | None:
+        """Write a trial's best score so far, which is compared: its result is its best checkpoint.
+
+        None: the score is there already, because a killed driver reported it, or there are two
+        metrics, for which Optuna takes no reports.
+        """
+        before = self._trials()[number].intermediate_values
+        if not self.objective.is_single or epoch in before:
+            return None
+        best = max if self.objective.directions[0] == "maximize" else min
+        value = best([value, *before.values()])
+        self._running(number).report(value, epoch)
+        return value
 
     # -- when it ends -----------------------------------------------------------------------------
 
@@ -226,13 +260,17 @@ class Search:
         }
         self.note(record.number, **facts)
         self._study.sampler = self._sampler(record.number)
+        running = self._running(record.number)
+        for requirement in self.objective.requirements:
+            if requirement.metric in record.scores:
+                running.set_constraint(str(requirement), requirement.violation(record.scores))
         if record.outcome == "finished":
             values = list(self.objective.values(record.scores))
             self._study.tell(record.number, values, state=TrialState.COMPLETE)
             return
         if record.outcome != "stopped":
             # TPE ranks trials that violate a constraint last.
-            self._running(record.number).set_constraint(LOST_CONSTRAINT, 1.0)
+            running.set_constraint(LOST_CONSTRAINT, LOST)
             # No other trial shall be stopped for being behind this one.
             worst = -math.inf if self.objective.directions[0] == "maximize" else math.inf
             set_rung_scores(self._storage, self._trial_id(record.number), worst)
@@ -242,7 +280,11 @@ class Search:
 
     def records(self) -> list[TrialRecord]:
         """All trials, ordered by number."""
-        return [_record(trial) for trial in self._trials()]
+        trials = self._trials()
+        for trial in trials:
+            if trial.state.is_finished() and trial.number not in self._ended:
+                self._ended[trial.number] = _record(trial)
+        return [self._ended.get(trial.number) or _record(trial) for trial in trials]
 
     def record(self, number: int) -> TrialRecord:
         """One trial."""
@@ -253,14 +295,26 @@ class Search:
         return [record for record in self.records() if record.outcome is None]
 
     def ranked(self) -> list[TrialRecord]:
-        """Finished trials by the first metric, best first."""
+        """Finished trials by the first metric, best first.
+
+        Those that miss a requirement come last, the closest one first.
+        """
         sign = -1.0 if self.objective.directions[0] == "maximize" else 1.0
         metric = self.objective.metrics[0]
-        finished = [record for record in self.records() if record.outcome == "finished"]
-        return sorted(finished, key=lambda record: (sign * record.scores[metric], record.number))
+
+        def place(record: TrialRecord) -> tuple[float, float, int]:
+            missed = self.objective.missed(record.scores)
+            return missed, sign * record.scores[metric], record.number
+
+        return sorted(
+            (record for record in self.records() if record.outcome == "finished"), key=place
+        )
 
     def front(self) -> list[TrialRecord]:
-        """The Pareto front of the finished trials, ordered by the first metric."""
+        """The Pareto front of the finished trials, ordered by the first metric.
+
+        Trials that miss a requirement are not on it.
+        """
         best = {trial.number for trial in self._study.best_trials} if self.ranked() else set()
         return [record for record in self.ranked() if record.number in best]
 
@@ -268,8 +322,9 @@ class Search:
         """Each path's share of the variance in the scores, by metric, estimated with a forest.
 
         fANOVA (Hutter et al. 2014, "An Efficient Approach for Assessing Hyperparameter
-        Importance") on scores taken after the same number of epochs: with ASHA at the first rung,
-        which every trial reaches unless it fails or collapses; otherwise those of finished trials.
+        Importance") on scores taken after the same number of epochs: if trials are
+        stopped, after the first ``grace``, which all reach unless they fail or collapse; otherwise
+        those of finished trials.
         A metric with fewer than :data:`FEW` scores, or with equal ones, is left out.
         """
         import optuna
@@ -295,11 +350,11 @@ class Search:
     @property
     def importance_epochs(self) -> int | None:
         """Epochs after which the scores of :meth:`importances` were taken; None: at the end."""
-        return None if self._asha is None else self.settings.grace
+        return None if self._pruner is None else self.settings.grace
 
     def _comparable(self, metric: str) -> list[tuple[dict[str, Value], float]]:
         """Values and scores of trials, all after the same number of epochs."""
-        if self._asha is None:
+        if self._pruner is None:
             finished = self.ranked()
             return [(record.values, record.scores[metric]) for record in finished]
         found = []
@@ -323,22 +378,22 @@ class Search:
 
 
 def _record(trial: optuna.trial.FrozenTrial) -> TrialRecord:
-    facts = {
-        name: trial.user_attrs[name]
-        for name in (
-            "reason", "scores", "epochs", "run_id", "seconds", "seconds_in_epochs", "attempts",
-        )
-        if name in trial.user_attrs
-    }  # fmt: skip
-    outcome = trial.user_attrs.get("outcome") if trial.state.is_finished() else None
-    return TrialRecord(trial.number, dict(trial.params), outcome=outcome, **facts)
+    facts = _facts(trial)
+    known = {name: facts[name] for name in _FACTS if name in facts}
+    outcome = facts.get("outcome") if trial.state.is_finished() else None
+    return TrialRecord(trial.number, dict(trial.params), outcome=outcome, **known)
 
 
-def _seed(seed: int, number: int) -> int:
-    """The seed of one trial, 0 … 2³² - 1."""
-    import numpy as np
+_FACTS = ("reason", "scores", "epochs", "run_id", "seconds", "seconds_in_epochs", "attempts")
 
-    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+def _facts(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    """What :meth:`Search.note` wrote about a trial, the latest last."""
+    facts: dict[str, Any] = {}
+    for name, value in trial.user_attrs.items():
+        # Journals of earlier versions have an attribute per fact.
+        facts |= value if isinstance(value, dict) and name != "scores" else {name: value}
+    return facts
 
 
 def dumps(value: Any) -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from colorcore.recipes.recipe import Recipe, load_recipe
-from pipelines.errors import WrongCallError
-from tune.objective import SIGN_PATIENCE, Ending, Objective, collapsed, objective_of
-from tune.search import Search, SearchSettings, TrialRecord, default_grace
-from tune.space import Space, default_space, space_of
+from pipelines.errors import JobError, WrongCallError
+from tune.search.objective import SIGN_PATIENCE, Ending, Objective, collapsed, objective_of
+from tune.search.search import Search, SearchSettings, TrialRecord, default_grace
+from tune.search.space import Space, default_space, space_of
 
 EPOCHS = 9
 
@@ -159,7 +163,9 @@ def test_a_killed_study_has_its_unfinished_trials_despite_an_incomplete_last_lin
 
 def test_tpe_avoids_collapsed_trials_whatever_their_scores(space: Space) -> None:
     """TPE samples near the best trials, which the collapsed ones must not be."""
-    search = Search(space, Objective(), SearchSettings(startup=5, grace=0, prune_signs=True), None)
+    search = Search(
+        space, Objective(), SearchSettings(startup=5, scheduler="none", prune_signs=True), None
+    )
     for _ in range(30):
         record = search.ask()
         high = record.values["optim.lr"] > 1e-4
@@ -188,7 +194,9 @@ def test_a_collapse_is_a_sign_in_three_consecutive_validations() -> None:
 
 def test_signs_prune_unless_turned_off(space: Space) -> None:
     for prune, outcome in ((True, "pruned"), (False, None)):
-        search = Search(space, Objective(), SearchSettings(grace=0, prune_signs=prune), None)
+        search = Search(
+            space, Objective(), SearchSettings(scheduler="none", prune_signs=prune), None
+        )
         number = search.ask().number
         endings = [search.report(number, e, {"auc_balanced": 0.8}, ("sepia",)) for e in (1, 2, 3)]
         assert endings[:2] == [None, None]
@@ -256,3 +264,160 @@ def test_integers_stay_integers_through_the_journal(tmp_path: Path, recipe: Reci
     assert read == sampled
     assert type(read["model.channels"]) is int
     assert type(read["data.flip"]) is bool
+
+
+# -- other samplers, schedulers and requirements -------------------------------------------------
+
+
+def test_random_search_samples_every_value_by_the_seed_alone(space: Space) -> None:
+    settings = SearchSettings(sampler="random", scheduler="none", seed=3)
+    scores = [lambda record, _: 0.5, score]
+    drawn = []
+    for scored in scores:
+        search = Search(space, Objective(), settings, None)
+        play(search, 20, scored)
+        drawn.append([record.values for record in search.records()])
+    assert drawn[0] == drawn[1]  # whatever the scores were
+    assert len({str(values) for values in drawn[0]}) == 20
+
+
+def test_a_grid_holds_every_combination_once_and_then_ends(tmp_path: Path) -> None:
+    tables = {
+        "data.batch": {"choices": [8, 16]},
+        "model.depth": {"uniform": [2, 4]},
+        "optim.lr": {"log": [1e-4, 1e-2]},
+    }
+    space, journal = space_of(tables, load_recipe("unet-l1")), tmp_path / "study.log"
+    settings = SearchSettings(sampler="grid", scheduler="none", seed=1)
+    search = Search(space, Objective(), settings, journal)
+    assert (search.most(7), search.most(50)) == (7, 2 * 3 * 5)
+    play(search, 11)
+    play(Search(space, Objective(), settings, journal), 30)
+    drawn = [
+        tuple(r.values.values()) for r in Search(space, Objective(), settings, journal).records()
+    ]
+    rates = [1e-4, 10**-3.5, 1e-3, 10**-2.5, 1e-2]
+    assert {(b, d, round(math.log10(lr), 6)) for b, d, lr in drawn} == {
+        (b, d, round(math.log10(lr), 6)) for b in (8, 16) for d in (2, 3, 4) for lr in rates
+    }
+    assert len(drawn) == 30
+    other = Search(space, Objective(), replace(settings, seed=2), None)
+    play(other, 30)
+    assert [r.values for r in other.records()] != [r.values for r in search.records()]
+    large = {f"loss_options.ab_huber.{name}": {"log": [0.1, 1]} for name in ("beta",)}
+    many = {**tables, **large, "optim.weight_decay": {"log": [1e-6, 1e-1]}}
+    many |= {f"loss.{name}": {"log": [0.1, 1.0]} for name in ("ab_l1", "ab_huber", "rgb_l1")}
+    many |= {"model.dropout": {"uniform": [0.0, 0.4]}, "train.ema": {"uniform": [0.9, 0.99]}}
+    with pytest.raises(
+        WrongCallError, match=r"at most 100,000 combinations, got [\d,]+; search few"
+    ):
+        Search(space_of(many, load_recipe("unet-l1")), Objective(), settings, None)
+
+
+def test_cma_es_closes_in_and_resumes_as_if_never_interrupted(tmp_path: Path) -> None:
+    """Its state is in the journal, where only the state of CMA-ES is unpickled."""
+    space = space_of(
+        {"optim.lr": {"log": [1e-6, 1e-1]}, "model.dropout": {"uniform": [0.0, 0.5]}},
+        load_recipe("unet-l1"),
+    )
+    settings = SearchSettings(sampler="cmaes", scheduler="none", seed=4)
+
+    def bowl(record: TrialRecord, _: int) -> float:
+        rate, dropout = math.log10(record.values["optim.lr"]), record.values["model.dropout"]
+        return 1.0 - 0.1 * (rate + 4.5) ** 2 - (dropout - 0.1) ** 2
+
+    whole = Search(space, Objective(), settings, None)
+    play(whole, 60, bowl)
+    journal = tmp_path / "study.log"
+    for trials in (13, 14, 40, 60):
+        play(Search(space, Objective(), settings, journal), trials, bowl)
+    parts = Search(space, Objective(), settings, journal)
+    assert parts.records() == whole.records()
+    reached = [bowl(record, 0) for record in whole.records()]
+    assert np.mean(reached[-10:]) > 0.96 > np.mean(reached[:10])  # the best possible is 1
+
+    evil = pickle.dumps(Evil()).hex()
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    states = [
+        line["system_attr"] for line in lines if "cma:optimizer:0" in line.get("system_attr", {})
+    ]
+    assert states
+    for state in states:
+        state["cma:optimizer:0"] = evil
+        state |= {key: "" for key in state if key != "cma:optimizer:0"}
+    for line in lines:
+        for key in line.get("system_attr", {}):
+            if key.startswith("cma:optimizer:") and key != "cma:optimizer:0":
+                line["system_attr"][key] = ""
+    journal.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    with pytest.raises(JobError, match=r"expected the state of CMA-ES .* found \w+\.mkdir;"):
+        Search(space, Objective(), settings, journal).ask()
+
+
+class Evil:
+    """Its pickle runs a command when it is read."""
+
+    def __reduce__(self):
+        return os.mkdir, ("/nonexistent/evil",)
+
+
+def test_the_median_rule_stops_what_is_below_the_median_of_the_finished(space: Space) -> None:
+    search = Search(space, Objective(), SearchSettings(scheduler="median", grace=2), None)
+    given = [0.5, 0.6, 0.7, 0.8, 0.64, 0.66]
+    play(search, len(given), lambda record, _: given[record.number])
+    ended = [(record.outcome, record.epochs) for record in search.records()]
+    # Four finish in any case. Their median is 0.65: 0.64 ends at epoch 2, 0.66 does not.
+    assert ended == [("finished", EPOCHS)] * 4 + [("stopped", 2), ("finished", EPOCHS)]
+
+
+def test_hyperband_spreads_trials_over_brackets_with_different_first_rungs(space: Space) -> None:
+    settings = SearchSettings(scheduler="hyperband", grace=1, reduction=3)
+    search = Search(space, Objective(), settings, None, epochs=EPOCHS)
+    # Each trial is worse than all before it.
+    play(search, 30, lambda record, _: 0.9 - record.number / 100)
+    stopped = {record.epochs for record in search.records() if record.outcome == "stopped"}
+    assert stopped == {1, 3}  # the third bracket stops none
+    unstopped = [record for record in search.records() if record.outcome == "finished"]
+    assert len(unstopped) > 3
+
+
+def test_a_requirement_ranks_what_keeps_it_first(space: Space) -> None:
+    objective = objective_of(["auc_balanced"], ["cf_gap<20", "psnr >= 21.5"])
+    search = Search(space, objective, SearchSettings(), None)
+    given = [(0.90, 30.0, 22.0), (0.85, 19.0, 22.0), (0.80, 10.0, 22.0), (0.88, 21.0, 21.0)]
+    for auc, gap, psnr in given:
+        record = search.ask()
+        scores = {"auc_balanced": auc, "cf_gap": gap, "psnr": psnr}
+        search.report(record.number, 1, scores)
+        end(search, record, None, scores)
+    # 1 and 2 keep both; 3 misses by 1/20 + 0.5/21.5, 0 by 10/20.
+    assert [record.number for record in search.ranked()] == [1, 2, 3, 0]
+    assert objective.missed(search.record(3).scores) == pytest.approx(1 / 20 + 0.5 / 21.5)
+    for wrong in ("cf_gap", "cf_gap<", "cf_gap<x", "cf_gap=20", "<20", "cf_gap<inf", "cf_gap<nan"):
+        with pytest.raises(
+            WrongCallError, match=r"expected a metric and a bound such as 'cf_gap<20'"
+        ):
+            objective_of([], [wrong])
+    with pytest.raises(WrongCallError, match=r"unknown metric 'gap'; did you mean cf_gap\?"):
+        objective_of([], ["gap<20"])
+
+
+def test_tpe_searches_within_a_requirement(space: Space) -> None:
+    """Scores rise with the learning rate, and so does the gap, which may not exceed 20."""
+    objective = objective_of([], ["cf_gap<20"])
+    found = {}
+    for name, bound in (("free", objective_of([])), ("bounded", objective)):
+        search = Search(space, bound, SearchSettings(startup=8, scheduler="none", seed=1), None)
+        for _ in range(60):
+            record = search.ask()
+            rate = math.log10(record.values["optim.lr"]) + 5  # 0 to 2
+            scores = {"auc_balanced": 0.5 + 0.2 * rate, "cf_gap": 10 + 20 * rate}
+            search.report(record.number, 1, scores)
+            end(search, record, None, scores)
+        late = search.records()[30:]
+        found[name] = sum(record.scores["cf_gap"] < 20 for record in late)
+        best = search.ranked()[0].scores
+    assert best["cf_gap"] < 20
+    assert best["auc_balanced"] > 0.57  # the bound allows up to 0.6
+    assert found["free"] <= 5
+    assert found["bounded"] >= 15

@@ -10,9 +10,9 @@ from typing import Any
 from colorcore.options import nearest
 from colorcore.recipes.recipe import Recipe
 from pipelines.errors import WrongCallError
-from tune.objective import Objective
-from tune.search import REDUCTION, STARTUP, SearchSettings
-from tune.space import Space, default_space, read_tables, space_of
+from tune.search.objective import Objective
+from tune.search.search import REDUCTION, STARTUP, SearchSettings
+from tune.search.space import Space, Value, default_space, read_tables, space_of
 
 KEEP = 5
 """Number of best trials whose checkpoints are kept, ``best`` and ``last``."""
@@ -39,16 +39,21 @@ class StudySettings:
             "recipe": self.recipe.values(),
             "space": self.space.tables(),
             "metrics": list(self.objective.metrics),
+            "require": [str(each) for each in self.objective.requirements],
             "search": asdict(self.search),
             "workers": self.workers,
         }
+
+    def first_values(self) -> list[dict[str, Value]]:
+        """The values of the first trials, which are not sampled; see :meth:`Space.first_values`."""
+        return self.space.first_values(self.recipe) if self.search.is_free else []
 
 
 @dataclass(frozen=True, slots=True)
 class StudyOptions:
     """Options that few studies change: the ``[study]`` table of a space file.
 
-    startup, reduction, prune_signs  as in :class:`tune.search.SearchSettings`
+    startup, reduction, prune_signs  as in :class:`tune.search.search.SearchSettings`
     keep                             number of best trials whose checkpoints are kept
     retries                          retries of a trial whose processes are lost
     register                         name in MLflow's model registry; None: the study's name

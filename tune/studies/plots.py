@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from tune.objective import Objective
-    from tune.search import TrialRecord
+    from tune.search.objective import Objective
+    from tune.search.search import TrialRecord
 
 _FRONT = "#b5121b"
 _OTHERS = "#b9c4cf"

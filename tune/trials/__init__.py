@@ -1,0 +1,1 @@
+"""A trial of Ray Tune, and the processes of its ranks."""
