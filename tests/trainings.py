@@ -11,10 +11,10 @@ from colorcore.recipes.recipe import Recipe
 from colorcore.training.events import Observer
 from colorcore.training.fit import fit
 from pipelines.training.job import prepare_job
-from tune.objective import objective_of
-from tune.search import SearchSettings
-from tune.settings import StudySettings
-from tune.space import space_of
+from tune.search.objective import objective_of
+from tune.search.search import SearchSettings
+from tune.search.settings import StudySettings
+from tune.search.space import space_of
 
 TINY = [
     "model.channels=4",
