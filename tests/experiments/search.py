@@ -8,7 +8,8 @@ For each seed, random search runs 24 trainings of full length, sampled from the 
 space of `cc tune` (channels divided by 16, so that one core needs twenty seconds per training). A
 study with the space, TPE and ASHA of `cc tune` then has a third of that compute to reach the same
 best score. Compute is measured in training photos and in CPU seconds. Signs of bad colour end no
-trial on either side. Each training leaves a file in ``FOLDER/trainings``; the same command resumes
+trial on either side. The study's best recipe is then trained with other random seeds: a difference
+within twice the standard deviation of these scores is called a tie. Each training leaves a file in ``FOLDER/trainings``; the same command resumes
 after the last one, and prints and draws the results so far.
 """
 
@@ -19,6 +20,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -32,20 +34,23 @@ from colorcore.training.events import Observer, StepEvent, TrainingDivergedError
 from colorcore.training.fit import fit
 from tune.search.objective import Ending, Objective
 from tune.search.search import Search, SearchSettings, TrialRecord, default_grace
-from tune.search.space import CHANNELS, Axis, Space, default_space, with_values
+from tune.search.space import Axis, Space, default_space, with_values
 
 RANDOM = 24
 """Trials of the random search."""
 SHARE = 1 / 3
 """Of its compute, within which the study must reach its best score."""
 SIZE = 64
-SMALLER = 16
-"""What the default channels are divided by."""
+METRIC = Objective().metrics[0]
+CHANNELS = (3, 4, 6, 8)
+"""A sixteenth of the default ones of the guides' recipe."""
+SPREAD_SEEDS = 5
+"""Trainings of the same recipe, whose scores show how much chance alone changes."""
 RECIPE = (
     "unet-l1",  # as docs/training.md has it, whose training ends well ahead of the constant
     "loss.saturation=0.1",  # a second term, so that weights are searched
     "model.depth=3",
-    f"model.channels={64 // SMALLER}",
+    "model.channels=4",
     "model.dropout=0.1",
     "data.batch=16",
     "data.crop=0.5",
@@ -66,10 +71,9 @@ def make_recipe(overrides: Sequence[str] = ()) -> Recipe:
 
 def make_space(recipe: Recipe) -> Space:
     """The default space, with channels for a small model."""
-    small = tuple(channels // SMALLER for channels in CHANNELS)
     return Space(
         tuple(
-            Axis(axis.path, axis.kind, small) if axis.path == "model.channels" else axis
+            Axis(axis.path, axis.kind, CHANNELS) if axis.path == "model.channels" else axis
             for axis in default_space(recipe).axes
         )
     )
@@ -220,12 +224,13 @@ def play(search: Search, base: Recipe, record: TrialRecord, run: Runner) -> Trai
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """After a trial: all compute so far, and the best score so far."""
+    """After a trial: all compute so far, the best score so far, and the values that had it."""
 
     trials: int
     photos: int
     cpu_s: float
     best: float
+    values: dict[str, Any]
 
 
 def random_search(seed: int, base: Recipe, run: Runner, trials: int = RANDOM) -> Iterator[Point]:
@@ -252,19 +257,34 @@ def _points(
     first: Any,
     goes_on: Callable[[Point], bool],
 ) -> Iterator[Point]:
-    point = Point(0, 0, 0.0, 0.0)
+    point = Point(0, 0, 0.0, 0.0, {})
     while goes_on(point):
-        trained = play(search, base, search.ask(first), run)
-        point = Point(
-            point.trials + 1,
-            point.photos + trained.photos,
-            point.cpu_s + trained.cpu_s,
-            max(point.best, trained.best(search.objective.metrics[0])),
-        )
+        record = search.ask(first)
+        trained = play(search, base, record, run)
+        score = trained.best(search.objective.metrics[0])
+        best, values = point.best, point.values
+        if score > best:
+            best, values = score, record.values
+        photos, cpu_s = point.photos + trained.photos, point.cpu_s + trained.cpu_s
+        point = Point(point.trials + 1, photos, cpu_s, best, values)
         yield point
 
 
-def measure(seed: int, dataset: Path, out: Path) -> tuple[list[Point], list[Point]]:
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A seed's random search and its study, and the scores of the study's best recipe by seed."""
+
+    found: list[Point]
+    points: list[Point]
+    spread: list[float]
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of one training."""
+        return statistics.stdev(self.spread)
+
+
+def measure(seed: int, dataset: Path, out: Path) -> Measured:
     """A seed's random search and its study."""
     base = make_recipe()
 
@@ -275,7 +295,21 @@ def measure(seed: int, dataset: Path, out: Path) -> tuple[list[Point], list[Poin
     print(f"seed {seed}: random search, {_told(found[-1])}", flush=True)
     points = list(study(_STUDY_SEEDS + seed, base, run, SHARE * found[-1].photos))
     print(f"seed {seed}: study, {_told(points[-1])}", flush=True)
-    return found, points
+    best = within(found, points)[-1]
+    scores = [
+        run(
+            with_values(base, {**best.values, "train.metric": METRIC, "train.seed": other}),
+            lambda _: True,
+        ).best(METRIC)
+        for other in range(1, SPREAD_SEEDS + 1)
+    ]
+    print(f"seed {seed}: its best recipe with other seeds, {scores}", flush=True)
+    return Measured(found, points, scores)
+
+
+def within(found: Sequence[Point], points: Sequence[Point]) -> list[Point]:
+    """The study, cut off at its share of the random search's compute."""
+    return [point for point in points if point.photos <= SHARE * found[-1].photos]
 
 
 _STUDY_SEEDS = 1000
@@ -294,34 +328,47 @@ def reached(points: Sequence[Point], best: float) -> Point | None:
     return next((point for point in points if point.best >= best), None)
 
 
-def table(results: dict[int, tuple[list[Point], list[Point]]]) -> Iterator[str]:
+def table(results: dict[int, Measured]) -> Iterator[str]:
     """A row a seed, as in docs/tuning.md."""
-    yield "| seed | best of random | study, a third | trials | reached after | of the CPU time |"
-    yield "|---|---|---|---|---|---|"
-    hits = 0
-    for seed, (found, points) in sorted(results.items()):
-        whole = found[-1]
-        within = [point for point in points if point.photos <= SHARE * whole.photos]
-        best = max((point.best for point in within), default=0.0)
-        hit = reached(within, whole.best)
-        hits += hit is not None
+    yield (
+        "| seed | best of random | study, a third | of one training ± | | trials "
+        "| reached after | of the CPU time |"
+    )
+    yield "|---|---|---|---|---|---|---|---|"
+    verdicts = []
+    for seed, measured in sorted(results.items()):
+        whole, study = measured.found[-1], within(measured.found, measured.points)
+        best = study[-1].best
+        verdicts.append(verdict(best - whole.best, measured.deviation))
+        hit = reached(study, whole.best)
         when = "not" if hit is None else f"{hit.photos / whole.photos:.0%} of the photos"
         spent = "" if hit is None else f"{hit.cpu_s / whole.cpu_s:.0%}"
-        yield f"| {seed} | {whole.best:.4f} | {best:.4f} | {len(within)} | {when} | {spent} |"
-    yield f"\nreached within a third: {hits} of {len(results)}"
+        yield (
+            f"| {seed} | {whole.best:.4f} | {best:.4f} | {measured.deviation:.4f} "
+            f"| {verdicts[-1]} | {len(study)} | {when} | {spent} |"
+        )
+    counts = ", ".join(f"{name}: {verdicts.count(name)}" for name in ("won", "tie", "lost"))
+    yield f"\n{counts} of {len(results)}"
 
 
-def draw(results: dict[int, tuple[list[Point], list[Point]]]) -> bytes:
+def verdict(difference: float, deviation: float) -> str:
+    """Whether the study won; a difference within twice the deviation of one training is a tie."""
+    if abs(difference) <= 2 * deviation:
+        return "tie"
+    return "won" if difference > 0 else "lost"
+
+
+def draw(results: dict[int, Measured]) -> bytes:
     """The best so far by compute, a line a search: the bytes of a PNG."""
     from colorcore.drawing.style import plot_png
 
     def on(figure: Any) -> None:
         axes = figure.add_axes((0.1, 0.13, 0.87, 0.77))
-        for number, (found, points) in enumerate(results.values()):
-            whole = found[-1].photos
+        for number, measured in enumerate(results.values()):
+            whole = measured.found[-1].photos
             for course, color, name in (
-                (found, "#b9c4cf", f"{RANDOM} random trials"),
-                (points, "#b5121b", "the study of cc tune"),
+                (measured.found, "#b9c4cf", f"{RANDOM} random trials"),
+                (measured.points, "#b5121b", "the study of cc tune"),
             ):
                 axes.step(
                     [point.photos / whole for point in course],
