@@ -4,13 +4,14 @@
 
     python -m tests.experiments.search --photos DIR --out FOLDER [--seeds 0 1 2 3 4] [--processes 1]
 
-For each seed, random search runs 24 trainings of full length, sampled from the default search
-space of `cc tune` (channels divided by 16, so that one core needs twenty seconds per training). A
-study with the space, TPE and ASHA of `cc tune` then has a third of that compute to reach the same
-best score. Compute is measured in training photos and in CPU seconds. Signs of bad colour end no
-trial on either side. The study's best recipe is then trained with other random seeds: a difference
-within twice the standard deviation of these scores is called a tie. Each training leaves a file in ``FOLDER/trainings``; the same command resumes
-after the last one, and prints and draws the results so far.
+For each seed, random search runs 24 trainings of full length, sampled from the default search space
+of `cc tune` (channels divided by 16, so that one core needs twenty seconds per training). A study
+with the space, TPE and ASHA of `cc tune` then has a third of that compute to reach the same best
+score. Compute is measured in training photos and in CPU seconds. Signs of bad colour end no trial
+on either side. The study's best recipe is then trained with other random seeds: a difference within
+twice the standard deviation of these scores is called a tie. Each training leaves a file in
+``FOLDER/trainings``; the same command resumes after the last one, and prints and draws the results
+so far.
 """
 
 from __future__ import annotations
