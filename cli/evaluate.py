@@ -29,8 +29,12 @@ _FRONT = ("psnr", "delta_e2000", "auc_balanced", "cf_gap")
 def evaluate(
     model: Model,
     photos: Annotated[
-        str,
-        typer.Argument(metavar="DATASET|FOLDER", help="Dataset or folder of photos to score on."),
+        list[str],
+        typer.Argument(
+            metavar="DATASET|PHOTO...",
+            help="Dataset to score on, or photos: folders, tars, lists, or a quoted pattern of "
+            "tars such as 'photos-{000..009}.tar'.",
+        ),
     ],
     picture: Annotated[
         Path | None,
@@ -48,7 +52,7 @@ def evaluate(
     device: Device = None,
     json: AsJson = False,
 ) -> None:
-    """Score a model on a dataset or a folder of photos.
+    """Score a model on a dataset or on photos.
 
     A dataset is scored on its validation split.
 
@@ -70,6 +74,8 @@ def evaluate(
     )
     for reason, count in report.refused.items():
         show.warn(f"refused: {count} {reason}")
+    for tar, detail in report.damaged.items():
+        show.warn(f"{tar}: {detail}")
     if json:
         show.as_json(
             {
@@ -77,6 +83,7 @@ def evaluate(
                 "decoding": asdict(report.decoding),
                 "size": report.size,
                 "refused": report.refused,
+                "damaged": report.damaged,
                 "statistics": {
                     name: value if isfinite(value) else None
                     for name, value in report.statistics.items()

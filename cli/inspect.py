@@ -1,7 +1,8 @@
-"""`cc inspect`: the contents of a dataset, or of a model."""
+"""`cc inspect`: the contents of a dataset or model, or photos before they are sharded."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -10,37 +11,57 @@ import typer
 from cli.options import AsJson
 
 TOP_LAYERS = 10
+DAMAGED_SHOWN = 20
 
 
 def inspect(
     what: Annotated[
-        str,
+        list[str],
         typer.Argument(
-            metavar="DATASET|MODEL", help="Dataset or model folder, or an old .pt file."
+            metavar="DATASET|MODEL|PHOTO...",
+            help="Dataset or model folder, an old .pt file, or photos: folders, tars, lists, or a "
+            "quoted pattern of tars such as 'photos-{000..009}.tar'.",
         ),
     ],
     picture: Annotated[
         Path | None,
         typer.Option(
-            help="Output file: a dataset's contact sheet (default: contact-sheet.png), or "
-            "histograms of a model's weights (default: weights.png, with weights.csv next to it)."
+            help="Output file: a contact sheet of a dataset or of photos (default: "
+            "contact-sheet.png), or histograms of a model's weights (default: weights.png, with "
+            "weights.csv next to it)."
         ),
     ] = None,
     no_picture: Annotated[
         bool, typer.Option("--no-picture", help="Don't write a picture.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Random seed for the photos on the contact sheet.")] = 0,
+    sample: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Number of random photos to judge as cc shard would, with its default settings.",
+        ),
+    ] = 1000,
+    seed: Annotated[int, typer.Option(help="Random seed for choosing photos.")] = 0,
     json: AsJson = False,
 ) -> None:
-    """Show a dataset's counts and colours, or a model's scores and layers."""
+    """Show a dataset's counts and colours, a model's scores and layers, or photos in tars."""
+    from pipelines.errors import WrongCallError
     from pipelines.inference.inspect import is_dataset
+    from pipelines.inference.inspect_photos import are_photos
 
-    if is_dataset(what):
-        sheet = picture or Path("contact-sheet.png")
-        _dataset(what, None if no_picture else sheet, seed, json=json)
+    sheet = None if no_picture else picture or Path("contact-sheet.png")
+    if len(what) == 1 and is_dataset(what[0]):
+        _dataset(what[0], sheet, seed, json=json)
+    elif other := next((each for each in what if not are_photos(each)), None):
+        if len(what) > 1:
+            raise WrongCallError(
+                f"expected one dataset or model, or photos, got {len(what)} places, of which "
+                f"{other} holds no photos; inspect it by itself"
+            )
+        _model(other, None if no_picture else picture or Path("weights.png"), json=json)
     else:
-        histograms = picture or Path("weights.png")
-        _model(what, None if no_picture else histograms, json=json)
+        _photos(what, sheet, sample, seed, json=json)
 
 
 def _dataset(dataset: str, picture: Path | None, seed: int, *, json: bool) -> None:
@@ -72,6 +93,77 @@ def _dataset(dataset: str, picture: Path | None, seed: int, *, json: bool) -> No
         show.facts({f"palette {key}": value for key, value in found.palette.items()})
     if picture is not None:
         print(f"\ncontact sheet: {picture}")
+
+
+def _photos(places: list[str], picture: Path | None, sample: int, seed: int, *, json: bool) -> None:
+    from cli import show
+    from pipelines.inference.inspect import colorfulness_rows, size_text
+    from pipelines.inference.inspect_photos import inspect_photos, side_classes
+
+    with show.progress("inspect") as advance:
+        found = inspect_photos(
+            places,
+            sample=sample,
+            picture=picture,
+            seed=seed,
+            on_progress=lambda photos: advance(photos, show.UNKNOWN, ""),
+        )
+    judged = found.preview
+    sides = {name: found.sides[name] for name in side_classes()}
+    for tar, detail in list(found.damaged.items())[:DAMAGED_SHOWN]:
+        show.warn(f"{tar}: {detail}")
+    if len(found.damaged) > DAMAGED_SHOWN:
+        show.warn(f"and {len(found.damaged) - DAMAGED_SHOWN:,} more damaged tars; see --json")
+    if json:
+        show.as_json(
+            {
+                "photos": found.photos,
+                "bytes": found.bytes,
+                "tars": found.tars,
+                "damaged": found.damaged,
+                "unreadable": found.unreadable,
+                "formats": found.formats,
+                "shorter_side": sides,
+                "other_files": found.others,
+                "judged": judged.photos,
+                "would_be_kept": judged.kept,
+                "would_be_refused": judged.refused,
+                "colorfulness": colorfulness_rows(judged.colorfulness),
+                "picture": found.picture,
+            }
+        )
+        return
+    show.facts(
+        {
+            "photos": found.photos,
+            "size": size_text(found.bytes),
+            "formats": _counts(found.formats),
+            "unreadable": found.unreadable,
+            "tars": found.tars,
+            "damaged tars": len(found.damaged),
+            "other files": _counts(found.others),
+        }
+    )
+    print()
+    show.bars("shorter side", sides)
+    print()
+    rows = [("would be kept", judged.kept)]
+    rows += [(f"would be refused: {reason}", n) for reason, n in judged.refused.most_common()]
+    which = "all photos" if judged.photos == found.photos else f"{judged.photos:,} random photos"
+    show.table(
+        [f"cc shard, of {which}", "count", "share"],
+        [(name, count, f"{count / judged.photos:.1%}") for name, count in rows],
+    )
+    if judged.photos < found.photos:
+        print(f"of all {found.photos:,} photos, about {found.kept:,} would be kept")
+    print()
+    show.bars("colorfulness", colorfulness_rows(judged.colorfulness))
+    if found.picture is not None:
+        print(f"\ncontact sheet: {found.picture}")
+
+
+def _counts(counts: Counter[str]) -> str | None:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.most_common()) or None
 
 
 def _model(model: str, picture: Path | None, *, json: bool) -> None:

@@ -105,6 +105,31 @@ def read_photo(
         raise PhotoRefused(reason, f"expected {expected}, got {said}") from error
 
 
+def photo_header(data: bytes) -> tuple[str, int, int]:
+    """Format ("JPEG", "PNG", …), width and height as stored of a photo, without decoding pixels.
+
+    Raises:
+        PhotoRefused: the only exception for any bytes: they are no photo, or its header is damaged.
+    """
+    plugin = _sniff(data)
+    try:
+        if plugin is None:
+            raise ValueError(f"{data[:12]!r}…")
+        if plugin is JpegImageFile:
+            header = jpeg_header(data)
+            return "JPEG", header.width, header.height
+        size = webp_size(data) if plugin is WebPImageFile else None
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            width, height = size or plugin(BytesIO(data)).size
+        return str(plugin.format), width, height
+    except PhotoRefused:
+        raise
+    except Exception as error:  # as in read_photo
+        said = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        raise PhotoRefused(Reason.UNREADABLE, f"expected a photo's header, got {said}") from error
+
+
 _OUT_OF_MEMORY = (MemoryError, Image.DecompressionBombError)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +39,8 @@ from colorcore.storage.location import open_store
 from pipelines.device import best_device
 from pipelines.errors import JobError, WrongCallError
 from pipelines.inference.knobs import asked_decoding
-from pipelines.sources.reading import photos_of
+from pipelines.sources.reading import photos_of, refused_tar
+from pipelines.sources.source import Source, open_sources, show_locations
 from pipelines.tracking.model import local_model
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class EvalReport:
     scores      metrics of "grey", "constant" and "model"
     decoding    the decoding of "model"
     refused     number of refused photos, by reason
+    damaged     damaged tars, each with what is wrong
     statistics  values from which signs are found: colours on these photos, and the losses of the
                 training up to this checkpoint
     """
@@ -66,6 +68,7 @@ class EvalReport:
     size: int
     decoding: Decoding
     refused: dict[str, int] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
     picture: Path | None = None
     statistics: dict[str, float] = field(default_factory=dict)
     signs: tuple[Advised, ...] = ()
@@ -90,7 +93,7 @@ class FrontReport:
 
 def evaluate_model(
     model: str | Path,
-    photos: str | Path,
+    photos: str | Path | Sequence[str],
     *,
     picture: Path | None = None,
     device: str | None = None,
@@ -98,7 +101,7 @@ def evaluate_model(
     chroma: float | None = None,
     front: Path | None = None,
 ) -> EvalReport:
-    """Score a checkpoint on a dataset's validation split or on a folder of photos.
+    """Score a checkpoint on a dataset's validation split or on photos (folders, tars, patterns).
 
     ``picture`` receives the first photos as grey | predicted | truth. ``temperature`` and
     ``chroma`` replace those of the checkpoint. ``front`` scores a grid of other settings as well
@@ -106,8 +109,8 @@ def evaluate_model(
 
     Raises:
         CheckpointError, DatasetError: the checkpoint is missing, or the dataset is damaged.
-        WrongCallError: ``photos`` does not exist or has samples of another size, the model has
-            no such setting, or ``front`` does not end in .png.
+        WrongCallError: ``photos`` does not exist, has samples of another size, or has a dataset
+            among several places; the model has no such setting; or ``front`` does not end in .png.
         JobError: no photo could be read.
     """
     if front is not None and front.suffix.lower() != ".png":
@@ -115,17 +118,24 @@ def evaluate_model(
     checkpoint = load_checkpoint(local_model(model))
     network = checkpoint.model(place := device or best_device())
     decoding = asked_decoding(network, checkpoint.decoding, temperature, chroma)
-    refused: Counter[str] = Counter()
-    if open_store(photos).exists("dataset.json"):
-        size = read_info(photos).settings.size
+    places = [photos] if isinstance(photos, str | Path) else list(photos)
+    names = show_locations(places)
+    read = _Photos()
+    if dataset := next((each for each in places if open_store(each).exists("dataset.json")), None):
+        if len(places) > 1:
+            raise WrongCallError(
+                f"expected one dataset, or photos, got the dataset {dataset} among "
+                f"{len(places)} places; score it by itself"
+            )
+        size = read_info(dataset).settings.size
         if size != checkpoint.size:
             raise WrongCallError(
                 f"expected samples of {checkpoint.size} px, on which the model was trained, found "
-                f"{size} px in {photos}; shard the photos with --size {checkpoint.size}"
+                f"{size} px in {dataset}; shard the photos with --size {checkpoint.size}"
             )
-        batches = val_batches(Samples(photos, "val"), BATCH)
+        batches = val_batches(Samples(dataset, "val"), BATCH)
     else:
-        batches = _folder_batches(photos, checkpoint.size, refused)
+        batches = read.batches(open_sources(places), checkpoint.size)
     shown: list[Tensor] = []
     report = EvalReport({}, checkpoint.size, decoding, picture=picture)
     statistics = statistics_for(checkpoint.palette, checkpoint.mean_ab)
@@ -145,12 +155,11 @@ def evaluate_model(
             report.front = _front(checkpoint, network, kept, place, report, statistics, front)
     except ValueError as error:
         raise JobError(
-            f"expected readable photos, found none in {photos} (refused: {dict(refused)}); "
-            "check the path"
+            f"expected readable photos, found none in {names} ({read.describe()}); check the path"
         ) from error
-    report.refused = dict(refused)
+    report.refused, report.damaged = dict(read.refused), read.damaged
     if report.front is not None:
-        _plot(report, report.front, f"{model} on {photos}")
+        _plot(report, report.front, f"{model} on {names}")
     if picture is not None:
         lab = decode_lab(torch.cat(shown)[:PICTURES].to(place))
         save_picture(picture, triptychs(predict_lab(network, lab, decoding), lab))
@@ -204,19 +213,37 @@ def _keep_first(batches: Iterator[Tensor], shown: list[Tensor]) -> Iterator[Tens
         yield batch
 
 
-def _folder_batches(folder: str | Path, size: int, refused: Counter[str]) -> Iterator[Tensor]:
-    """Stored LAB of each readable photo's centre square; no photo is too pale."""
-    import numpy as np
+class _Photos:
+    """Reads photos as a model's input, and counts what cannot be read."""
 
-    limits = PhotoLimits()
-    rows = []
-    for photo in photos_of([folder], limits.max_bytes):
-        try:
-            rows.append(lab_of(photo.data(), size, limits))
-        except PhotoRefused as refusal:
-            refused[refusal.reason.value] += 1
-        if len(rows) == BATCH:
+    def __init__(self) -> None:
+        self.refused: Counter[str] = Counter()
+        self.damaged: dict[str, str] = {}
+        self._others: Counter[str] = Counter()
+
+    def batches(self, sources: Sequence[Source], size: int) -> Iterator[Tensor]:
+        """Stored LAB of each readable photo's centre square; no photo is too pale."""
+        import numpy as np
+
+        limits = PhotoLimits()
+        rows = []
+        for photo in photos_of(sources, limits.max_bytes, self._others):
+            try:
+                rows.append(lab_of(photo.data(), size, limits))
+            except PhotoRefused as refusal:
+                if (tar := refused_tar(sources, photo)) is not None:
+                    self.damaged[tar] = refusal.detail
+                else:
+                    self.refused[refusal.reason.value] += 1
+            if len(rows) == BATCH:
+                yield torch.from_numpy(np.stack(rows))
+                rows = []
+        if rows:
             yield torch.from_numpy(np.stack(rows))
-            rows = []
-    if rows:
-        yield torch.from_numpy(np.stack(rows))
+
+    def describe(self) -> str:
+        """What there was instead of photos."""
+        found = [f"refused: {count} {reason}" for reason, count in self.refused.items()]
+        found += [f"{tar}: {detail}" for tar, detail in list(self.damaged.items())[:1]]
+        found += [f"{count:,} {suffix}" for suffix, count in self._others.most_common(5)]
+        return "; ".join(found) or "no files"

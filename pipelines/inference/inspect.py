@@ -1,4 +1,4 @@
-"""The job of `cc inspect`: the contents of a dataset or a model."""
+"""The jobs of `cc inspect` for a dataset and for a model."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def inspect_dataset(
         "size": f"{info.settings.size} px",
         "min colorfulness": info.settings.min_colorfulness,
         "compression": info.settings.compress,
-        **{f"{split} shards": _bytes(size) for split, size in (info.disk or {}).items()},
+        **{f"{split} shards": size_text(size) for split, size in (info.disk or {}).items()},
         "fingerprint": info.fingerprint,
     }
     if picture is not None:
@@ -180,7 +180,8 @@ def _palette_facts(dataset: Store) -> dict[str, Any] | None:
     return {**palette.about, "picture": dataset.show("palette/palette.png")}
 
 
-def _bytes(size: int) -> str:
+def size_text(size: int) -> str:
+    """A number of bytes, for display: ``35.2 MB``."""
     value = float(size)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:

@@ -51,6 +51,18 @@ TAR_PHOTOS = 200
 """Photos from the start of a tar that a sample may take: reading further costs the whole tar."""
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What `cc shard` does with a photo: ``reason`` is None if it keeps it.
+
+    colorfulness  CF of a kept photo
+    """
+
+    reason: str | None
+    colorfulness: float
+    tile: Tile
+
+
 @dataclass(slots=True)
 class Preview:
     """Kept and refused photos, in numbers and pictures.
@@ -66,6 +78,26 @@ class Preview:
     ignored: Counter[str] = field(default_factory=Counter)
     kept_tiles: list[Tile] = field(default_factory=list)
     refused_tiles: dict[str, list[Tile]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, verdict: Verdict) -> None:
+        """Count a photo, and show it if there is room."""
+        room = self.has_room(verdict.reason)
+        self.photos += 1
+        if verdict.reason is not None:
+            self.refused[verdict.reason] += 1
+            tiles = self.refused_tiles[verdict.reason]
+        else:
+            self.kept += 1
+            self.colorfulness[min(int(verdict.colorfulness // CF_STEP), CF_CLASSES - 1)] += 1
+            tiles = self.kept_tiles
+        if room:
+            tiles.append(verdict.tile)
+
+    def has_room(self, reason: str | None) -> bool:
+        """Whether the contact sheet has room for one more photo like this."""
+        if reason is None:
+            return len(self.kept_tiles) < KEPT_SHOWN
+        return len(self.refused_tiles[reason]) < REFUSED_SHOWN
 
     def sheet(self, title: str) -> NDArray[np.uint8]:
         """The contact sheet: kept photos, then refused ones, the most frequent reason first."""
@@ -181,7 +213,7 @@ def dry_run(
     # One maker for all: it refuses a photo that was seen before, as the job does per unit.
     maker = SampleMaker(settings)
     for photo in _photos(opened, chosen, count, settings.max_bytes):
-        _judge(preview, photo, maker, settings)
+        preview.add(judge(photo, maker, settings, preview.has_room))
         on_progress(preview.photos, count, "")
     return preview
 
@@ -222,25 +254,25 @@ def _photos(
             return
 
 
-def _judge(
-    preview: Preview, photo: SourcePhoto, maker: SampleMaker, settings: ShardSettings
-) -> None:
-    preview.photos += 1
+def judge(
+    photo: SourcePhoto,
+    maker: SampleMaker,
+    settings: ShardSettings,
+    shown: Callable[[str | None], bool],
+) -> Verdict:
+    """Whether `cc shard` keeps a photo; with a thumbnail if one with such a reason is ``shown``."""
     name = _name(photo.source)
+    picture: bytes | None = None
     try:
         sample = maker.make(photo)
     except PhotoRefused as refusal:
-        preview.refused[refusal.reason.value] += 1
-        tiles = preview.refused_tiles[refusal.reason.value]
-        if len(tiles) < REFUSED_SHOWN:
-            picture = thumbnail_of_refused(photo.content, refusal.reason, settings.limits)
-            tiles.append(Tile(picture, name, refusal.detail))
-        return
-    preview.kept += 1
-    preview.colorfulness[min(int(sample.colorfulness // CF_STEP), CF_CLASSES - 1)] += 1
-    if len(preview.kept_tiles) < KEPT_SHOWN:
+        reason = refusal.reason
+        if shown(reason.value):
+            picture = thumbnail_of_refused(photo.content, reason, settings.limits)
+        return Verdict(reason.value, 0.0, Tile(picture, name, refusal.detail))
+    if shown(None):
         picture = thumbnail(photo.data(), settings.limits)
-        preview.kept_tiles.append(Tile(picture, name, f"CF {sample.colorfulness:.1f}"))
+    return Verdict(None, sample.colorfulness, Tile(picture, name, f"CF {sample.colorfulness:.1f}"))
 
 
 def _name(source: str) -> str:

@@ -9,13 +9,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from itertools import islice
-from pathlib import Path
 
 from colorcore.dataset.unit import SourcePhoto
 from colorcore.photos.refusal import PhotoRefused, Reason
 from colorcore.storage.store import StorageError
 from pipelines.sources.listing import is_tar, list_photos
-from pipelines.sources.source import PlannedPhoto, Source, open_sources
+from pipelines.sources.source import PlannedPhoto, Source
 from pipelines.sources.tars import check_size, tar_photos
 
 REMOTE_READS = 16
@@ -27,11 +26,15 @@ READ_TOGETHER = 256
 
 
 def read_photos(
-    sources: Sequence[Source], photos: Sequence[PlannedPhoto], max_bytes: int
+    sources: Sequence[Source],
+    photos: Sequence[PlannedPhoto],
+    max_bytes: int,
+    others: Counter[str] | None = None,
 ) -> Iterator[SourcePhoto]:
     """The bytes of photos and of the photos in tars, in order; remote ones are read ahead.
 
-    A photo that is missing, too large or not a regular file is returned as its refusal.
+    A photo that is missing, too large or not a regular file is returned as its refusal. ``others``
+    counts the members of tars that are not photos, by suffix.
 
     Raises:
         StorageError: a store does not answer, or denies access.
@@ -46,21 +49,32 @@ def read_photos(
             contents = (_content(sources, photo, partial(check_size, max_bytes)) for photo in files)
         for photo in photos:
             if is_tar(photo):
-                yield from tar_photos(sources, photo, max_bytes)
+                yield from tar_photos(sources, photo, max_bytes, others)
             else:
                 yield SourcePhoto(photo.root, photo.source, next(contents))
 
 
-def photos_of(locations: Sequence[str | Path], max_bytes: int) -> Iterator[SourcePhoto]:
+def photos_of(
+    sources: Sequence[Source], max_bytes: int, others: Counter[str]
+) -> Iterator[SourcePhoto]:
     """List and read all photos of some sources.
 
+    ``others`` counts the files that are not photos, by suffix, in folders and in tars.
+
     Raises:
-        WrongCallError, StorageError: as :func:`open_sources` and :func:`list_photos`.
+        WrongCallError, StorageError: as :func:`list_photos`.
     """
-    sources = open_sources(locations)
-    listed = list_photos(sources, Counter())
+    listed = list_photos(sources, others)
     while photos := list(islice(listed, READ_TOGETHER)):
-        yield from read_photos(sources, photos, max_bytes)
+        yield from read_photos(sources, photos, max_bytes, others)
+
+
+def refused_tar(sources: Sequence[Source], photo: SourcePhoto) -> str | None:
+    """The location of the tar that a refusal is about, or None if it is about a photo."""
+    # The members of tars that are read have a photo's suffix, so no other source ends like this.
+    planned = PlannedPhoto(photo.root, photo.source.encode())
+    refused = isinstance(photo.content, PhotoRefused) and is_tar(planned)
+    return sources[photo.root].show(planned) if refused else None
 
 
 def _content(

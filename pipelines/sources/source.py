@@ -102,6 +102,12 @@ def local_path(location: str, what: str) -> Path:
     return store.local
 
 
+def show_locations(locations: Sequence[str | Path]) -> str:
+    """Up to three locations by name, for messages and titles."""
+    more = f" and {len(locations) - 3:,} more" if len(locations) > 3 else ""
+    return ", ".join(map(str, locations[:3])) + more
+
+
 def open_sources(locations: Sequence[str | Path]) -> list[Source]:
     """Open the sources given on the command line.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from colorcore.dataset.unit import SourcePhoto
@@ -17,9 +18,15 @@ _BUFFER_BYTES = 1 << 20
 
 
 def tar_photos(
-    sources: Sequence[Source], photo: PlannedPhoto, max_bytes: int
+    sources: Sequence[Source],
+    photo: PlannedPhoto,
+    max_bytes: int,
+    others: Counter[str] | None = None,
 ) -> Iterator[SourcePhoto]:
-    """The photos in a tar, in its order; a damaged or truncated tar ends with a refusal of it."""
+    """The photos in a tar, in its order; a damaged or truncated tar ends with a refusal of it.
+
+    ``others`` counts the members that are not photos, by suffix.
+    """
     found = 0
 
     def refused(reason: Reason, detail: str) -> SourcePhoto:
@@ -40,6 +47,8 @@ def tar_photos(
                     raise tarfile.ReadError(f"{what}, the tar has {size:,}")
                 suffix = posixpath.splitext(member.name)[1].lower()
                 if not member.isreg() or suffix not in PHOTO_SUFFIXES:
+                    if others is not None and member.isreg():
+                        others[suffix or "(none)"] += 1
                     continue
                 yield SourcePhoto(
                     photo.root,

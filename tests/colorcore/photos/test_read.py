@@ -4,6 +4,7 @@ Files are made here, in memory; what they should decode to is known from how the
 Pillow's own full decode, from published matrices, or from scikit-image."""
 
 import contextlib
+import io
 import resource
 import struct
 import warnings
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image, features
 
 from colorcore.photos import read as photo
-from colorcore.photos.read import read_photo
+from colorcore.photos.read import photo_header, read_photo
 from colorcore.photos.refusal import PhotoLimits, PhotoRefused, Reason
 from colorcore.photos.square import square
 from tests.colorcore.photos.photo_files import (
@@ -266,6 +267,26 @@ def test_no_bytes_raise_anything_else(name, header, body, cut, keep, min_size):
 def test_no_garbage_after_a_header_raises_anything_else(garbage, name, kept):
     with contextlib.suppress(PhotoRefused):
         read_photo(WHOLE[name][:kept] + garbage, limits=PhotoLimits(max_pixels=300_000))
+    with contextlib.suppress(PhotoRefused):
+        photo_header(WHOLE[name][:kept] + garbage)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_header_has_format_and_size_as_stored(name):
+    """As Pillow, which does not turn photos that are on their side, reads them."""
+    with Image.open(io.BytesIO(WHOLE[name])) as opened:
+        assert photo_header(WHOLE[name]) == (opened.format, *opened.size)
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>", b"\xff\xd8\xff", b"RIFF....WEBP", b"GIF89a"])
+def test_bytes_without_a_header_are_refused(data):
+    with pytest.raises(PhotoRefused) as refused:
+        photo_header(data)
+    assert refused.value.reason in {Reason.UNREADABLE, Reason.TRUNCATED}
+
+
+def test_a_header_costs_no_pixels():
+    assert photo_header(png_header(50_000, 50_000)) == ("PNG", 50_000, 50_000)
 
 
 # ------------------------------------------------------------------------------------ limits

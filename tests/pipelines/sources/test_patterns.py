@@ -104,7 +104,7 @@ def test_a_pattern_is_one_source_in_its_own_order(tmp_path: Path) -> None:
 
 
 def test_its_photos_are_read(tars: Path) -> None:
-    found = list(photos_of([tars / "photos-{00001..00002}.tar"], BIG))
+    found = list(photos_of(open_sources([tars / "photos-{00001..00002}.tar"]), BIG, Counter()))
     assert [photo.data() for photo in found] == [jpeg(scene(n, 72, 72)) for n in range(3, 9)]
     assert found[0].source == f"{tars}/photos-00001.tar#00003.jpg"
 
@@ -214,7 +214,7 @@ def test_a_pattern_in_a_bucket(tars: Path, s3_server: S3, tmp_path: Path) -> Non
     bucket = s3_server.make_bucket("patterns")
     s3_server.put_folder(bucket, "in", tars)
     pattern = s3_server.uri(bucket, "in/photos-{00000..00003}.tar")
-    found = [photo.data() for photo in photos_of([pattern], BIG)]
+    found = [photo.data() for photo in photos_of(open_sources([pattern]), BIG, Counter())]
     assert found == [jpeg(scene(number, 72, 72)) for number in range(12)]
     info = build_dataset([pattern], tmp_path / "d")  # type: ignore[list-item]
     assert isinstance(info, DatasetInfo)
@@ -250,5 +250,5 @@ def test_a_tar_in_a_tar_is_no_photo(tmp_path: Path) -> None:
     inner = tar(tmp_path / "inner.tar", 0).read_bytes()
     with (tmp_path / "outer.tar").open("wb") as file, webdataset.TarWriter(file) as writer:
         writer.write({"__key__": "a", "tar": inner, "jpg": jpeg(scene(1))})
-    (photo,) = photos_of([tmp_path / "outer.tar"], BIG)
+    (photo,) = photos_of(open_sources([tmp_path / "outer.tar"]), BIG, Counter())
     assert photo.source == "outer.tar#a.jpg"

@@ -182,5 +182,5 @@ def test_a_store_that_does_not_answer_stops_the_reading(far, monkeypatch):
 def test_photos_of_lists_and_reads_a_few_paths_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "READ_TOGETHER", 3)
     top = make(tmp_path / "photos", *(f"{i}.jpg" for i in range(8)))
-    found = [photo.source for photo in photos_of([top, top / "3.jpg"], BIG)]
-    assert found == [*(f"{i}.jpg" for i in range(8)), "3.jpg"]
+    read = photos_of(open_sources([top, top / "3.jpg"]), BIG, Counter())
+    assert [photo.source for photo in read] == [*(f"{i}.jpg" for i in range(8)), "3.jpg"]

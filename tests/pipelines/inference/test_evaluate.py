@@ -1,0 +1,90 @@
+"""`cc eval` on foreign photos: the scores of tars are those of the same photos in a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cli.main import main
+from pipelines.errors import JobError, WrongCallError
+from pipelines.inference.evaluate import EvalReport, evaluate_model
+from tests.conftest import jpeg, scene
+from tests.pipelines.inference.test_inspect_photos import tar
+from tests.servers.s3 import S3
+from tests.trainings import fit_here
+
+
+@pytest.fixture(scope="module")
+def model(dataset_with_palette: Path, tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("eval") / "model"
+    fit_here(tiny, dataset_with_palette, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same twelve photos in folder/ and in tars/."""
+    top = tmp_path_factory.mktemp("photos")
+    (top / "folder").mkdir()
+    (top / "tars").mkdir()
+    for number in range(3):
+        made = {f"{i:02d}.jpg": jpeg(scene(i)) for i in range(4 * number, 4 * number + 4)}
+        tar(top / "tars" / f"photos-{number}.tar", made)
+        for name, data in made.items():
+            (top / "folder" / name).write_bytes(data)
+    return top
+
+
+@pytest.fixture(scope="module")
+def expected(model: Path, photos: Path) -> EvalReport:
+    return evaluate_model(model, photos / "folder")
+
+
+def test_a_folder_of_tars_a_pattern_and_several_tars(
+    model: Path, photos: Path, expected: EvalReport
+) -> None:
+    tars = [str(photos / "tars" / f"photos-{number}.tar") for number in range(3)]
+    for places in (photos / "tars", f"{photos}/tars/photos-{{0..2}}.tar", tars):
+        report = evaluate_model(model, places)
+        assert report.scores == expected.scores
+        assert (report.refused, report.damaged) == ({}, {})
+    assert expected.scores["model"]["photos"] == 12
+
+
+def test_tars_in_a_bucket(model: Path, photos: Path, expected: EvalReport, s3_server: S3) -> None:
+    bucket = s3_server.make_bucket("eval")
+    s3_server.put_folder(bucket, "in", photos / "tars")
+    report = evaluate_model(model, s3_server.uri(bucket, "in/photos-{0..2}.tar"))
+    assert report.scores == expected.scores
+
+
+def test_a_damaged_tar_is_named(model: Path, photos: Path, tmp_path: Path, capsys) -> None:
+    data = (photos / "tars/photos-0.tar").read_bytes()
+    (tmp_path / "cut.tar").write_bytes(data[: len(data) * 2 // 3])
+    report = evaluate_model(model, tmp_path / "cut.tar")
+    ((name, detail),) = report.damaged.items()
+    assert name == str(tmp_path / "cut.tar")
+    assert detail.startswith("the tar is damaged after ")
+    assert report.refused == {}
+    assert 0 < report.scores["model"]["photos"] < 4
+    words = ["cc", "eval", str(model), str(tmp_path), str(photos / "tars/photos-1.tar"), "--json"]
+    assert main(words) == 0
+    shown = capsys.readouterr()
+    assert f"{name}: the tar is damaged after" in shown.err
+    assert list(json.loads(shown.out)["damaged"]) == [name]
+
+
+def test_a_tar_without_photos(model: Path, tmp_path: Path) -> None:
+    path = tar(tmp_path / "a.tar", {"a.npy": b"x"})
+    with pytest.raises(JobError) as refused:
+        evaluate_model(model, path)
+    assert str(refused.value) == (
+        f"expected readable photos, found none in {path} (1 .json; 1 .npy; 1 .txt); check the path"
+    )
+
+
+def test_a_dataset_among_photos(model: Path, photos: Path, dataset: Path) -> None:
+    with pytest.raises(WrongCallError, match=r"got the dataset .* among 2 places; score it by its"):
+        evaluate_model(model, [str(photos / "tars"), str(dataset)])
