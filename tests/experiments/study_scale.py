@@ -151,7 +151,7 @@ def whole_study(trials: int, slots: int) -> dict[str, float]:
     from tune.trials.layout import Layout
 
     controller.RayActorManager = SleepingActors  # type: ignore[misc]
-    hooks.Room.has_room = lambda self, running: running < slots  # type: ignore[method-assign]
+    hooks.Room.has_room = lambda self, running, placed: running < slots  # type: ignore[method-assign]
     driver_module.has_checkpoint = lambda _: False
     with tempfile.TemporaryDirectory() as folder, ray_session(cpus=1):
         out = open_store(folder)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cli.main import main
+from cli.options import parse_duration
 
 
 @pytest.fixture
@@ -47,3 +48,54 @@ def test_the_study_table_reaches_the_search(dry_run, tmp_path: Path) -> None:
         "seed": 0, "sampler": "tpe", "startup": 3, "scheduler": "asha", "grace": 8, "reduction": 2,
         "prune_signs": True,
     }  # fmt: skip
+
+
+def test_a_dry_run_tells_how_trials_are_sampled_and_stopped(dry_run, tmp_path: Path) -> None:
+    file = tmp_path / "space.toml"
+    file.write_text('["optim.lr"]\nlog = [1e-4, 1e-2]\n["data.flip"]\nchoices = [true, false]\n')
+    words = (*SMALL, "--space", str(file))
+    grid = dry_run(*words, "--search", "grid", "--scheduler", "none", "--require", "cf_gap<20")
+    assert "objective: auc_balanced, cf_gap<20; 10 trials by grid, seed 0" in grid
+    assert "not sampled" not in grid
+    assert "no trial is stopped for its score" in grid
+    few = dry_run(*words, "--search", "grid", "--trials", "3")
+    assert "3 trials by grid" in few
+    median = dry_run(*words, "--search", "random", "--scheduler", "median", "--grace", "5")
+    assert "trials below the median are stopped from epoch 5 of 32" in median
+    assert "outside the search space" not in median
+    assert "Hyperband stops trials from epoch 2 of 32" in dry_run(*words, "--scheduler=hyperband")
+    shown = json.loads(dry_run(*words, "--require", "psnr>=22", "--json"))
+    assert shown["require"] == ["psnr>=22"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("1.5m", 90), ("8h", 28_800), ("1d12h", 129_600), ("1h30m", 5_400)],
+)
+def test_durations_are_read(text: str, seconds: float) -> None:
+    assert parse_duration(text, "--time-budget") == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "0h", "-1h", "1y", "h", "1 h", "8hours", "1h30"])
+def test_wrong_durations_are_refused(
+    text: str, dataset_with_palette: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["tune", str(dataset_with_palette), "--dry-run", *SMALL, f"--time-budget={text}"]
+    assert main(["colorcore", *words]) == 2
+    assert f"expected a duration such as 90m, 8h or 1d12h, got {text!r}" in _one_line(capsys)
+
+
+def test_unknown_algorithms_are_refused(
+    dataset_with_palette: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["colorcore", "tune", str(dataset_with_palette), "--dry-run", *SMALL]
+    assert main([*words, "--search", "bayes"]) == 2
+    assert "'bayes' is not one of 'tpe', 'random', 'grid', 'cmaes'" in _one_line(capsys)
+    assert main([*words, "--require", "cf_gap=20"]) == 2
+    assert "such as 'cf_gap<20', got 'cf_gap=20'" in _one_line(capsys)
+
+
+def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """Standard error without the frame and the line breaks of the terminal's width."""
+    printed = capsys.readouterr().err
+    return " ".join(printed.replace("│", " ").split())

@@ -89,12 +89,14 @@ class _Hooks:
 
     error    the first exception that a hook raised. Ray Tune would take it for the trial's.
     is_over  whether the deadline has passed
+    placed   trials that have their processes
     """
 
     def __init__(self, driver: StudyDriver, room: Room, deadline: float | None) -> None:
         self.driver, self.room, self.deadline = driver, room, deadline
         self.error: Exception | None = None
         self.is_over = False
+        self.placed: set[str] = set()
         self._leaving: dict[Any, Ended] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -144,7 +146,7 @@ class _StudySearcher(Searcher):
         driver = self.hooks.driver
         if self.hooks.error is not None:
             return Searcher.FINISHED
-        if not self.hooks.room.has_room(len(driver.running)):
+        if not self.hooks.room.has_room(len(driver.running), len(self.hooks.placed)):
             return None
         found = driver.next_task(trial_id)
         if found == "wait":
@@ -211,21 +213,30 @@ class _StudyCallback(ray_tune.Callback):
             self.hooks.driver.report(trial.trial_id, result)
 
     @_guarded
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        self.hooks.placed.add(trial.trial_id)
+
+    @_guarded
     def on_trial_recover(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
+        self.hooks.placed.discard(trial.trial_id)
         self.hooks.driver.retry(trial.trial_id, _error_of(trial))
 
     @_guarded
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
+        self.hooks.placed.discard(trial.trial_id)
         self.hooks.leave(trial, self.hooks.driver.end(trial.trial_id))
 
     @_guarded
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
+        self.hooks.placed.discard(trial.trial_id)
         driver = self.hooks.driver
         driver.close(driver.end(trial.trial_id, error=_error_of(trial)))
 

@@ -70,17 +70,19 @@ class Room:
     _looked: float = -LOOK_S
     _wish: Any = field(default=None)
 
-    def has_room(self, running: int) -> bool:
-        """Whether one more trial than ``running`` may start now."""
+    def has_room(self, running: int, placed: int) -> bool:
+        """Whether one more trial than ``running`` may start now.
+
+        placed  how many of them have their processes; the others must not compete with the wish
+        """
         most = self.layout.concurrent
-        if most is not None and running >= most:
-            return False
-        if running < self._fit_now():
-            self._drop_wish()  # it would keep the resources from the trial
-            return True
-        if most is not None and self._wish is None:
+        wanted = most is not None and running < most and placed == running
+        fits = running < self._fit_now() and (most is None or running < most)
+        if fits or not wanted:
+            self._drop_wish()  # it would keep the resources from a trial
+        elif self._wish is None:
             self._wish = _waiting_group(self.layout)
-        return False
+        return fits
 
     def close(self) -> None:
         """Wish for nothing any more."""
