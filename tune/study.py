@@ -136,21 +136,21 @@ def tune(
         finally:
             if unsent := run.close(status, search):
                 events.on_warning(str(unsent))
-    return StudyReport(
-        out=Path(out) if store.local is not None else store.show(),
-        name=name,
-        metrics=settings.objective.metrics,
-        outcomes=_counts(search.records()),
-        best=search.ranked(),
-        front=[] if settings.objective.is_single else search.front(),
-        importances=importances,
-        recipe=_as_given(out, store, BEST),
-        table=_as_given(out, store, TRIALS),
-        tracking_uri=without_secrets(tracking_uri),
-        run_id=run.run.run_id,
-        model=model,
-        overhead=driver.overhead(),
-    )
+        return StudyReport(
+            out=Path(out) if store.local is not None else store.show(),
+            name=name,
+            metrics=settings.objective.metrics,
+            outcomes=_counts(search.records()),
+            best=search.ranked(),
+            front=[] if settings.objective.is_single else search.front(),
+            importances=importances,
+            recipe=_as_given(out, store, BEST),
+            table=_as_given(out, store, TRIALS),
+            tracking_uri=without_secrets(tracking_uri),
+            run_id=run.run.run_id,
+            model=model,
+            overhead=driver.overhead(),
+        )
 
 
 def _as_given(out: str | Path, store: Store, name: str) -> str:
