@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 
 PARTS = (
-    "shard", "img2dataset", "loader", "palette", "encode", "workers", "train", "observers",
-    "tracking", "tune",
+    "shard", "img2dataset", "writer", "loader", "palette", "encode", "workers", "train",
+    "observers", "tracking", "tune",
 )  # fmt: skip
 
 
@@ -33,6 +33,7 @@ def main() -> None:
         bench_train,
         bench_tune,
         bench_workers,
+        bench_writer,
         paired,
     )
 
@@ -43,6 +44,8 @@ def main() -> None:
         paired.head()
         if only & {"shard", "img2dataset"}:
             bench_shard.run(photos, work, size=size, rounds=rounds, only=only)
+        if "writer" in only:
+            bench_writer.run(photos, work, size=size, rounds=rounds)
         if only & {"loader", "palette", "tune"}:
             dataset = _dataset(photos, work, size)
             if "loader" in only:

@@ -236,6 +236,22 @@ def test_stock_webdataset_reads_compressed_shards(pictures, tmp_path):
         np.testing.assert_array_equal(array, make_sample(pictures[name], SETTINGS).lab_u8)
 
 
+@pytest.mark.parametrize("chosen", [SETTINGS, ZSTD], ids=["raw", "zstd"])
+def test_shards_are_what_webdataset_would_write(pictures, tmp_path, chosen):
+    """TarWriter, given the members of a shard, writes the shard byte for byte."""
+    unit_of(tmp_path, pictures, settings=chosen)
+    tars = sorted(tmp_path.rglob("*.tar"))
+    for tar in tars:
+        stock = io.BytesIO()
+        options = {"encoder": False, "mtime": 0, "user": "", "group": "", "mode": 0o644}
+        with webdataset.TarWriter(stock, **options) as writer:
+            for name, data in members_of(tar).items():
+                key, _, suffix = name.partition(".")
+                writer.write({"__key__": key, suffix: data})
+        assert stock.getvalue() == tar.read_bytes()
+    assert tars
+
+
 def test_compressed_units_are_the_same_bytes_every_time(pictures, tmp_path):
     for name in ("one", "two"):
         unit_of(tmp_path / name, pictures, settings=ZSTD)
