@@ -90,9 +90,9 @@ def shard(
     if len(places) < 2:
         raise WrongCallError("expected SOURCE... DATASET, e.g. cc shard ~/Pictures photos.data")
     *sources, dataset = places
-    if _is_file(dataset):
+    if _is_pattern(dataset):
         raise WrongCallError(
-            f"expected the dataset as the last argument, got a source, {dataset}; "
+            f"expected the dataset as the last argument, got a pattern of tars, {dataset}; "
             "add a folder for the dataset, e.g. photos.data"
         )
     with show.progress("shard") as advance:
@@ -219,10 +219,16 @@ def _dry_run(
 def _is_file(place: str) -> bool:
     """Whether a place is a photo, tar, list or pattern, and so cannot be the dataset."""
     from colorcore.storage.location import open_store
+
+    return open_store(place).kind() == "file" or _is_pattern(place)
+
+
+def _is_pattern(place: str) -> bool:
+    """Whether a place is a pattern of tars, and not a folder whose own name has braces."""
+    from colorcore.storage.location import open_store
     from pipelines.sources.patterns import expand_pattern
 
-    kind = open_store(place).kind()
-    return kind == "file" or (kind == "nothing" and expand_pattern(place) is not None)
+    return expand_pattern(place) is not None and open_store(place).kind() == "nothing"
 
 
 class _Display:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import webdataset as stock_webdataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -24,6 +25,7 @@ import colorcore
 from colorcore.color.lab import decode_lab
 from colorcore.dataset.layout import DatasetError, index_name
 from colorcore.dataset.samples import Samples
+from colorcore.stock_pipeline import unpack
 from tests.servers.s3 import S3
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +108,17 @@ def test_the_methods_of_webdataset_work_on_it(made: Path) -> None:
         assert -128 <= ab.min() < 0 < ab.max() <= 127
         sizes.append(len(L))
     assert sum(sizes) == len(truth(made))
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves its tars open
+def test_stock_webdataset_reads_the_shards_with_our_decoder(made: Path) -> None:
+    urls = [str(path) for path in sorted((made / "train").glob("*.tar"))]
+    expected, suffix = truth(made), Samples(made, "train").suffix.removeprefix(".")
+    stock = stock_webdataset.WebDataset(urls, shardshuffle=False).decode(unpack)
+    found = {record["__key__"]: record[suffix] for record in stock}
+    assert found.keys() > expected.keys()  # copies included
+    for key, lab in expected.items():
+        assert torch.equal(decode_lab(torch.from_numpy(found[key])), lab)
 
 
 @settings(

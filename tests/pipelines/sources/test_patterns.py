@@ -186,7 +186,9 @@ def test_a_pattern_in_place_of_the_dataset(tars: Path, tmp_path: Path, capsys, m
     pattern = f"{tars}/photos-{{00000..00002}}.tar"
     assert main(["cc", "shard", str(tars), pattern]) == 2
     error = capsys.readouterr().err
-    assert f"expected the dataset as the last argument, got a source, {pattern}; add a" in error
+    assert (
+        f"expected the dataset as the last argument, got a pattern of tars, {pattern}; add" in error
+    )
     assert main(["cc", "shard", "--dry-run", "50", f"{tars}/photos-00003.tar", pattern]) == 0
     assert "of 12 random photos" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == [tmp_path / "contact-sheet.png"]
