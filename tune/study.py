@@ -112,6 +112,8 @@ def tune(
             settings.recipe.train.epochs,
         )
         run = _start_run(store, settings, base, name, tracking_uri, str(dataset), run_id)
+        if resume:
+            run.close_ended(search.ended(), settings.objective)
         record = {"format": FORMAT, "name": name, "run_id": run.run.run_id} | identity
         store.write(SETTINGS, dumps(record).encode())
         status = "FAILED"

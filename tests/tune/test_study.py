@@ -137,7 +137,7 @@ def test_mlflow_holds_the_study_its_trials_and_the_champion(
 
 
 def test_a_study_with_more_trials_continues_as_if_it_had_had_them_from_the_start(
-    study: StudyReport, run, tiny: Recipe, tmp_path: Path
+    study: StudyReport, run, tiny: Recipe, tracking: str, tmp_path: Path
 ) -> None:
     """Three trials, then two more with --resume, give the five trials of ``study``."""
     settings = settings_for(tiny)
@@ -148,11 +148,18 @@ def test_a_study_with_more_trials_continues_as_if_it_had_had_them_from_the_start
     other = settings_for(tiny, grace=2, startup=5)
     with pytest.raises(WrongCallError, match=r"search\.grace was 1, now 2; search\.startup was 4"):
         run(other, tmp_path / "s", trials=5, name="again", resume=True)
+    # As if the study had been killed just after the third trial's end.
+    third = rows_of(tmp_path / "s")[2]["run_id"]
+    client = MlflowClient(tracking_uri=tracking)
+    client.update_run(third, status="RUNNING")
+    client.delete_tag(third, "colorcore.outcome")
     run(
         settings, tmp_path / "s", trials=5, name="again", resume=True,
         events=StudyEvents(on_trial=lambda record: ended.append(record.number)),
     )  # fmt: skip
     assert ended == [3, 4]
+    assert client.get_run(third).info.status == "FINISHED"
+    assert "colorcore.outcome" in client.get_run(third).data.tags
     for mine, theirs in zip(
         records(tmp_path / "s", settings), records(study.out, settings), strict=True
     ):

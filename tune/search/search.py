@@ -147,8 +147,10 @@ class Search:
             load_if_exists=True,
         )
         self._distributions = space.distributions()
-        self._ended: dict[int, TrialRecord] = {}
-        """By number: what has ended does not change."""
+        trials = self._trials()
+        self._count = len(trials)
+        # What has ended does not change, and reading it from Optuna takes time for each trial.
+        self._ended = [_record(trial) for trial in trials if trial.state.is_finished()]
         self._pruner: optuna.pruners.BasePruner | None = None
         if objective.is_single:
             self._pruner = pruner_of(settings.scheduler, settings.grace, settings.reduction, epochs)
@@ -164,7 +166,7 @@ class Search:
 
     def count(self) -> int:
         """The number of trials so far."""
-        return len(self._trials())
+        return self._count
 
     def most(self, trials: int) -> int:
         """How many of so many trials the search can have: a grid has an end."""
@@ -180,6 +182,7 @@ class Search:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             trial = self._study.ask(fixed_distributions=self._distributions)
+        self._count += 1
         return TrialRecord(trial.number, dict(trial.params))
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
@@ -217,7 +220,7 @@ class Search:
         except ValueError as error:
             return Ending("failed", str(error))
         value = self._note_score(number, epoch, values[0])
-        recent = [*map(tuple, _facts(self._trials()[number]).get("signs", [])), signs]
+        recent = [*map(tuple, _facts(self._trial(number)).get("signs", [])), signs]
         recent = recent[-SIGN_PATIENCE:]
         self.note(number, signs=recent, epochs=epoch)
         if self.settings.prune_signs and (name := collapsed(recent)):
@@ -235,7 +238,7 @@ class Search:
         None: the score is there already, because a killed driver reported it, or there are two
         metrics, for which Optuna takes no reports.
         """
-        before = self._trials()[number].intermediate_values
+        before = self._trial(number).intermediate_values
         if not self.objective.is_single or epoch in before:
             return None
         best = max if self.objective.directions[0] == "maximize" else min
@@ -267,6 +270,7 @@ class Search:
         if record.outcome == "finished":
             values = list(self.objective.values(record.scores))
             self._study.tell(record.number, values, state=TrialState.COMPLETE)
+            self._ended.append(self.record(record.number))
             return
         if record.outcome != "stopped":
             # TPE ranks trials that violate a constraint last.
@@ -275,20 +279,21 @@ class Search:
             worst = -math.inf if self.objective.directions[0] == "maximize" else math.inf
             set_rung_scores(self._storage, self._trial_id(record.number), worst)
         self._study.tell(record.number, state=TrialState.PRUNED)
+        self._ended.append(self.record(record.number))
 
     # -- results ----------------------------------------------------------------------------------
 
     def records(self) -> list[TrialRecord]:
         """All trials, ordered by number."""
-        trials = self._trials()
-        for trial in trials:
-            if trial.state.is_finished() and trial.number not in self._ended:
-                self._ended[trial.number] = _record(trial)
-        return [self._ended.get(trial.number) or _record(trial) for trial in trials]
+        return [_record(trial) for trial in self._trials()]
+
+    def ended(self) -> list[TrialRecord]:
+        """The trials that have ended, ordered by number."""
+        return sorted(self._ended, key=lambda record: record.number)
 
     def record(self, number: int) -> TrialRecord:
         """One trial."""
-        return _record(self._trials()[number])
+        return _record(self._trial(number))
 
     def unfinished(self) -> list[TrialRecord]:
         """Trials that have started but not ended."""
@@ -306,9 +311,7 @@ class Search:
             missed = self.objective.missed(record.scores)
             return missed, sign * record.scores[metric], record.number
 
-        return sorted(
-            (record for record in self.records() if record.outcome == "finished"), key=place
-        )
+        return sorted((record for record in self._ended if record.outcome == "finished"), key=place)
 
     def front(self) -> list[TrialRecord]:
         """The Pareto front of the finished trials, ordered by the first metric.
@@ -366,6 +369,9 @@ class Search:
 
     def _trials(self) -> list[optuna.trial.FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
+
+    def _trial(self, number: int) -> optuna.trial.FrozenTrial:
+        return self._storage.get_trial(self._trial_id(number))
 
     def _trial_id(self, number: int) -> int:
         study = self._storage.get_study_id_from_name(_STUDY)

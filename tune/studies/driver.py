@@ -289,6 +289,11 @@ class StudyDriver:
         try:
             scores = load_checkpoint(best).scores if has_checkpoint(best) else {}
             if ending.outcome == "finished":
+                if not scores:
+                    raise CheckpointError(
+                        f"found none in {best.show()}; set --out to a folder on a disk that all "
+                        "nodes share, or to s3://bucket/folder"
+                    )
                 self.settings.objective.values(scores)
         except (CheckpointError, KeyError, ValueError) as error:
             return {}, Ending("failed", f"no usable best checkpoint: {error}")

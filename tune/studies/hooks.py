@@ -31,7 +31,7 @@ from tune.trials.layout import Room
 from tune.trials.rank import LostError
 from tune.trials.trial import TASK, StudyTrial
 
-LEAVE_S = 60.0
+LEAVE_S = 10.0
 """Seconds to wait, at the end, for the logs of trials that were stopped."""
 MANNERS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files per trial
@@ -77,8 +77,8 @@ def run_study(driver: StudyDriver, deadline: float | None = None) -> None:
                 trial_name_creator=_name_of,
                 trial_dirname_creator=_folder_of,
             )
-        hooks.close_left(LEAVE_S)
     finally:
+        hooks.close_left(LEAVE_S)
         hooks.room.close()
     if hooks.error is not None:
         raise hooks.error

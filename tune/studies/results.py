@@ -33,7 +33,7 @@ def write_results(
     out: Store, search: Search, *, final: bool = False
 ) -> dict[str, dict[str, float]]:
     """Write the table of trials; with ``final`` also everything else. Returns the importances."""
-    records = [record for record in search.records() if record.outcome is not None]
+    records = search.ended()
     out.write(TRIALS, _table(records, search).encode())
     if not final:
         return {}

@@ -28,6 +28,7 @@ from pipelines.tracking.names import (
     MODEL,
     NOTE_TAG,
     OUTCOME_TAG,
+    PARENT_TAG,
     REASON_TAG,
     STUDY_TAG,
     TRIAL_TAG,
@@ -131,6 +132,14 @@ class StudyRun:
             if metric in record.scores
         }
         self._end(record, status, tags, best)
+
+    def close_ended(self, records: Sequence[TrialRecord], objective: Objective) -> None:
+        """Close the runs of trials that ended just before their driver was killed."""
+        client, ended = client_for(self.run.uri), {record.run_id: record for record in records}
+        filters = f"tags.`{PARENT_TAG}` = '{self.run.run_id}' AND attributes.status = 'RUNNING'"
+        for run in client.search_runs([self.run.experiment_id], filters):
+            if (record := ended.get(run.info.run_id)) is not None:
+                self.close_trial(record, objective)
 
     def interrupted(self, record: TrialRecord) -> None:
         """Close the run of an interrupted trial, which continues when the study is resumed."""
