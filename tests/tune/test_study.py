@@ -180,7 +180,7 @@ def kill(name: str) -> bool:
 class Killer:
     """Kills one of a trial's processes after each of its first checkpoints.
 
-    process  ``StudyTrial`` for the first rank, ``Rank`` for another one
+    process  ``StudyTrial`` for the first rank, ``OtherRank`` for another one
     """
 
     def __init__(self, last: Path, times: int, process: str = "StudyTrial") -> None:
@@ -222,7 +222,7 @@ def test_a_trial_that_keeps_losing_its_process_fails_once_its_retries_are_used_u
     assert (following.outcome, following.epochs) == ("finished", 12)  # the study continues
 
 
-@pytest.mark.parametrize("process", ["StudyTrial", "Rank"])
+@pytest.mark.parametrize("process", ["StudyTrial", "OtherRank"])
 def test_two_workers_and_two_metrics_and_a_killed_trial_ends_as_it_would_have(
     run, tiny: Recipe, dataset_with_palette: Path, tmp_path: Path, process: str
 ) -> None:

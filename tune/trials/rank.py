@@ -80,11 +80,6 @@ class Rank:
         """
         return self._begun().result(timeout)
 
-    def advance(self) -> TrialResult:
-        """Both of them: train on, and return what is reported."""
-        self.resume()
-        return self.result()
-
     def leave(self) -> None:
         """Leave the training, if there is one; returns once its log is complete."""
         if self._training is not None:

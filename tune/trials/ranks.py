@@ -25,12 +25,14 @@ class Ranks:
 
     Args:
         first: rank 0.
-        start_others: starts the actors of ranks 1, 2, …; called again when they are of no use.
+        others: the actors of ranks 1, 2, …
+        start_others: starts them again when they are of no use.
     """
 
-    def __init__(self, first: Rank, start_others: Callable[[], list[Any]]) -> None:
-        self._first, self._start_others = first, start_others
-        self._others = start_others()
+    def __init__(
+        self, first: Rank, others: list[Any], start_others: Callable[[], list[Any]]
+    ) -> None:
+        self._first, self._others, self._start_others = first, others, start_others
         self._first_hangs = self._others_hang = False
 
     def begin(self, task: Task) -> None:

@@ -10,18 +10,17 @@ lost processes and after a killed study alike.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune as ray_tune
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from colorcore.checkpoints.checkpoint import has_checkpoint, load_checkpoint
-from pipelines.training.job import Job
-from tune.trials.rank import Rank, Task
-from tune.trials.ranks import Ranks
-from tune.trials.stepwise import TrialResult
+if TYPE_CHECKING:
+    from pipelines.training.job import Job
+    from tune.trials.rank import Task
+    from tune.trials.stepwise import TrialResult
 
 TASK = "task"
 """The key of a trial's :class:`tune.trials.rank.Task` in its config, next to the sampled values."""
@@ -41,15 +40,25 @@ class StudyTrial(ray_tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Start the other ranks, and be ready to train."""
-        task = self.task_of(config)
         self._untold: TrialResult | None = None
-        self.ranks = Ranks(Rank(0), lambda: _start_others(task))
-        self._begin(task)
+        # The others first: all processes then import torch at the same time.
+        workers, use_gpu = self.size_of(config)
+        others = _start_others(workers, use_gpu=use_gpu)
+        from tune.trials.rank import Rank
+        from tune.trials.ranks import Ranks
+
+        self.ranks = Ranks(Rank(0), others, lambda: _start_others(workers, use_gpu=use_gpu))
+        self._begin(self.task_of(config))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Be ready to train another trial in the same processes."""
         self._begin(self.task_of(new_config))
         return True
+
+    def size_of(self, config: dict[str, Any]) -> tuple[int, bool]:
+        """The number of ranks, and whether each has a GPU."""
+        task: Task = config[TASK]
+        return task.workers, task.use_gpu
 
     def task_of(self, config: dict[str, Any]) -> Task:
         """What a trial with this config trains."""
@@ -87,24 +96,49 @@ def bundles(workers: int, *, use_gpu: bool) -> ray_tune.PlacementGroupFactory:
     return ray_tune.PlacementGroupFactory([bundle] * workers, strategy="PACK")
 
 
-def _start_others(task: Task) -> list[Any]:
+class OtherRank:
+    """The actor of a rank but the first; see :class:`tune.trials.rank.Rank`."""
+
+    def __init__(self, rank: int) -> None:
+        from tune.trials.rank import Rank
+
+        self._rank = Rank(rank)
+
+    def begin(self, task: Task, meeting: Any) -> None:
+        """Leave the previous trial, and be ready to train the next one."""
+        self._rank.begin(task, meeting)
+
+    def advance(self) -> TrialResult:
+        """Train to the next validation or the end."""
+        self._rank.resume()
+        return self._rank.result()
+
+    def leave(self) -> None:
+        """Leave the training, if there is one."""
+        self._rank.leave()
+
+
+def _start_others(workers: int, *, use_gpu: bool) -> list[Any]:
     """Actors for all ranks but the first, each in its bundle of the trial's placement group."""
-    actor: Any = ray.remote(Rank)
+    actor: Any = ray.remote(OtherRank)
     group: Any = get_current_placement_group()
     return [
         actor.options(
             num_cpus=1,
-            num_gpus=int(task.use_gpu),
+            num_gpus=int(use_gpu),
             scheduling_strategy=PlacementGroupSchedulingStrategy(
                 group, placement_group_bundle_index=rank
             ),
         ).remote(rank)
-        for rank in range(1, task.workers)
+        for rank in range(1, workers)
     ]
 
 
 def untold_result(job: Job) -> TrialResult | None:
     """The validation that ``last`` is of, which a killed driver may not have heard of."""
+    from colorcore.checkpoints.checkpoint import has_checkpoint, load_checkpoint
+    from tune.trials.stepwise import TrialResult
+
     place = job.store.below("last")
     if not has_checkpoint(place):
         return None

@@ -37,6 +37,10 @@ class TunerTrial(StudyTrial):
         """One bundle per rank, on as few nodes as possible."""
         return bundles(cls.settings["workers"], use_gpu=cls.settings["use_gpu"])
 
+    def size_of(self, config: dict[str, Any]) -> tuple[int, bool]:
+        """The number of ranks, and whether each has a GPU."""
+        return self.settings["workers"], self.settings["use_gpu"]
+
     def task_of(self, config: dict[str, Any]) -> Task:
         """Train with the config's values, in a folder of the trial's own."""
         self._end_run("KILLED")  # of the trial before, which its scheduler stopped

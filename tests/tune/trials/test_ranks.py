@@ -65,7 +65,7 @@ def ranks(local_ray: None, monkeypatch: pytest.MonkeyPatch):
             ray.get([each.leave.remote() for each in actors])  # they are up
             return actors
 
-        found = Ranks(FakeRank(first), start)  # type: ignore[arg-type]
+        found = Ranks(FakeRank(first), start(), start)  # type: ignore[arg-type]
         made.append(found)
         return found
 
