@@ -13,6 +13,7 @@ from colorcore.color.palette import Palette, save_palette
 from colorcore.dataset.layout import read_histogram, read_info
 from colorcore.drawing.palette_plot import draw_palette
 from colorcore.storage.location import open_store
+from colorcore.storage.locks import claim
 from pipelines.errors import WrongCallError
 
 
@@ -39,6 +40,7 @@ def make_palette(
 
     Raises:
         DatasetError: the dataset is not finished.
+        BusyError: another process writes to the dataset.
         WrongCallError: the data has fewer colours than bins, or ``centroids`` is not (Q, 2).
     """
     store = open_store(dataset)
@@ -57,8 +59,9 @@ def make_palette(
         )
     except (ValueError, OSError) as error:
         raise WrongCallError(str(error)) from error
-    save_palette(palette, store.below("palette"))
-    store.write("palette/palette.png", draw_palette(palette, histogram))
+    with claim(store, "cc priors"):
+        save_palette(palette, store.below("palette"))
+        store.write("palette/palette.png", draw_palette(palette, histogram))
     return PriorsReport(
         palette=palette,
         pixels=int(histogram.sum()),

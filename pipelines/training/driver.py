@@ -26,6 +26,7 @@ from colorcore.dataset.samples import Samples
 from colorcore.models.decoding import Decoding
 from colorcore.recipes.advice import Advised
 from colorcore.recipes.recipe import Recipe
+from colorcore.storage.locks import claim
 from pipelines.cluster import ray_session
 from pipelines.errors import StoppedError, WrongCallError, differences
 from pipelines.run_log.runs import end_run, start_run
@@ -88,6 +89,7 @@ def train(
     Raises:
         WrongCallError: ``out`` holds another training, the batch is too small, a file of weights
             that the recipe names does not exist, or ``initial`` does not fit the recipe.
+        BusyError: another process writes to ``out``.
         CheckpointError: ``initial`` cannot be read.
         DatasetError, FileNotFoundError: the dataset is not finished, or has no palette.
         JobError: Ray or MLflow cannot be reached, or the training failed.
@@ -100,53 +102,54 @@ def train(
             "--from starts a new training, --resume continues one; give only one of them"
         )
     job = prepare_job(dataset, recipe, out, workers)
-    previous = _previous(job, resume=resume)
-    tags = {DATASET_TAG: str(dataset), NOTE_TAG: recipe.about}
-    start = None
-    if initial is not None:
-        palette = load_palette(job.dataset.below("palette"))
-        val = Samples(job.dataset, "val")
-        start = choose_start_weights(
-            local_model(initial, tracking_uri), job.recipe, palette, val, reading
+    with claim(job.store, "cc train"):
+        previous = _previous(job, resume=resume)
+        tags = {DATASET_TAG: str(dataset), NOTE_TAG: recipe.about}
+        start = None
+        if initial is not None:
+            palette = load_palette(job.dataset.below("palette"))
+            val = Samples(job.dataset, "val")
+            start = choose_start_weights(
+                local_model(initial, tracking_uri), job.recipe, palette, val, reading
+            )
+            tags[FROM_TAG] = start.about
+            on_initial(start.about)
+        # Before Ray: a wrong tracking URI is an error at once, and a failing start of Ray is logged.
+        run = start_run(
+            tracking_uri,
+            name,
+            job.params,
+            tags,
+            previous.run_id if previous is not None else None,
         )
-        tags[FROM_TAG] = start.about
-        on_initial(start.about)
-    # Before Ray: a wrong tracking URI is reported at once, and a failing start of Ray is logged.
-    run = start_run(
-        tracking_uri,
-        name,
-        job.params,
-        tags,
-        previous.run_id if previous is not None else None,
-    )
-    job = replace(job, run=run, initial=start)
-    status = "FAILED"
-    try:
-        with catch_interrupts() as interrupts, ray_session(address):
-            interrupts.install()  # again: Ray takes SIGTERM when it connects
-            run_workers(job, run.run_id, workers, on_progress, interrupts)
-        status = "FINISHED"
-    except (KeyboardInterrupt, StoppedError):
-        status = "KILLED"
-        raise
-    finally:
-        close_run(job, run, status, on_warning)
-    best = load_checkpoint(job.store.below("best"))
-    last = load_checkpoint(job.store.below("last"))
-    return TrainReport(
-        out=Path(out) if job.store.local is not None else job.store.show(),
-        best=str(Path(out) / "best") if job.store.local is not None else job.store.show("best"),
-        steps=last.epoch * job.steps_per_epoch,
-        scores=best.scores,
-        signs=_signs(best),
-        last_signs=_signs(last),
-        decoding=best.decoding,
-        decoded=best.decoded,
-        metric=recipe.train.metric,
-        tracking_uri=without_secrets(tracking_uri),
-        experiment_id=run.experiment_id,
-        run_id=run.run_id,
-    )
+        job = replace(job, run=run, initial=start)
+        status = "FAILED"
+        try:
+            with catch_interrupts() as interrupts, ray_session(address):
+                interrupts.install()  # again: Ray takes SIGTERM when it connects
+                run_workers(job, run.run_id, workers, on_progress, interrupts)
+            status = "FINISHED"
+        except (KeyboardInterrupt, StoppedError):
+            status = "KILLED"
+            raise
+        finally:
+            close_run(job, run, status, on_warning)
+        best = load_checkpoint(job.store.below("best"))
+        last = load_checkpoint(job.store.below("last"))
+        return TrainReport(
+            out=Path(out) if job.store.local is not None else job.store.show(),
+            best=str(Path(out) / "best") if job.store.local is not None else job.store.show("best"),
+            steps=last.epoch * job.steps_per_epoch,
+            scores=best.scores,
+            signs=_signs(best),
+            last_signs=_signs(last),
+            decoding=best.decoding,
+            decoded=best.decoded,
+            metric=recipe.train.metric,
+            tracking_uri=without_secrets(tracking_uri),
+            experiment_id=run.experiment_id,
+            run_id=run.run_id,
+        )
 
 
 def close_run(job: Job, run: TrackedRun, status: str, on_warning: Callable[[str], None]) -> None:

@@ -113,7 +113,7 @@ def test_a_study_outlives_nodes_and_the_machine_of_its_driver(
     assert report["recipe"] == out.show("best.toml")
     trials = records(out, tmp_path)
     assert [trial.epochs for trial in trials] == [EPOCHS] * 3
-    assert not out.exists("study.lock")
+    assert not out.exists(".writer")
 
     # Each trial has the scores that it would have had without any of this, and MLflow the curves.
     best = report["best"][0]

@@ -10,38 +10,24 @@ A machine that is lost takes the last seconds of the journal along. That costs l
 whose start is missing gets the same number and values again, and continues from its checkpoint in
 the store; so does one whose last validations are missing. Before checkpoints are removed, the
 journal is uploaded.
-
-Only one `cc tune` may write to a study. In a local folder a lock guards that; in an object store
-the file ``study.lock``, which its owner rewrites with each upload.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import secrets
-import socket
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil
-
-from colorcore.storage.locks import try_lock
+from colorcore.storage.locks import Claim, claim
 from colorcore.storage.store import StorageError, Store
-from pipelines.errors import JobError, WrongCallError
 
 JOURNAL = "study.log"
-LOCK = "study.lock"
 UPLOAD_S = 5.0
 """Seconds between two uploads."""
 MOST_PIECES = 100
 """More pieces become one when a study is resumed: each costs a request."""
-LEASE_S = 20.0
-"""Seconds without an upload after which the owner of ``study.lock`` is held to be dead."""
 
 
 class Journal:
@@ -58,45 +44,39 @@ class Journal:
 
         Raises:
             StorageError: the store does not answer, or refuses.
-            JobError: another `cc tune` has taken over the study.
+            BusyError: another process has taken over the study.
         """
 
 
 @contextmanager
 def open_journal(out: Store) -> Iterator[Journal]:
-    """Open the journal of the study in ``out``, alone; it is complete when the block ends.
+    """Open the journal of the study in ``out``, as its only writer; complete when the block ends.
 
     Raises:
-        WrongCallError: another `cc tune` runs this study.
+        BusyError: another process writes to the study.
         StorageError: the store does not answer, or refuses.
     """
-    if out.local is not None:
-        with try_lock(out.local / ".lock") as held:
-            if not held:
-                raise WrongCallError(_busy(out))
+    with claim(out, "cc tune") as claimed:
+        if out.local is not None:
             yield Journal(out.local / JOURNAL)
-        return
-    with (
-        tempfile.TemporaryDirectory(prefix="colorcore-study-") as folder,
-        _leased(out) as owner,
-    ):
-        journal = _UploadedJournal(out, Path(folder) / JOURNAL, owner)
-        try:
-            yield journal
-        finally:
-            journal.close()
+            return
+        with tempfile.TemporaryDirectory(prefix="colorcore-study-") as folder:
+            journal = _UploadedJournal(out, Path(folder) / JOURNAL, claimed)
+            try:
+                yield journal
+            finally:
+                journal.close()
 
 
 class _UploadedJournal(Journal):
     """Uploads what is appended to the file, in a thread and on :meth:`flush`."""
 
-    def __init__(self, out: Store, file: Path, owner: str) -> None:
+    def __init__(self, out: Store, file: Path, claimed: Claim) -> None:
         super().__init__(file)
-        self._out, self._owner = out, owner
+        self._out, self._claim = out, claimed
         self._guard = threading.Lock()
         file.write_bytes(_whole(out))
         self._uploaded = file.stat().st_size
-        self._beats = 0
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._upload_often, name="journal", daemon=True)
         self._thread.start()
@@ -108,7 +88,7 @@ class _UploadedJournal(Journal):
                 lines = file.read()
             lines = lines[: lines.rfind(b"\n") + 1]  # Optuna may be writing the next one
             if lines:
-                self._check_owner()
+                self._claim.check()
                 self._out.write(_piece(self._uploaded), lines)
                 self._uploaded += len(lines)
 
@@ -121,18 +101,8 @@ class _UploadedJournal(Journal):
     def _upload_often(self) -> None:
         while not self._closing.wait(UPLOAD_S):
             # What fails now is tried again; flush() raises if it still fails when it matters.
-            with suppress(StorageError, JobError):
+            with suppress(StorageError):
                 self.flush()
-                self._beats += 1
-                self._check_owner()
-                _write_lease(self._out, self._owner, self._beats)
-
-    def _check_owner(self) -> None:
-        if (lease := _read_lease(self._out)) is not None and lease["owner"] != self._owner:
-            raise JobError(
-                f"another cc tune has taken over the study in {self._out.show()}, because this one "
-                f"did not answer for {LEASE_S:.0f} s; this one ends"
-            )
 
 
 def _piece(start: int) -> str:
@@ -152,55 +122,3 @@ def _whole(out: Store) -> bytes:
         for name in names[1:]:
             out.remove(f"{JOURNAL}/{name}")
     return journal
-
-
-@contextmanager
-def _leased(out: Store) -> Iterator[str]:
-    """Hold ``study.lock`` during the block; yields its owner's name.
-
-    Clocks of two machines may differ, so a dead owner is recognized by waiting.
-    """
-    found = _read_lease(out)
-    if found is not None and not _is_dead_here(found):
-        end = time.monotonic() + LEASE_S
-        while time.monotonic() < end:
-            time.sleep(1.0)
-            if _read_lease(out) != found:
-                raise WrongCallError(_busy(out))
-    owner = secrets.token_hex(8)
-    _write_lease(out, owner, 0)
-    try:
-        yield owner
-    finally:
-        lease = _read_lease(out)
-        if lease is not None and lease["owner"] == owner:
-            out.remove(LOCK)
-
-
-def _read_lease(out: Store) -> dict[str, object] | None:
-    try:
-        lease = json.loads(out.read(LOCK))
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        return {"owner": ""}
-    return lease if isinstance(lease, dict) and "owner" in lease else {"owner": ""}
-
-
-def _write_lease(out: Store, owner: str, beats: int) -> None:
-    lease = {"owner": owner, "host": socket.gethostname(), "pid": os.getpid(), "beats": beats}
-    out.write(LOCK, json.dumps(lease).encode())
-
-
-def _is_dead_here(lease: dict[str, object]) -> bool:
-    """Whether the owner was a process of this machine that is gone."""
-    pid = lease.get("pid")
-    return (
-        lease.get("host") == socket.gethostname()
-        and isinstance(pid, int)
-        and not psutil.pid_exists(pid)
-    )
-
-
-def _busy(out: Store) -> str:
-    return f"another cc tune is running in {out.show()}; wait for it to end"
