@@ -20,6 +20,9 @@ OUR_ERRORS = {
     "StorageError",
 }
 """Errors whose message is written for the user; by name, because importing them is slow."""
+INTERRUPTED = (
+    "interrupted; rerun the same command to continue (add --resume for cc train and cc tune)"
+)
 WRONG_CALLS = {"LocationError", "RecipeError", "WrongCallError"}
 """Errors in what the user typed."""
 
@@ -42,50 +45,59 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str], name: str, *, debug: bool) -> int:
+    from cli import show
+
+    show.adapt_to_terminal()
+    if "--json" not in arguments:
+        return _call(arguments, name, debug=debug)[0]
+    with show.json_only() as is_printed:
+        code, text = _call(arguments, name, debug=debug)
+        if code and not is_printed():
+            show.as_json({"error": text, "exit_code": code})
+    return code
+
+
+def _call(arguments: list[str], name: str, *, debug: bool) -> tuple[int, str]:
+    """Run a command; returns its exit code, and the error that was printed, if any."""
     import typer
 
+    from cli import show
     from cli.app import app
 
     try:
         code = app(args=arguments, prog_name=name, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        return _interrupted()
+        code = EXIT_INTERRUPTED
     except typer.Exit as leave:
-        return _interrupted() if leave.exit_code == EXIT_INTERRUPTED else leave.exit_code
+        code = leave.exit_code
     except Exception as error:
         if debug:
             raise
         return _explain(error)
     if code == EXIT_INTERRUPTED:
-        return _interrupted()
-    return code if isinstance(code, int) else 0
+        show.warn(INTERRUPTED)
+        return code, INTERRUPTED
+    return code if isinstance(code, int) else 0, ""
 
 
-def _interrupted() -> int:
-    print(
-        "interrupted; rerun the same command to continue (add --resume for cc train and cc tune)",
-        file=sys.stderr,
-    )
-    return EXIT_INTERRUPTED
+def _explain(error: Exception) -> tuple[int, str]:
+    """Print an error in one line; returns its exit code and the line."""
+    from cli import show
 
-
-def _explain(error: Exception) -> int:
-    """Print the error as one line and return the exit code."""
-    show = getattr(error, "show", None)  # Typer's usage errors print themselves
-    if callable(show):
-        show()
-        return EXIT_WRONG_CALL
+    if callable(usage := getattr(error, "show", None)):  # Typer's own errors print the usage, too
+        usage()
+        return EXIT_WRONG_CALL, str(getattr(error, "message", error))
     kinds = {kind.__name__ for kind in type(error).__mro__}
     text = " ".join(str(error).split()) or type(error).__name__
     if "StoppedError" in kinds:
-        print(text, file=sys.stderr)
-        return EXIT_INTERRUPTED
+        show.warn(text)
+        return EXIT_INTERRUPTED, text
     if not kinds & OUR_ERRORS:
         if "FileNotFoundError" not in kinds:
             text = f"{type(error).__name__}: {text}"
         text += " (rerun with --debug for the traceback)"
-    print(f"error: {text}", file=sys.stderr)
-    return EXIT_WRONG_CALL if kinds & WRONG_CALLS else EXIT_FAILED
+    show.warn(f"error: {text}")
+    return EXIT_WRONG_CALL if kinds & WRONG_CALLS else EXIT_FAILED, text
 
 
 if __name__ == "__main__":

@@ -1,13 +1,18 @@
-"""Output of commands: results on stdout (a table or JSON), progress and warnings on stderr."""
+"""Output of commands: results on stdout (a table or JSON), progress and warnings on stderr.
+
+Names of files may hold anything. Control characters in them are escaped, so that they neither
+break a line nor reach the terminal, and what a terminal's encoding lacks becomes ``?``.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 PLAIN_LINE_EVERY_S = 5.0
 
@@ -17,14 +22,64 @@ Advance = Callable[[int, int, str], None]
 """Called with the amount done, the total (or UNKNOWN) and a note."""
 
 
+_for_json: IO[str] | None = None
+"""Where JSON goes while :func:`json_only` holds; None: to stdout."""
+_json_printed = False
+
+
 def warn(message: str) -> None:
     """Print a warning or notice: one line on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    print(escaped(message), file=sys.stderr, flush=True)
+
+
+def escaped(text: str) -> str:
+    """The text with control characters, line breaks too, escaped as in Python's strings."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def as_json(result: Mapping[str, Any]) -> None:
     """Print one JSON object on stdout."""
-    print(json.dumps(result, ensure_ascii=False, default=str))
+    global _json_printed  # noqa: PLW0603 - a process has one stdout
+    text = json.dumps(result, ensure_ascii=False, default=str)
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        text = json.dumps(result, default=str)  # names that are not UTF-8
+    print(text, file=_for_json, flush=True)
+    _json_printed = True
+
+
+@contextmanager
+def json_only() -> Iterator[Callable[[], bool]]:
+    """Keep stdout for one JSON object: whatever libraries print goes to stderr.
+
+    Yields a function that says whether the object was printed.
+    """
+    global _for_json, _json_printed  # noqa: PLW0603
+    _json_printed = False
+    if sys.stdout is not sys.__stdout__ or sys.stdout is None:  # that of a test, or none
+        yield lambda: _json_printed
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)  # for what is written in C and by other processes, too
+    with os.fdopen(os.dup(kept), "w", encoding="utf-8") as _for_json:
+        try:
+            yield lambda: _json_printed
+        finally:
+            sys.stdout.flush()
+            os.dup2(kept, 1)
+            os.close(kept)
+            _for_json = None
+
+
+def adapt_to_terminal() -> None:
+    """Let nothing that is printed raise an error, whatever the terminal's encoding."""
+    for stream in (sys.stdout, sys.stderr):
+        encoding = getattr(stream, "encoding", None) or ""
+        if reconfigure := getattr(stream, "reconfigure", None):
+            is_utf8 = encoding.lower().replace("-", "") == "utf8"
+            reconfigure(errors="backslashreplace" if is_utf8 else "replace")
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -58,7 +113,7 @@ def bars(label: str, counts: Mapping[str, int]) -> None:
     name = max(map(len, counts))
     for key, count in counts.items():
         bar = "█" * round(24 * count / widest)
-        print(f"{label} {key:>{name}}  {bar:<24}  {count:,} ({count / total:.0%})")
+        print(f"{label} {escaped(key):>{name}}  {bar:<24}  {count:,} ({count / total:.0%})")
 
 
 @contextmanager
@@ -143,4 +198,4 @@ def _cell(value: object) -> str:
         return f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return "-" if value is None else str(value)
+    return "-" if value is None else escaped(str(value))

@@ -1,0 +1,103 @@
+"""What commands print: one JSON object on stdout, whatever happens, and names that cannot harm."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli import show
+from cli.main import main
+
+
+def cc(*words: str | Path, **options) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, **options.pop("env", {})}
+    command = [sys.executable, "-m", "cli.main", *map(str, words)]
+    return subprocess.run(command, capture_output=True, check=False, env=env, text=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "error"),
+    [
+        (("inspect", "nowhere", "--json"), 1, "nowhere"),
+        (("recipes", "--jsn", "--json"), 2, "No such option: --jsn"),
+        (("tune", "nowhere", "--trials", "0", "--json"), 2, "greater than or equal to 1"),
+        (("priors", "nowhere", "--json"), 1, "nowhere"),
+    ],
+)
+def test_a_failure_is_one_json_object_too(
+    words: tuple[str, ...], code: int, error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["colorcore", *words]) == code
+    printed = capsys.readouterr()
+    (line,) = printed.out.splitlines()
+    told = json.loads(line)
+    assert told["exit_code"] == code
+    assert error in told["error"]
+    assert printed.err
+
+
+NOISE = """
+import ctypes, os, sys
+from cli import main, show
+def noisy(*_, **__):
+    print("from Python")
+    os.write(1, b"from a library in C\\n")
+    os.system("echo from another process")
+    if "fail" in sys.argv: raise RuntimeError("it broke")
+    show.as_json({"name": "\\udce9t\\u00e9", "done": 1})
+    return 0
+import cli.app
+import typer
+from typing import Annotated
+def command(json: Annotated[bool, typer.Option("--json")] = False) -> int:
+    return noisy()
+cli.app.app.command("noisy")(command)
+words = ["colorcore", "noisy", *(["--json"] if "json" in sys.argv else [])]
+sys.exit(main.main(words))
+"""
+
+
+def test_what_libraries_print_is_not_on_stdout_beside_the_json() -> None:
+    for word, code in (("", 0), ("fail", 1)):
+        done = subprocess.run(
+            [sys.executable, "-c", NOISE, "json", word],
+            capture_output=True, check=False, text=True,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        told = json.loads(done.stdout)
+        assert told == (
+            {"name": "\udce9té", "done": 1}
+            if not word
+            else {
+                "error": "RuntimeError: it broke (rerun with --debug for the traceback)",
+                "exit_code": 1,
+            }
+        )
+        for source in ("Python", "a library in C", "another process"):
+            assert f"from {source}" in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_that_lacks_characters_gets_others(encoding: str) -> None:
+    done = cc("recipes", env={"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}, encoding=encoding)
+    assert done.returncode == 0, done.stderr
+    assert "simple" in done.stdout
+    wrong = cc("inspect", "né\udcff…", env={"PYTHONIOENCODING": encoding}, encoding=encoding)
+    assert wrong.returncode == 1
+    assert "Traceback" not in wrong.stderr
+
+
+def test_control_characters_in_names_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    show.warn("refused a\x1b[31mb\n.jpg: truncated")
+    show.table(["name", "size"], [("x\ty\r", 3), ("é写", 4)])
+    show.facts({"picture": "a\x00b"})
+    printed = capsys.readouterr()
+    assert printed.err == "refused a\\x1b[31mb\\n.jpg: truncated\n"
+    assert printed.out.splitlines() == [
+        "name    size", "x\\ty\\r     3", "é写         4", "picture  a\\x00b"
+    ]  # fmt: skip
