@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from pipelines.errors import JobError
 from pipelines.ray_internals import on_loopback
@@ -22,6 +24,9 @@ PATIENCE_S = 60.0
 """Seconds for which connecting to a busy head by ``ray://`` is retried."""
 FIRST_PAUSE_S = 2.0
 """Pause before the first retry; it doubles for each further one."""
+MOST_BYTES = 35
+"""Bytes of a folder's path below which Ray's sockets, 72 bytes further down, are within 107."""
+_SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - a private folder is made there
 _BUSY = ("Starting Ray client server failed", "Proxy failed to Connect to backend", "psutil.")
 _REFUSED = ("Unauthenticated", "AuthToken", "authentication token")
 
@@ -46,8 +51,10 @@ def ray_session(address: str | None = None, *, cpus: int | None = None) -> Itera
     if ray.is_initialized():
         yield
         return
+    stack = ExitStack()
     try:
         if address is None:
+            stack.enter_context(_short_folder())
             with on_loopback():
                 ray.init(
                     address="local",
@@ -62,11 +69,60 @@ def ray_session(address: str | None = None, *, cpus: int | None = None) -> Itera
                 require_listener(host.strip("[]"), int(port))
             _join(address)
     except (RayError, RuntimeError, ValueError, OSError) as error:
+        stack.close()
         raise JobError(f"cannot reach {address or 'a local Ray'}: {_reason(error)}") from error
+    with stack:
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _short_folder() -> Iterator[None]:
+    """A temporary folder for a local Ray, whose sockets need a short path in ASCII.
+
+    Usually it is the one that Ray would take. Otherwise it is a private one, removed afterwards.
+
+    Raises:
+        JobError: no folder has a short path and can be written.
+    """
+    asked = os.environ.get("RAY_TMPDIR")
+    usual = asked or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - as Ray has it
+    if _is_short(usual) and _is_writable(usual):
+        yield
+        return
+    for place in _SHORT_FOLDERS:
+        with suppress(OSError):
+            folder = tempfile.mkdtemp(prefix="cc-", dir=place)
+            break
+    else:
+        raise JobError(
+            f"expected a temporary folder for Ray's sockets with a path of at most {MOST_BYTES} "
+            f"bytes in ASCII, found {usual!r} and none that can be written in "
+            f"{', '.join(_SHORT_FOLDERS)}; set RAY_TMPDIR to one"
+        )
+    os.environ["RAY_TMPDIR"] = folder
     try:
         yield
     finally:
-        ray.shutdown()
+        if asked is None:
+            del os.environ["RAY_TMPDIR"]
+        else:
+            os.environ["RAY_TMPDIR"] = asked
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_short(folder: str) -> bool:
+    return folder.isascii() and len(folder) <= MOST_BYTES
+
+
+def _is_writable(folder: str) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def silence_ray() -> None:

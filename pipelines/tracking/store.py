@@ -9,9 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import socket
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from pipelines.errors import JobError
 from pipelines.tracking.mlflow_env import QUIET
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _SQLITE = "sqlite:///"
+_SQLITE_HEAD = b"SQLite format 3\0"
+CONNECT_S = 2.0
+"""Seconds within which a server's refusal is noticed before MLflow tries it."""
 _TRIES = "3"
 """How often MLflow retries a call that the server does not answer: for about 15 s."""
 PATIENCE_S = 60.0
@@ -51,6 +58,7 @@ def client_for(uri: str) -> MlflowClient:
     Raises:
         JobError: the store does not answer.
     """
+    _check(uri)
     os.environ.update(QUIET)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _TRIES)
     from mlflow import MlflowClient
@@ -66,6 +74,45 @@ def client_for(uri: str) -> MlflowClient:
             f"cannot reach the tracking store {without_secrets(uri)}: {first}"
         ) from error
     return client
+
+
+def _check(uri: str) -> None:
+    """Find out at once what MLflow, once imported, would retry for up to two minutes.
+
+    Raises:
+        JobError: an SQLite store cannot be written, or nothing listens at a server's address.
+    """
+    shown = without_secrets(uri)
+    if (file := sqlite_file(uri)) is not None:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if file.exists():
+                with file.open("r+b") as store:
+                    head = store.read(len(_SQLITE_HEAD))
+                if head and head != _SQLITE_HEAD:
+                    raise JobError(
+                        f"expected an SQLite file in {file}, found something else; "
+                        "choose another with --tracking-uri"
+                    )
+            with tempfile.TemporaryFile(dir=file.parent):  # for the store's own journal
+                pass
+        except OSError as error:
+            raise JobError(
+                f"cannot write the tracking store {shown}: {error.strerror or error}; "
+                "choose another with --tracking-uri"
+            ) from error
+    elif uri.startswith(("http://", "https://")) and not getproxies():
+        server = urlsplit(uri)
+        port = server.port or (443 if server.scheme == "https" else 80)
+        try:
+            socket.create_connection((server.hostname or "", port), timeout=CONNECT_S).close()
+        except TimeoutError:
+            pass  # slow, or hidden behind something: MLflow may still reach it
+        except OSError as error:
+            raise JobError(
+                f"cannot reach the tracking store {shown}: {error.strerror or error}; "
+                "start the server, or choose another with --tracking-uri"
+            ) from error
 
 
 def _make_store(uri: str) -> None:

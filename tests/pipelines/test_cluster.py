@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -108,3 +110,60 @@ def test_the_installed_ray_uses_the_words_that_busy_heads_are_recognized_by() ->
 
     source = inspect.getsource(proxier)
     assert [words for words in cluster._BUSY if words not in source] == []
+
+
+# Temporary folders
+
+
+@pytest.mark.parametrize("kind", ["long", "not ASCII", "not writable"])
+def test_a_local_ray_gets_a_short_folder_where_the_usual_one_does_not_do(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unfit = {
+        "long": tmp_path / "scratch_of_this_very_job_on_that_very_node",
+        "not ASCII": Path("/tmp/é"),  # noqa: S108
+        "not writable": Path("/proc"),
+    }[kind]
+    monkeypatch.setenv("TMPDIR", str(unfit))
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    with cluster._short_folder():
+        folder = Path(os.environ["RAY_TMPDIR"])
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert len(str(folder)) <= cluster.MOST_BYTES
+        session = f"{folder}/ray/session_2026-11-27_11-29-27_798049_4194304/sockets/plasma_store"
+        assert len(session) <= 107
+    assert not folder.exists()
+    assert "RAY_TMPDIR" not in os.environ
+
+
+def test_a_fit_folder_is_left_as_it_is_and_without_any_the_error_says_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")  # noqa: S108
+    with cluster._short_folder():
+        assert os.environ["RAY_TMPDIR"] == "/tmp"  # noqa: S108
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("x" * 40)))
+    monkeypatch.setattr(cluster, "_SHORT_FOLDERS", ("/proc",))
+    with (
+        pytest.raises(JobError, match=r"at most 35 bytes in ASCII, found .*; set RAY_TMPDIR"),
+        cluster._short_folder(),
+    ):
+        pass
+
+
+@pytest.mark.slow
+def test_ray_starts_below_a_long_folder_that_is_not_ascii(tmp_path: Path) -> None:
+    folder = tmp_path / "people" / "someone" / "slurm_jobdir" / "scratch é of this very job"
+    folder.mkdir(parents=True)
+    before = set(Path("/tmp").glob("cc-*"))  # noqa: S108
+    code = (
+        "import ray\nfrom pipelines.cluster import ray_session\n"
+        "with ray_session(): print(ray.get(ray.remote(lambda: 6 * 7).remote()))\n"
+    )
+    env = {**os.environ, "TMPDIR": str(folder)}
+    env.pop("RAY_TMPDIR", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env
+    )
+    assert done.stdout.splitlines()[-1:] == ["42"], done.stderr
+    assert set(Path("/tmp").glob("cc-*")) <= before  # noqa: S108
