@@ -40,8 +40,19 @@ from pipelines.cluster import ray_session
 from pipelines.errors import JobError, WrongCallError, differences
 from pipelines.sharding.merge_tasks import merge_units, units_in_flight
 from pipelines.sharding.plan import Listing, PlannedUnit, planning
+from pipelines.sharding.plan_file import plans
+from pipelines.sharding.skipped import (
+    Skipped,
+    add,
+    kinds,
+    read_total,
+    sum_of_units,
+    units_with_skipped,
+)
 from pipelines.sharding.task import TASK_RETRIES, shard_unit
-from pipelines.sources.source import Source, open_sources
+from pipelines.sources.lists import check_lists
+from pipelines.sources.overlap import refuse_overlap
+from pipelines.sources.source import Source, Tally, no_photos_in, open_sources
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -78,6 +89,8 @@ class ShardProgress:
 class ShardReport:
     """Result of `cc shard`; if units failed, kept and refused count this call's photos only.
 
+    ignored       files that are not photos, by kind, in the sources' folders and tars
+    empty         one sentence for each source without photos: what was in it instead
     new_photos    photos that this call did; 0 if the dataset was complete before
     failed        the error of each failed unit
     worker_cpu_s  CPU time of this call's unit tasks, without imports
@@ -94,6 +107,7 @@ class ShardReport:
     failed: dict[int, str]
     worker_cpu_s: float
     fingerprint: str | None
+    empty: tuple[str, ...] = ()
 
     @property
     def damaged(self) -> int:
@@ -115,29 +129,34 @@ def shard(
     Both may be paths or URIs; on a cluster every node must be able to open them.
 
     Raises:
-        WrongCallError: a source is missing, or the dataset was made with other settings.
+        WrongCallError: a source is missing or lies in the dataset, no file of a list exists, or
+            the dataset was made with other settings.
         JobError: there are no photos, another job is writing the dataset, or too many units fail.
         StorageError: a store does not answer, or denies access.
     """
     opened = [source.absolute() for source in open_sources(sources)]
     target = open_store(dataset)
+    refuse_overlap(opened, target)
+    if not plans(target):  # photos that are done may be removed, and their rows must stay
+        check_lists(opened)
     with _only_writer(target), ExitStack() as stack:
         # Ray starts only when a unit or the merge needs it, and ends with the stack.
         info = _begin(target, settings, tuple(map(str, sources)))
         job = ShardJob(absolute_store(target), opened, settings, info, on_progress, on_failure)
         ignored: Counter[str] = Counter()
+        tallies = [Tally() for _ in opened]
         listing = stack.enter_context(
-            planning(job.dataset, opened, settings.photos_per_unit, ignored)
+            planning(job.dataset, opened, settings.photos_per_unit, ignored, tallies=tallies)
         )
         job.do_units(listing, lambda: stack.enter_context(ray_session(address)))
         if not job.progress.units:
-            raise JobError(
-                f"expected photos (.jpg, .png, .webp, .tif …) or tars of them, found "
-                f"{ignored.total()} other files in {', '.join(map(str, sources))}; "
-                "check the sources"
-            )
+            raise JobError("; ".join([*no_photos_in(opened, tallies)[:3], "check the sources"]))
         finished = job.complete(lambda: stack.enter_context(ray_session(address)))
+        in_tars = job.skipped()
         _sweep(target)
+    ignored.update(kinds(in_tars))
+    add(in_tars, dict(enumerate(tallies)))
+    all_tallies = [in_tars[root] for root in range(len(opened))]
     # A dataset with failed units has no totals yet; the report then counts this call's photos.
     counts = {} if job.failed else (finished.counts or {})
     kept, refused = (
@@ -157,6 +176,7 @@ def shard(
         failed=job.failed,
         worker_cpu_s=job.cpu_s,
         fingerprint=finished.fingerprint,
+        empty=() if job.failed else tuple(no_photos_in(opened, all_tallies)),
     )
 
 
@@ -367,6 +387,12 @@ class ShardJob:
         if self.failed or unchanged:
             return self._info
         return merge_units(self.dataset, self._info, connect=connect)
+
+    def skipped(self) -> Skipped:
+        """What the dataset's tars held besides photos; call it after :meth:`complete`."""
+        if not self.failed:
+            return read_total(self.dataset)
+        return sum_of_units(self.dataset, sorted(units_with_skipped(self.dataset)))
 
 
 def _sweep(dataset: Store) -> None:

@@ -14,6 +14,13 @@ from typing import TYPE_CHECKING, Any
 from colorcore.dataset.layout import DatasetInfo, done_units
 from colorcore.dataset.merge import Summary, find_copies, summarise, write_finished
 from colorcore.storage.store import Store
+from pipelines.sharding.skipped import (
+    Skipped,
+    add,
+    sum_of_units,
+    units_with_skipped,
+    write_total,
+)
 from pipelines.sharding.task import TASK_RETRIES
 
 if TYPE_CHECKING:
@@ -45,33 +52,43 @@ def merge_units(
     # From the files, not from the driver's memory: units of earlier calls count as well.
     units = done_units(dataset)
     groups = [units[start : start + GROUP_UNITS] for start in range(0, len(units), GROUP_UNITS)]
-    total = Summary()
+    total, skipped = Summary(), Skipped()
+    recorded = units_with_skipped(dataset)
     if connect is None or len(groups) <= 1:
         hashes = []
         for group in groups:
-            summary, pieces = summarise(dataset, group)
+            (summary, record), *found = _summary_and_pieces(dataset, group, recorded, 1)
             total.add(summary)
-            hashes += pieces
+            add(skipped, record)
+            hashes += found
         copies = find_copies(hashes)
     else:
         connect()
         # An upper bound is enough to choose the number of pieces.
         samples = len(units) * info.settings.photos_per_unit
-        copies = _merge_in_tasks(dataset, groups, 1 + samples // PIECE_SAMPLES, total)
+        pieces = 1 + samples // PIECE_SAMPLES
+        copies = _merge_in_tasks(dataset, groups, recorded, pieces, total, skipped)
+    write_total(dataset, skipped)
     return write_finished(dataset, info, total, copies)
 
 
 def _merge_in_tasks(
-    dataset: Store, groups: Sequence[Sequence[int]], pieces: int, total: Summary
+    dataset: Store,
+    groups: Sequence[Sequence[int]],
+    recorded: frozenset[int],
+    pieces: int,
+    total: Summary,
+    skipped: Skipped,
 ) -> NDArray[np.void]:
-    """Add up groups of units into ``total``, then find copies piece by piece, all in tasks."""
+    """Add up groups of units in place, then find copies piece by piece, all in tasks."""
     import numpy as np
     import ray
 
     reduced = ray.remote(num_cpus=1, max_retries=TASK_RETRIES)(_copies_of_piece)
     parts: list[list[Any]] = [[] for _ in range(pieces)]
-    for summary, hashes in _in_order(_summary_tasks(dataset, groups, pieces)):
+    for (summary, record), hashes in _in_order(_summary_tasks(dataset, groups, recorded, pieces)):
         total.add(summary)
+        add(skipped, record)
         for part, reference in zip(parts, hashes, strict=True):
             part.append(reference)
     found = [reduced.remote(*part) for part in parts]
@@ -80,7 +97,7 @@ def _merge_in_tasks(
 
 
 def _summary_tasks(
-    dataset: Store, groups: Sequence[Sequence[int]], pieces: int
+    dataset: Store, groups: Sequence[Sequence[int]], recorded: frozenset[int], pieces: int
 ) -> Iterator[tuple[Any, list[Any]]]:
     """Start one task per group; yield references to its summary and to its hashes by piece."""
     import ray
@@ -89,11 +106,13 @@ def _summary_tasks(
     options: Any = {"num_cpus": 1, "num_returns": 1 + pieces, "max_retries": TASK_RETRIES}
     task: Any = ray.remote(**options)(_summary_and_pieces)
     for group in groups:
-        summary, *hashes = task.remote(dataset, group, pieces)
+        summary, *hashes = task.remote(dataset, group, recorded & {*group}, pieces)
         yield summary, hashes
 
 
-def _in_order(tasks: Iterator[tuple[Any, list[Any]]]) -> Iterator[tuple[Summary, list[Any]]]:
+def _in_order(
+    tasks: Iterator[tuple[Any, list[Any]]],
+) -> Iterator[tuple[tuple[Summary, Skipped], list[Any]]]:
     """The summaries in order of units, with a constant number of tasks in flight.
 
     In order, because the dataset's files must not depend on which task ends first.
@@ -116,9 +135,12 @@ def task_result(reference: Any) -> Any:
         raise error.cause from None
 
 
-def _summary_and_pieces(dataset: Store, units: Sequence[int], pieces: int) -> tuple[Any, ...]:
+def _summary_and_pieces(
+    dataset: Store, units: Sequence[int], recorded: frozenset[int], pieces: int
+) -> tuple[Any, ...]:
     summary, hashes = summarise(dataset, units, pieces)
-    return summary, *hashes
+    skipped = sum_of_units(dataset, [unit for unit in units if unit in recorded])
+    return (summary, skipped), *hashes
 
 
 def _copies_of_piece(*hashes: NDArray[np.void]) -> NDArray[np.void]:

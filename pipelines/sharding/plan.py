@@ -22,7 +22,7 @@ from colorcore.storage.store import Store
 from pipelines.errors import WrongCallError
 from pipelines.sharding.plan_file import PLAN_UNITS, PlanFile, plans, write_plan
 from pipelines.sources.listing import is_tar, list_photos
-from pipelines.sources.source import PlannedPhoto, Source
+from pipelines.sources.source import PlannedPhoto, Source, Tally
 
 LISTED_AHEAD = 4 * PLAN_UNITS
 """Units held in memory while the listing is ahead of the work."""
@@ -45,11 +45,13 @@ def plan_units(
     photos_per_unit: int,
     ignored: Counter[str],
     stopped: Callable[[], bool] = lambda: False,
+    *,
+    tallies: Sequence[Tally] | None = None,
 ) -> Iterator[PlannedUnit]:
     """Every unit of the dataset: first the planned ones, then those of new photos.
 
-    ``stopped`` is asked once per slice. Slices that are listed but not yet written are listed
-    again by the next call.
+    ``ignored`` and ``tallies`` are those of ``list_photos``. ``stopped`` is asked once per slice.
+    Slices that are listed but not yet written are listed again by the next call.
 
     Raises:
         DatasetError: a file of the plan is damaged.
@@ -62,7 +64,8 @@ def plan_units(
             yield PlannedUnit(file.first + number, file.first, photos)
     first = files[-1].first + len(files[-1].photos) if files else 0
     waiting: list[list[PlannedPhoto]] = []
-    for photos in _slices(_new_photos(dataset, sources, files, ignored), photos_per_unit):
+    listed = list_photos(sources, ignored, skip=dataset, tallies=tallies)
+    for photos in _slices(_new_photos(listed, sources, files), photos_per_unit):
         if stopped():  # the job failed: don't list millions of photos nobody waits for
             return
         waiting.append(photos)
@@ -75,11 +78,16 @@ def plan_units(
 
 @contextmanager
 def planning(
-    dataset: Store, sources: Sequence[Source], photos_per_unit: int, ignored: Counter[str]
+    dataset: Store,
+    sources: Sequence[Source],
+    photos_per_unit: int,
+    ignored: Counter[str],
+    *,
+    tallies: Sequence[Tally] | None = None,
 ) -> Iterator[Listing]:
     """:func:`plan_units` in a thread, so that units are done while photos are listed."""
     stop = threading.Event()
-    units = plan_units(dataset, sources, photos_per_unit, ignored, stop.is_set)
+    units = plan_units(dataset, sources, photos_per_unit, ignored, stop.is_set, tallies=tallies)
     listing = Listing(units, stop)
     try:
         yield listing
@@ -170,12 +178,12 @@ def _slices(photos: Iterator[PlannedPhoto], size: int) -> Iterator[list[PlannedP
 
 
 def _new_photos(
-    dataset: Store, sources: Sequence[Source], files: Sequence[PlanFile], ignored: Counter[str]
+    listed: Iterator[PlannedPhoto], sources: Sequence[Source], files: Sequence[PlanFile]
 ) -> Iterator[PlannedPhoto]:
     """The listed photos that are in no unit, by merging two sequences in the same order."""
     planned = _planned(sources, files)
     known = next(planned, None)
-    for photo in list_photos(sources, ignored, skip=dataset):
+    for photo in listed:
         if known is None:
             yield photo
             continue
@@ -199,7 +207,11 @@ def _new_photos(
 
 
 def _gone(sources: Sequence[Source], photo: PlannedPhoto) -> None:
-    """Handle a planned photo that is no longer listed; its unit will refuse it by name."""
+    """Handle a planned photo that is no longer listed; its unit will refuse it by name.
+
+    In a folder it was removed, or an earlier version took litter for photos: a unit that is done
+    stays as it is either way.
+    """
     source = sources[photo.root]
     if source.names_photos:
         raise WrongCallError(

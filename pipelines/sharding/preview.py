@@ -33,8 +33,17 @@ from colorcore.storage.location import open_store
 from colorcore.storage.store import Store
 from pipelines.errors import JobError
 from pipelines.sources.listing import is_tar, list_photos
+from pipelines.sources.lists import check_lists
 from pipelines.sources.reading import read_photos
-from pipelines.sources.source import PlannedPhoto, Source, open_sources
+from pipelines.sources.source import (
+    PlannedPhoto,
+    Source,
+    Tally,
+    describe,
+    no_photos_in,
+    open_sources,
+    show_locations,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -193,7 +202,7 @@ def dry_run(
     ``TAR_PHOTOS`` can be chosen. Copies are found within the sample only.
 
     Raises:
-        WrongCallError: a source is missing.
+        WrongCallError: a source is missing, or no file of a list exists.
         JobError: there are no photos.
         StorageError: a store does not answer.
     """
@@ -203,18 +212,23 @@ def dry_run(
     rng = np.random.default_rng(seed)
     preview = Preview()
     opened = open_sources(sources)
+    check_lists(opened)
     skip = open_store(dataset) if dataset is not None else None
-    chosen = _chosen(list_photos(opened, preview.ignored, skip=skip), count, rng, on_progress)
-    if not chosen:
-        raise JobError(
-            f"expected photos, found {preview.ignored.total()} other files in "
-            f"{', '.join(map(str, sources))}; check the sources"
-        )
+    tallies = [Tally() for _ in opened]
+    listed = list_photos(opened, preview.ignored, skip=skip, tallies=tallies)
+    chosen = _chosen(listed, count, rng, on_progress)
     # One maker for all: it refuses a photo that was seen before, as the job does per unit.
     maker = SampleMaker(settings)
-    for photo in _photos(opened, chosen, count, settings.max_bytes):
+    for photo in _photos(opened, chosen, count, settings.max_bytes, preview.ignored, tallies):
         preview.add(judge(photo, maker, settings, preview.has_room))
         on_progress(preview.photos, count, "")
+    if empty := no_photos_in(opened, tallies):
+        raise JobError("; ".join([*empty[:3], "check the sources"]))
+    if not preview.photos:
+        raise JobError(
+            f"expected photos, found none in the {len(chosen):,} files chosen from "
+            f"{show_locations(sources)}: skipped {describe(preview.ignored)}; choose more photos"
+        )
     return preview
 
 
@@ -237,17 +251,23 @@ def _chosen(
 
 
 def _photos(
-    sources: Sequence[Source], chosen: Sequence[PlannedPhoto], count: int, max_bytes: int
+    sources: Sequence[Source],
+    chosen: Sequence[PlannedPhoto],
+    count: int,
+    max_bytes: int,
+    ignored: Counter[str],
+    tallies: Sequence[Tally],
 ) -> Iterator[SourcePhoto]:
     """The chosen photos; photos in the chosen tars make up the number that is left, tar by tar."""
     tars = [photo for photo in chosen if is_tar(photo)]
     files = [photo for photo in chosen if not is_tar(photo)]
-    yield from read_photos(sources, files, max_bytes)
+    yield from read_photos(sources, files, max_bytes, ignored, tallies=tallies)
     # A tar counts as one photo when it is chosen, because its members are unknown until it is read.
     missing = count - len(files)
     for number, tar in enumerate(tars):
         share = min(TAR_PHOTOS, -(-missing // (len(tars) - number)))
-        for photo in islice(read_photos(sources, [tar], max_bytes), share):
+        read = read_photos(sources, [tar], max_bytes, ignored, tallies=tallies)
+        for photo in islice(read, share):
             missing -= 1
             yield photo
         if missing <= 0:

@@ -11,11 +11,13 @@ from pathlib import Path
 
 from colorcore.dataset.layout import ShardSettings, UnitResult, unit_name
 from colorcore.dataset.unit import publish_unit, write_unit
+from colorcore.storage.local import LocalStore
 from colorcore.storage.locks import try_lock
 from colorcore.storage.store import Store
 from pipelines.sharding.plan_file import PlanFile
+from pipelines.sharding.skipped import Skipped, write_unit_skipped
 from pipelines.sources.reading import read_photos
-from pipelines.sources.source import Source
+from pipelines.sources.source import Source, Tally
 
 TASK_RETRIES = 4
 """Retries of a task whose worker or node died, or whose storage failed."""
@@ -33,10 +35,12 @@ def shard_unit(
     cv2.setNumThreads(1)  # Ray runs one task per CPU; OpenCV's own threads would compete
     photos = PlanFile(dataset, plan).slice(unit)
     started = time.process_time()  # after the imports, which are no part of the throughput
+    tallies: Skipped = {photo.root: Tally() for photo in photos}
+    read = read_photos(sources, photos, settings.max_bytes, tallies=tallies)
     with _scratch(dataset, unit) as scratch:
-        result = write_unit(
-            scratch, unit, read_photos(sources, photos, settings.max_bytes), settings
-        )
+        behind = isinstance(dataset, LocalStore) and dataset.sync
+        result = write_unit(scratch, unit, read, settings, write_behind=behind)
+        write_unit_skipped(scratch, dataset, unit, tallies)
         publish_unit(scratch, dataset, unit)
     return result, time.process_time() - started
 

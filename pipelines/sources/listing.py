@@ -1,50 +1,55 @@
-"""List the photos of sources in an order that never changes, and count the files left out."""
+"""List the photos of sources in an order that never changes, and count the files skipped."""
 
 from __future__ import annotations
 
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from colorcore.photos.read import PHOTO_SUFFIXES
 from colorcore.storage.local import LocalStore
 from colorcore.storage.store import Entry, Store
 from pipelines.sources.lists import listed_photos
+from pipelines.sources.litter import litter_file, litter_folder
 from pipelines.sources.patterns import expand_pattern
-from pipelines.sources.source import TAR_SUFFIX, PlannedPhoto, Source
+from pipelines.sources.source import TAR_SUFFIX, PlannedPhoto, Source, Tally, kind_of
 
 FOLDERS_AHEAD = 16
 """Folders of a remote source listed ahead of the walk, to hide each request's latency."""
 
 
 def list_photos(
-    sources: Sequence[Source], ignored: Counter[str], *, skip: Store | None = None
+    sources: Sequence[Source],
+    ignored: Counter[str],
+    *,
+    skip: Store | None = None,
+    tallies: Sequence[Tally] | None = None,
 ) -> Iterator[PlannedPhoto]:
     """Every photo and tar of the sources, in order; holds one directory's names at a time.
 
     ``skip`` is a directory to leave out (the dataset, if it lies inside a source). ``ignored``
-    counts the files that are not photos, by suffix. A local directory that cannot be listed is
-    yielded as if it were a photo: reading refuses it by name, so nothing is lost silently.
-    For a source that is itself a photo or tar, the path is its file name.
+    counts the files that are not photos, by kind: their suffix, or what put them there
+    (``pipelines.sources.litter``). ``tallies`` counts the same for each source, and its photos.
+    A local directory that cannot be listed is yielded as if it were a photo: reading refuses it by
+    name, so nothing is lost silently. For a source that is itself a photo or tar, the path is its
+    file name.
 
     Raises:
         WrongCallError: a list has no column of photos or is damaged.
         StorageError: a remote folder cannot be listed.
     """
     for root, source in enumerate(sources):
-        if source.kind == "file":
-            yield PlannedPhoto(root, os.fsencode(source.name))
-        elif source.kind == "list":
-            for path in listed_photos(source):
-                yield PlannedPhoto(root, os.fsencode(path))
-        elif source.kind == "pattern":
-            for path in expand_pattern(source.location) or ():
-                yield PlannedPhoto(root, os.fsencode(path))
-        else:
-            for name in _walk(source.store, skip, ignored):
-                yield PlannedPhoto(root, os.fsencode(name))
+        tally = tallies[root] if tallies is not None else Tally()
+
+        def count(kind: str, tally: Tally = tally) -> None:
+            ignored[kind] += 1
+            tally.skipped[kind] += 1
+
+        for path in _paths(source, skip, count):
+            tally.listed += 1
+            yield PlannedPhoto(root, os.fsencode(path))
 
 
 def is_tar(photo: PlannedPhoto) -> bool:
@@ -53,7 +58,18 @@ def is_tar(photo: PlannedPhoto) -> bool:
     return path[-len(TAR_SUFFIX) :].lower() == TAR_SUFFIX.encode()
 
 
-def _walk(top: Store, skip: Store | None, ignored: Counter[str]) -> Iterator[str]:
+def _paths(source: Source, skip: Store | None, count: Callable[[str], None]) -> Iterator[str]:
+    if source.kind == "file":
+        yield source.name
+    elif source.kind == "list":
+        yield from listed_photos(source, count)
+    elif source.kind == "pattern":
+        yield from expand_pattern(source.location) or ()
+    else:
+        yield from _walk(source.store, skip, count)
+
+
+def _walk(top: Store, skip: Store | None, count: Callable[[str], None]) -> Iterator[str]:
     # A stack of iterators instead of recursion: folders may nest deeper than Python recurses.
     with _Folders(top, skip) as folders:
         opened = [folders.entries("")]
@@ -63,16 +79,40 @@ def _walk(top: Store, skip: Store | None, ignored: Counter[str]) -> Iterator[str
                 opened.pop()
                 continue
             if entry.is_dir:
+                if kind := litter_folder(entry.name):
+                    for _ in range(_litter_files(folders, entry.name)):
+                        count(kind)
+                    continue
                 try:
                     opened.append(folders.entries(entry.name))
                 except OSError:  # reading the folder as a photo will refuse it by name
                     yield entry.name
                 continue
             suffix = posixpath.splitext(entry.name)[1].lower()
-            if suffix in PHOTO_SUFFIXES or suffix == TAR_SUFFIX:
+            if kind := litter_file(entry.name):
+                count(kind)
+            elif suffix in PHOTO_SUFFIXES or suffix == TAR_SUFFIX:
                 yield entry.name
             else:
-                ignored[suffix or "(none)"] += 1
+                count(kind_of(entry.name))
+
+
+def _litter_files(folders: _Folders, top: str) -> int:
+    """Count the files below a folder of litter; a link and what cannot be listed count as one."""
+    files = 0
+    waiting = [top]
+    while waiting:
+        try:
+            entries = folders.entries_apart(waiting.pop())
+        except OSError:
+            entries = None
+        if entries is None:
+            files += 1
+            continue
+        inside = [entry.name for entry in entries if entry.is_dir]
+        files += len(entries) - len(inside)
+        waiting += inside
+    return files
 
 
 class _Folders:
@@ -114,6 +154,16 @@ class _Folders:
             return iter(())
         ready = self._listed.pop(folder, None)
         return self._ahead(self._top.entries(folder) if ready is None else ready.result())
+
+    def entries_apart(self, folder: str) -> list[Entry] | None:
+        """The contents of a folder that does not count as visited; None if it is a link.
+
+        A link may lead out of the litter, to photos that the walk has yet to list.
+        """
+        if isinstance(self._top, LocalStore):
+            return None if self._top.below(folder).path.is_symlink() else self._top.entries(folder)
+        ready = self._listed.pop(folder, None)
+        return self._top.entries(folder) if ready is None else ready.result()
 
     def _ahead(self, entries: list[Entry]) -> Iterator[Entry]:
         """Yield the entries, and before each folder start listing the folders after it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -13,8 +13,11 @@ from itertools import islice
 from colorcore.dataset.unit import SourcePhoto
 from colorcore.photos.refusal import PhotoRefused, Reason
 from colorcore.storage.store import StorageError
+from pipelines.errors import JobError
 from pipelines.sources.listing import is_tar, list_photos
-from pipelines.sources.source import PlannedPhoto, Source
+from pipelines.sources.lists import check_lists
+from pipelines.sources.litter import APPLE_DOUBLE, is_apple_double
+from pipelines.sources.source import PlannedPhoto, Source, Tally, no_photos_in
 from pipelines.sources.tars import check_size, tar_photos
 
 REMOTE_READS = 16
@@ -30,15 +33,20 @@ def read_photos(
     photos: Sequence[PlannedPhoto],
     max_bytes: int,
     others: Counter[str] | None = None,
+    *,
+    tallies: Sequence[Tally] | Mapping[int, Tally] | None = None,
 ) -> Iterator[SourcePhoto]:
     """The bytes of photos and of the photos in tars, in order; remote ones are read ahead.
 
     A photo that is missing, too large or not a regular file is returned as its refusal. ``others``
-    counts the members of tars that are not photos, by suffix.
+    counts what is skipped because it is not a photo, by kind: members of tars, and AppleDouble
+    files whatever their name. Without it, such a file is returned like a photo. ``tallies`` counts
+    the same for each source, and its tars and files without a photo.
 
     Raises:
         StorageError: a store does not answer, or denies access.
     """
+    others = Counter() if others is None and tallies is not None else others
     # Only remote files gain from threads: tars are streamed, local files answer at once.
     files = [photo for photo in photos if not is_tar(photo)]
     with ExitStack() as stack:
@@ -48,25 +56,46 @@ def read_photos(
         else:
             contents = (_content(sources, photo, partial(check_size, max_bytes)) for photo in files)
         for photo in photos:
-            if is_tar(photo):
-                yield from tar_photos(sources, photo, max_bytes, others)
-            else:
-                yield SourcePhoto(photo.root, photo.source, next(contents))
+            found = Tally()
+            try:
+                if is_tar(photo):
+                    yield from tar_photos(sources, photo, max_bytes, found)
+                elif is_apple_double(content := next(contents)) and others is not None:
+                    found.skipped[APPLE_DOUBLE] += 1
+                    found.empty += 1
+                else:
+                    yield SourcePhoto(photo.root, photo.source, content)
+            finally:  # also if the consumer has seen enough of a tar
+                if others is not None:
+                    others.update(found.skipped)
+                if tallies is not None:
+                    tallies[photo.root].add(found)
 
 
 def photos_of(
-    sources: Sequence[Source], max_bytes: int, others: Counter[str]
+    sources: Sequence[Source],
+    max_bytes: int,
+    others: Counter[str],
+    listed: Callable[[Sequence[PlannedPhoto]], None] = lambda _: None,
 ) -> Iterator[SourcePhoto]:
     """List and read all photos of some sources.
 
-    ``others`` counts the files that are not photos, by suffix, in folders and in tars.
+    ``others`` counts the files that are not photos, by kind, in folders and in tars. ``listed`` is
+    told which paths are read next.
 
     Raises:
         WrongCallError, StorageError: as :func:`list_photos`.
+        JobError: a source holds no photos, not even damaged ones; raised after the other sources.
     """
-    listed = list_photos(sources, others)
-    while photos := list(islice(listed, READ_TOGETHER)):
-        yield from read_photos(sources, photos, max_bytes, others)
+    check_lists(sources)
+    tallies = [Tally() for _ in sources]
+    paths = list_photos(sources, others, tallies=tallies)
+    while photos := list(islice(paths, READ_TOGETHER)):
+        listed(photos)
+        yield from read_photos(sources, photos, max_bytes, others, tallies=tallies)
+    if empty := no_photos_in(sources, tallies):
+        more = f"; {len(empty) - 1:,} more sources have none" if len(empty) > 1 else ""
+        raise JobError(f"{empty[0]}{more}; check the sources")
 
 
 def refused_tar(sources: Sequence[Source], photo: SourcePhoto) -> str | None:

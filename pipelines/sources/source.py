@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 import posixpath
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
@@ -23,7 +24,7 @@ from colorcore.storage.store import Store
 from pipelines.errors import WrongCallError
 from pipelines.sources.patterns import expand_pattern
 
-LIST_SUFFIXES = (".txt", ".csv", ".parquet")
+LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".parquet")
 TAR_SUFFIX = ".tar"
 
 
@@ -41,6 +42,52 @@ class PlannedPhoto:
     def source(self) -> str:
         """The path for display; bytes that are not UTF-8 become backslash escapes."""
         return self.path.decode("utf-8", "backslashreplace")
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a source held.
+
+    listed   photos and tars that were listed
+    empty    those of them in which there was no photo: tars without photos, AppleDouble files
+    skipped  files that are not photos, in folders and in tars, by kind (mostly the suffix)
+    """
+
+    listed: int = 0
+    empty: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def without_photos(self) -> bool:
+        """Whether there was no photo at all, not even a damaged one."""
+        return self.listed <= self.empty
+
+    def add(self, other: Tally) -> None:
+        """Add what was found elsewhere in the same source."""
+        self.listed += other.listed
+        self.empty += other.empty
+        self.skipped += other.skipped
+
+
+def kind_of(name: str) -> str:
+    """The kind of a file that is not a photo: its suffix in lower case, or "(none)"."""
+    return posixpath.splitext(name)[1].lower() or "(none)"
+
+
+def describe(skipped: Counter[str] | dict[str, int]) -> str:
+    """Skipped files by kind, for messages, the most frequent first: ``5 .jxl, 1 .txt``."""
+    kinds = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} {kind}" for kind, count in kinds)
+
+
+def no_photos_in(sources: Sequence[Source], tallies: Sequence[Tally]) -> list[str]:
+    """One sentence for each source without photos: what was found in it instead."""
+    return [
+        f"expected photos in {source.location}, found none: "
+        + (f"skipped {describe(tally.skipped)}" if tally.skipped else "it is empty")
+        for source, tally in zip(sources, tallies, strict=True)
+        if tally.without_photos
+    ]
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import posixpath
 import tarfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from colorcore.dataset.unit import SourcePhoto
 from colorcore.photos.read import PHOTO_SUFFIXES
 from colorcore.photos.refusal import PhotoRefused, Reason
-from pipelines.sources.source import PlannedPhoto, Source
+from pipelines.sources.litter import APPLE_DOUBLE, is_apple_double, litter_in
+from pipelines.sources.source import PlannedPhoto, Source, Tally, kind_of
 
 _END_BYTES = 1024
 """A complete tar ends with at least two blocks of zeros."""
@@ -21,11 +21,11 @@ def tar_photos(
     sources: Sequence[Source],
     photo: PlannedPhoto,
     max_bytes: int,
-    others: Counter[str] | None = None,
+    tally: Tally,
 ) -> Iterator[SourcePhoto]:
     """The photos in a tar, in its order; a damaged or truncated tar ends with a refusal of it.
 
-    ``others`` counts the members that are not photos, by suffix.
+    ``tally`` counts the members that are not photos, by kind, and a whole tar without photos.
     """
     found = 0
 
@@ -46,15 +46,20 @@ def tar_photos(
                     what = f"{_printable(member.name)} has {member.size:,} bytes by its header"
                     raise tarfile.ReadError(f"{what}, the tar has {size:,}")
                 suffix = posixpath.splitext(member.name)[1].lower()
-                if not member.isreg() or suffix not in PHOTO_SUFFIXES:
-                    if others is not None and member.isreg():
-                        others[suffix or "(none)"] += 1
+                if member.isdir():
                     continue
-                yield SourcePhoto(
-                    photo.root,
-                    f"{photo.source}#{_printable(member.name)}",
-                    _member(tar, member, max_bytes),
-                )
+                kind = litter_in(member.name)
+                if kind is None and not (member.isreg() and suffix in PHOTO_SUFFIXES):
+                    kind = kind_of(member.name) if member.isreg() else _not_a_file(member)
+                if kind is not None:
+                    tally.skipped[_printable(kind)] += 1
+                    continue
+                content = _member(tar, member, max_bytes)
+                if is_apple_double(content):
+                    tally.skipped[APPLE_DOUBLE] += 1
+                    continue
+                place = f"{photo.source}#{_printable(member.name)}"
+                yield SourcePhoto(photo.root, place, content)
                 found += 1
             end = tar.offset
         ending = store.read_range(name, end, _BUFFER_BYTES)
@@ -70,6 +75,8 @@ def tar_photos(
             yield refused(Reason.TRUNCATED, f"the tar is damaged after {found} photos: {what}")
         elif len(ending) < _END_BYTES:
             yield refused(Reason.TRUNCATED, f"the tar ends early, after {found} photos")
+        elif not found:
+            tally.empty += 1
 
 
 def check_size(max_bytes: int, size: int) -> None:
@@ -92,6 +99,10 @@ def _member(tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> by
     if len(data) < member.size:
         raise tarfile.ReadError(f"{member.name} has {len(data):,} of {member.size:,} bytes")
     return data
+
+
+def _not_a_file(member: tarfile.TarInfo) -> str:
+    return "(links in tars)" if member.issym() or member.islnk() else "(devices and pipes in tars)"
 
 
 def _printable(name: str) -> str:
