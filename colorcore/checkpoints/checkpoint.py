@@ -9,7 +9,8 @@
                            needed to resume training
 
 Nothing is ever unpickled. A folder is replaced as a whole: the new one is written next to the old
-one and renamed into place, so a kill at any moment leaves one of the two readable.
+one, synced and renamed into place, so a kill or a power cut at any moment leaves one of the two
+readable.
 
 Object stores cannot rename. There the tensors get a new name each time
 (``model-0123456789ab.safetensors``). checkpoint.json, which lists these names under ``files``, is
@@ -35,6 +36,7 @@ from colorcore.color.palette import Palette
 from colorcore.models import build_model
 from colorcore.models.decoding import Decoding
 from colorcore.recipes.recipe import Recipe, RecipeError, parse_recipe
+from colorcore.storage.atomic import make_folder, sync_file, sync_folder
 from colorcore.storage.local import LocalStore
 from colorcore.storage.location import open_store
 from colorcore.storage.store import Store
@@ -126,20 +128,24 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path | Store) -> None:
         StorageError: a remote store does not answer, or refuses.
     """
     store = open_store(folder)
-    if store.local is not None:
-        _save_here(checkpoint, store.local)
+    if isinstance(store, LocalStore):
+        _save_here(checkpoint, store.path, sync=store.sync)
     else:
         _save_there(checkpoint, store)
 
 
-def _save_here(checkpoint: Checkpoint, folder: Path) -> None:
+def _save_here(checkpoint: Checkpoint, folder: Path, *, sync: bool) -> None:
     fresh = _fresh(folder)
+    make_folder(folder.parent, sync=sync)
     shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
+    fresh.mkdir()
     for kind, tensors in _tensors_of(checkpoint).items():
         _save_tensors(tensors, fresh / f"{kind}.safetensors")
     (fresh / RECORD).write_text(json.dumps(_record_of(checkpoint), indent=2), encoding="utf-8")
-    _swap(fresh, folder)
+    for path in fresh.iterdir():
+        sync_file(path, sync=sync)
+    sync_folder(fresh, sync=sync)
+    _swap(fresh, folder, sync=sync)
 
 
 def _save_there(checkpoint: Checkpoint, store: Store) -> None:
@@ -326,11 +332,12 @@ def _previous(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.old")
 
 
-def _swap(fresh: Path, folder: Path) -> None:
+def _swap(fresh: Path, folder: Path, *, sync: bool) -> None:
     """Replace ``folder`` by ``fresh``; at every moment one of the two is readable."""
     old = _previous(folder)
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         folder.replace(old)
     fresh.replace(folder)
+    sync_folder(folder.parent, sync=sync)  # before the old one goes
     shutil.rmtree(old, ignore_errors=True)

@@ -65,8 +65,11 @@ INDEX_SCHEMA = pa.schema(
         ("height", pa.int32()),
         ("colorfulness", pa.float32()),
         ("sha256", pa.string()),
+        ("crc32", pa.uint32()),
     ]
 )
+"""``crc32`` is that of the sample's bytes in the tar, from the header of its array to the padding
+behind its JSON; datasets of earlier versions lack the column."""
 REJECTED_SCHEMA = pa.schema(
     [
         ("root", pa.int32()),

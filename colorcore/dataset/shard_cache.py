@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from colorcore.dataset.layout import DatasetError, index_name
+from colorcore.storage.atomic import sync_file
 from colorcore.storage.locks import lock, try_lock
 from colorcore.storage.store import Store
 
@@ -107,6 +108,8 @@ class ShardCache:
             self._dataset.fetch(shard, part)
             if (found := part.stat().st_size) != size:
                 raise self._damaged(shard, f"has {found:,} bytes, expected {size:,}")
+            # The size is checked once, here: after a power cut, a file may have it and only zeros.
+            sync_file(part)
             # Counting takes the same lock; otherwise a process that lists the folder during the
             # rename could miss the file under both names, and the cache would exceed its limit.
             with lock(self.folder / "lock"):

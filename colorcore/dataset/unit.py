@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -41,7 +42,8 @@ from colorcore.dataset.layout import (
 from colorcore.dataset.sample import Sample, make_sample
 from colorcore.photos.refusal import PhotoRefused, Reason
 from colorcore.photos.thumbnail import PER_REASON, thumbnail_of_refused
-from colorcore.storage.location import open_store
+from colorcore.storage.atomic import start_writing
+from colorcore.storage.local import LocalStore
 from colorcore.storage.npy import npy_bytes, npy_header
 from colorcore.storage.store import Store
 
@@ -53,6 +55,8 @@ SHARD_SAMPLES = 1000
 ZSTD_LEVEL = 1
 _TAR_BLOCK = 512
 _COPY = 1 << 20
+_WRITE_BEHIND = 4 << 20
+"""Bytes of a tar after which the disk is told to begin with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +99,20 @@ class SampleMaker:
 
 
 def write_unit(
-    scratch: Path, unit: int, photos: Iterable[SourcePhoto], settings: ShardSettings
+    scratch: Path,
+    unit: int,
+    photos: Iterable[SourcePhoto],
+    settings: ShardSettings,
+    *,
+    write_behind: bool = False,
 ) -> UnitResult:
     """Turn one slice of photos into one unit's files, under the folder ``scratch``.
 
+    With ``write_behind`` the disk begins with the tars at once, so that syncing them is short.
+
     The caller publishes them with :func:`publish_unit`.
     """
+    here = LocalStore(scratch, sync=False)  # publishing them syncs them
     rows: list[dict[str, Any]] = []
     rejected: list[dict[str, Any]] = []
     reasons: Counter[Reason] = Counter()
@@ -109,7 +121,12 @@ def write_unit(
     with ExitStack() as stack:
         writers = {
             split: stack.enter_context(
-                ShardWriter(scratch / split, unit_name(unit), settings.compress)
+                ShardWriter(
+                    scratch / split,
+                    unit_name(unit),
+                    settings.compress,
+                    write_behind=write_behind,
+                )
             )
             for split in SPLITS
         }
@@ -140,9 +157,9 @@ def write_unit(
             rows.append({"key": key, "split": sample.split, **place, **origin, **sample.facts()})
             if sample.split == "train":  # the palette must not know the validation photos
                 count_cells(sample.lab_u8, histogram)
-    write_table(scratch, rejected_name(unit), pa.Table.from_pylist(rejected, REJECTED_SCHEMA))
-    open_store(scratch).write(histogram_name(unit), npy_bytes(histogram.astype(np.int64)))
-    write_table(scratch, index_name(unit), pa.Table.from_pylist(rows, INDEX_SCHEMA))
+    write_table(here, rejected_name(unit), pa.Table.from_pylist(rejected, REJECTED_SCHEMA))
+    here.write(histogram_name(unit), npy_bytes(histogram.astype(np.int64)))
+    write_table(here, index_name(unit), pa.Table.from_pylist(rows, INDEX_SCHEMA))
     return UnitResult(
         unit=unit,
         kept={split: sum(row["split"] == split for row in rows) for split in SPLITS},
@@ -153,14 +170,16 @@ def write_unit(
 def publish_unit(scratch: Path, dataset: Store, unit: int) -> None:
     """Move a unit's files from ``scratch`` into the dataset, each in one step, the index last.
 
+    A store returns from ``put_all`` when the files survive a power cut, so an index implies them.
+
     A unit that is redone after its photos changed may have fewer shards than before; the surplus
     ones are removed.
     """
     # The index marks the unit as done. A worker killed before this point leaves files without an
     # index, and the next run overwrites them.
     index = scratch / index_name(unit)
-    for path in sorted(path for path in scratch.rglob("*") if path.is_file() and path != index):
-        dataset.put(path, path.relative_to(scratch).as_posix())
+    paths = sorted(path for path in scratch.rglob("*") if path.is_file() and path != index)
+    dataset.put_all({path.relative_to(scratch).as_posix(): path for path in paths})
     for name in _surplus_shards(scratch, dataset, unit):
         dataset.remove(name)
     dataset.put(index, index_name(unit))
@@ -180,13 +199,17 @@ def _surplus_shards(scratch: Path, dataset: Store, unit: int) -> Iterator[str]:
 class ShardWriter:
     """Writes samples into the tars of one unit and split, and returns the place of each."""
 
-    def __init__(self, folder: Path, unit: str, compress: str = "none") -> None:
-        self._folder, self._unit = folder, unit
+    def __init__(
+        self, folder: Path, unit: str, compress: str = "none", *, write_behind: bool = False
+    ) -> None:
+        self._folder, self._unit, self._write_behind = folder, unit, write_behind
+        self._begun = 0
         self._codec = pa.Codec("zstd", ZSTD_LEVEL) if compress == "zstd" else None
         self._open_files = ExitStack()
         self._count = 0
         self._name = ""
         self._file: BinaryIO
+        self._summed = _Summed(io.BytesIO())
         self._tar: tarfile.TarFile
 
     def __enter__(self) -> Self:
@@ -196,22 +219,25 @@ class ShardWriter:
         self._open_files.close()
 
     def add(self, key: str, sample: Sample, source: str) -> dict[str, Any]:
-        """Append a sample and return its index columns shard, offset and length.
+        """Append a sample and return its index columns shard, offset, length and crc32.
 
         ``offset`` and ``length`` locate the array's file within the tar, in bytes: the loader reads
-        it from a memory map without parsing the tar.
+        it from a memory map without parsing the tar. ``crc32`` is that of all bytes that the sample
+        adds to the tar: headers, array, facts and padding.
         """
         if self._count % SHARD_SAMPLES == 0:
             self._open(self._count // SHARD_SAMPLES)
         self._count += 1
         # A .npy file instead of raw pixels: stock webdataset decodes it without knowing the size.
+        self._summed.crc32 = 0
         array = npy_header(sample.lab_u8.shape) + sample.lab_u8.tobytes()
         if self._codec is not None:
             array = self._codec.compress(array, asbytes=True)
         offset = self._add_file(key + (".lab.npy.zst" if self._codec else ".lab.npy"), array)
         facts = json.dumps({"source": source, **sample.facts()}, ensure_ascii=False)
         self._add_file(f"{key}.json", facts.encode())
-        return {"shard": self._name, "offset": offset, "length": len(array)}
+        crc32 = self._summed.crc32
+        return {"shard": self._name, "offset": offset, "length": len(array), "crc32": crc32}
 
     def _open(self, number: int) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -219,9 +245,11 @@ class ShardWriter:
         self._name = f"{self._folder.name}/{path.name}"
         self._open_files.close()
         self._file = self._open_files.enter_context(path.open("wb"))
+        self._begun = 0
+        self._summed = _Summed(self._file)
         self._tar = self._open_files.enter_context(
             tarfile.TarFile(
-                fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT, copybufsize=_COPY
+                fileobj=self._summed, mode="w", format=tarfile.USTAR_FORMAT, copybufsize=_COPY
             )
         )
 
@@ -231,7 +259,29 @@ class ShardWriter:
         # A USTAR header is exactly one block; names this short never need a second one.
         offset = self._file.tell() + _TAR_BLOCK
         self._tar.addfile(info, io.BytesIO(data))
+        if self._write_behind and offset - self._begun >= _WRITE_BEHIND:
+            self._file.flush()
+            start_writing(self._file.fileno(), self._begun, offset - self._begun)
+            self._begun = offset
         return offset
+
+
+class _Summed(io.RawIOBase):
+    """Passes what is written on to a file, and adds it to a checksum.
+
+    CRC-32 finds every change of up to 32 neighbouring bits, and all others but one in 4·10⁹. zlib's
+    takes 0.05 ms for a sample of 256 px, half of what SHA-256 does.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.crc32 = file, 0
+
+    def write(self, data: Any) -> int:
+        self.crc32 = zlib.crc32(data, self.crc32)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self._file.tell()
 
 
 def count_cells(lab_u8: NDArray[np.uint8], histogram: NDArray[np.float64]) -> None:

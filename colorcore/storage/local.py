@@ -5,21 +5,25 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from colorcore.storage.atomic import replace_bytes
+from colorcore.storage.atomic import move_into_place, replace_bytes, sync_by_default
 from colorcore.storage.store import Admit, Entry, NotAFileError, Store, join_name
 
 
 @dataclass(frozen=True)
 class LocalStore(Store):
-    """A folder of the file system."""
+    """A folder of the file system.
+
+    sync  whether what is written survives a power cut; the store takes it along to other processes
+    """
 
     path: Path
+    sync: bool = field(default_factory=sync_by_default, compare=False)
 
     @property
     def location(self) -> str:  # type: ignore[override]
@@ -67,12 +71,14 @@ class LocalStore(Store):
         return self.open(name)
 
     def write(self, name: str, data: bytes) -> None:  # noqa: D102
-        replace_bytes(self.path / name, data)
+        replace_bytes(self.path / name, data, sync=self.sync)
 
     def put(self, path: Path, name: str) -> None:  # noqa: D102
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(target)
+        self.put_all({name: path})
+
+    def put_all(self, files: Mapping[str, Path]) -> None:  # noqa: D102
+        moves = {path: self.path / name for name, path in files.items()}
+        move_into_place(moves, sync=self.sync)
 
     def fetch(self, name: str, target: Path) -> None:  # noqa: D102
         shutil.copyfile(self.path / name, target)
@@ -81,7 +87,7 @@ class LocalStore(Store):
         (self.path / name).unlink(missing_ok=True)
 
     def below(self, folder: str) -> LocalStore:  # noqa: D102
-        return LocalStore(self.path / folder)
+        return LocalStore(self.path / folder, self.sync)
 
     def identity(self, folder: str = "") -> tuple[int, int]:
         """Device and inode: the same for all links to a folder, different for any other folder."""

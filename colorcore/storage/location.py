@@ -54,4 +54,4 @@ def _check_uri(scheme: str, bucket: str, query: str, *, user: bool) -> None:
 def absolute_store(location: str | Path | Store) -> Store:
     """The same store by an absolute path, for a process with another current folder."""
     store = open_store(location)
-    return store if store.local is None else LocalStore(store.local.absolute())
+    return LocalStore(store.path.absolute(), store.sync) if isinstance(store, LocalStore) else store

@@ -3,8 +3,9 @@
 All code that reads or writes a dataset or a source goes through a :class:`Store`. A local store is
 the file system itself; a remote one is anything that `pyarrow.fs` opens (``s3://``, ``gs://``, …).
 Both guarantee that a reader sees a file whole or not at all: locally by a rename, in an object
-store by one PUT. Remote calls that fail for a passing reason are retried with exponential backoff;
-a call that keeps failing raises a :class:`StorageError` that names the file and the cause.
+store by one PUT. What they have written survives a power cut (``colorcore.storage.atomic``).
+Remote calls that fail for a passing reason are retried with exponential backoff; a call that keeps
+failing raises a :class:`StorageError` that names the file and the cause.
 
 Credentials come from the environment, as for the store's own tools. A location that contains a
 secret is refused, because locations are written into datasets and logs.
@@ -13,7 +14,7 @@ secret is refused, because locations are written into datasets and logs.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,11 @@ class Store(ABC):
     @abstractmethod
     def put(self, path: Path, name: str) -> None:
         """Move a local file into the store in one step."""
+
+    def put_all(self, files: Mapping[str, Path]) -> None:
+        """Move local files into the store, name -> path, each in one step and in this order."""
+        for name, path in files.items():
+            self.put(path, name)
 
     @abstractmethod
     def fetch(self, name: str, target: Path) -> None:

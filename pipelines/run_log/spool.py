@@ -188,7 +188,7 @@ class Spool:
         """
         if self.folder.is_dir():
             with contextlib.suppress(OSError):
-                replace_bytes(self.folder / _SENT, str(offset).encode())
+                replace_bytes(self.folder / _SENT, str(offset).encode(), sync=False)
 
     def unsent(self) -> int:
         """The number of records that the server has not acknowledged."""
