@@ -48,8 +48,15 @@ def train(
 ) -> None:
     """Train a recipe on a dataset."""
     from cli import show
+    from colorcore.storage.location import open_store
+    from colorcore.storage.locks import require_writable
+    from pipelines.tracking.store import check_store, resolve_tracking_uri
+
+    uri = resolve_tracking_uri(tracking_uri, Path.cwd())
+    check_store(uri)
+    require_writable(open_store(out))
+    # What imports torch comes after the errors that are certain.
     from colorcore.recipes.recipe import load_recipe
-    from pipelines.tracking.store import resolve_tracking_uri
     from pipelines.training import driver
     from pipelines.training.job import parse_workers
 
@@ -59,7 +66,7 @@ def train(
             dataset,
             loaded,
             out,
-            tracking_uri=resolve_tracking_uri(tracking_uri, Path.cwd()),
+            tracking_uri=uri,
             name=name or Path(recipe).stem,
             workers=parse_workers(workers),
             resume=resume,

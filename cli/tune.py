@@ -106,9 +106,17 @@ def tune(
     Trials are compared by a validation metric, never by the loss, whose weights are searched.
     """
     from cli import show
+    from colorcore.storage.location import absolute_store, open_store
+    from colorcore.storage.locks import require_writable
+    from pipelines.tracking.store import check_store, resolve_tracking_uri
+
+    uri = resolve_tracking_uri(tracking_uri, Path.cwd())
+    budget = None if time_budget is None else parse_duration(time_budget, "--time-budget")
+    if not dry_run:
+        check_store(uri)
+        require_writable(open_store(out))
+    # What imports torch comes after the errors that are certain.
     from colorcore.recipes.recipe import load_recipe
-    from colorcore.storage.location import absolute_store
-    from pipelines.tracking.store import resolve_tracking_uri
     from tune import study
     from tune.search.objective import objective_of
     from tune.search.search import SearchSettings, default_grace
@@ -139,7 +147,6 @@ def tune(
         ),
         workers=workers,
     )
-    budget = None if time_budget is None else parse_duration(time_budget, "--time-budget")
     if dry_run:
         study.check_space(absolute_store(dataset), settings)
         _show_search(settings, trials, fixed, as_json=json)
@@ -150,7 +157,7 @@ def tune(
             settings,
             out,
             trials=trials,
-            tracking_uri=resolve_tracking_uri(tracking_uri, Path.cwd()),
+            tracking_uri=uri,
             name=name or _last_component(out),
             concurrent=concurrent,
             time_budget_s=budget,

@@ -22,6 +22,7 @@ import os
 import secrets
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -68,6 +69,29 @@ def try_lock(path: Path) -> Iterator[bool]:
         yield _take(descriptor, wait=False)
 
 
+def require_writable(out: Store) -> None:
+    """Check that a local output can be written, before anything slow starts; creates nothing.
+
+    Raises:
+        LocationError: it cannot.
+    """
+    if out.local is None:
+        return
+    place = out.local.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
+def _unwritable(out: Store, error: OSError) -> LocationError:
+    why = error.strerror or error
+    return LocationError(f"cannot write to {out.show()}: {why}; choose another output")
+
+
 # -- one writer per output ------------------------------------------------------------------------
 
 
@@ -105,9 +129,7 @@ def claim(out: Store, command: str) -> Iterator[Claim]:
             if held is True:
                 out.write(WRITER, json.dumps(_writer(command)).encode())
         except OSError as error:
-            raise LocationError(
-                f"cannot write to {out.show()}: {error.strerror or error}; choose another output"
-            ) from error
+            raise _unwritable(out, error) from error
         if held is None:
             yield stack.enter_context(_leased(out, command))
             return

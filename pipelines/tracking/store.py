@@ -58,7 +58,7 @@ def client_for(uri: str) -> MlflowClient:
     Raises:
         JobError: the store does not answer.
     """
-    _check(uri)
+    check_store(uri)
     os.environ.update(QUIET)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _TRIES)
     from mlflow import MlflowClient
@@ -76,7 +76,7 @@ def client_for(uri: str) -> MlflowClient:
     return client
 
 
-def _check(uri: str) -> None:
+def check_store(uri: str) -> None:
     """Find out at once what MLflow, once imported, would retry for up to two minutes.
 
     Raises:

@@ -138,3 +138,29 @@ def test_an_output_that_cannot_be_written_is_an_error_at_once(tmp_path: Path) ->
         claim(open_store(tmp_path / "file" / "below"), "cc train"),
     ):
         pass
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("--out", "/proc/out"), "cannot write to /proc/out"),
+        (("--tracking-uri", "sqlite:////proc/mlflow.db"), "cannot write the tracking store"),
+    ],
+)
+def test_commands_report_it_before_torch_is_imported(
+    command: str, words: tuple[str, str], error: str, tmp_path: Path
+) -> None:
+    code = (
+        "import sys\nfrom cli.main import main\n"
+        "code = main(['colorcore', *sys.argv[1:]])\n"
+        "sys.exit(100 * ('torch' in sys.modules) + code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, command, "nowhere", *words],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+    )  # fmt: skip
+    assert error in done.stderr
+    assert done.returncode in (1, 2)
+    assert list(tmp_path.iterdir()) == []
