@@ -12,7 +12,6 @@ from pathlib import Path
 from colorcore.dataset.layout import ShardSettings, UnitResult, unit_name
 from colorcore.dataset.unit import publish_unit, write_unit
 from colorcore.storage.local import LocalStore
-from colorcore.storage.local import LocalStore
 from colorcore.storage.locks import try_lock
 from colorcore.storage.store import Store
 from pipelines.sharding.plan_file import PlanFile
