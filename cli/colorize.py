@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from cli.options import AsJson, Chroma, Device, Model, Temperature
+
+if TYPE_CHECKING:
+    from pipelines.inference.colorize import ColorizeReport
 
 
 def colorize(
@@ -23,6 +26,10 @@ def colorize(
         Literal["png", "jpg", "webp"],
         typer.Option("--format", help="File format; png is lossless, jpg and webp are smaller."),
     ] = "png",
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace existing pictures, but never an original."),
+    ] = False,
     device: Device = None,
     temperature: Temperature = None,
     chroma: Chroma = None,
@@ -30,37 +37,69 @@ def colorize(
 ) -> int:
     """Colourize photos, keeping their lightness.
 
+    Pictures that exist are kept, so the same command continues an interrupted one.
     By default temperature and chroma are the values chosen at the end of training.
     """
     from cli import show
-    from pipelines.inference.colorize import colorize_photos
+    from pipelines.inference.colorize import ColorizeReport, colorize_photos
     from pipelines.sources.source import local_path
 
-    with show.progress("colorize") as advance:
-        report = colorize_photos(
-            model,
-            photos,
-            local_path(out, "--out"),
-            suffix=f".{format_}",
-            device=device,
-            temperature=temperature,
-            chroma=chroma,
-            on_progress=lambda done, total: advance(done, total, ""),
-        )
+    report = ColorizeReport(local_path(out, "--out"))
+    try:
+        with show.progress("colorize") as advance:
+            colorize_photos(
+                model,
+                photos,
+                report.out,
+                suffix=f".{format_}",
+                overwrite=overwrite,
+                device=device,
+                temperature=temperature,
+                chroma=chroma,
+                report=report,
+                on_progress=lambda done, total: advance(done, total, ""),
+            )
+    except BaseException as error:  # what was written is reported whatever happens
+        if report.decoding is not None:
+            _show(report, str(error) or "interrupted", json=json)
+        raise
+    _show(report, json=json)
+    if report.refused:
+        show.warn(f"error: {len(report.refused)} photos could not be colourized")
+        return 1
+    return 0
+
+
+def _show(report: ColorizeReport, error: str = "", *, json: bool) -> None:
+    from cli import show
+    from pipelines.inference.outputs import describe_files
+
     for path, why in report.refused.items():
         show.warn(f"refused {path}: {why}")
+    if report.kept:
+        show.warn(f"kept {len(report.kept):,} existing pictures; replace them with --overwrite")
+    if report.ignored:
+        show.warn(f"skipped files that are not photos: {describe_files(report.ignored)}")
     if json:
         show.as_json(
             {
                 "out": report.out,
                 "written": report.written,
+                "kept": report.kept,
                 "refused": report.refused,
-                "decoding": asdict(report.decoding),
+                "ignored": report.ignored,
+                "left": report.left,
+                "decoding": asdict(report.decoding) if report.decoding is not None else None,
+                **({"error": error} if error else {}),
             }
         )
-    else:
-        print(f"{len(report.written)} pictures in {report.out}, decoded with {report.decoding}")
-    if report.refused:
-        show.warn(f"error: {len(report.refused)} photos could not be colourized")
-        return 1
-    return 0
+        return
+    others = {
+        "kept": len(report.kept),
+        "refused": len(report.refused),
+        "skipped": report.ignored.total(),
+        "left": report.left,
+    }
+    counts = "".join(f", {count:,} {name}" for name, count in others.items() if count)
+    out = show.escaped(str(report.out))
+    print(f"{len(report.written):,} pictures in {out}{counts}; decoded with {report.decoding}")

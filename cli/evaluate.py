@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.options import AsJson, Chroma, Device, Model, Temperature
+from cli.options import AsJson, Chroma, Device, Model, Overwrite, Temperature
 
 if TYPE_CHECKING:
     from pipelines.inference.evaluate import FrontReport
@@ -47,6 +47,7 @@ def evaluate(
             help="Also score a grid of temperatures and chroma factors; write a plot here.",
         ),
     ] = None,
+    overwrite: Overwrite = False,
     temperature: Temperature = None,
     chroma: Chroma = None,
     device: Device = None,
@@ -71,11 +72,14 @@ def evaluate(
         temperature=temperature,
         chroma=chroma,
         front=front,
+        overwrite=overwrite,
     )
     for reason, count in report.refused.items():
         show.warn(f"refused: {count} {reason}")
     for tar, detail in report.damaged.items():
         show.warn(f"{tar}: {detail}")
+    for kind, count in report.skipped.items():
+        show.warn(f"skipped: {count:,} {kind}")
     if json:
         show.as_json(
             {
@@ -84,6 +88,7 @@ def evaluate(
                 "size": report.size,
                 "refused": report.refused,
                 "damaged": report.damaged,
+                "skipped": report.skipped,
                 "statistics": {
                     name: value if isfinite(value) else None
                     for name, value in report.statistics.items()

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import AsJson
+from cli.options import AsJson, Overwrite
 
 TOP_LAYERS = 10
 DAMAGED_SHOWN = 20
@@ -43,6 +43,7 @@ def inspect(
         ),
     ] = 1000,
     seed: Annotated[int, typer.Option(help="Random seed for choosing photos.")] = 0,
+    overwrite: Overwrite = False,
     json: AsJson = False,
 ) -> None:
     """Show a dataset's counts and colours, a model's scores and layers, or photos in tars."""
@@ -52,23 +53,24 @@ def inspect(
 
     sheet = None if no_picture else picture or Path("contact-sheet.png")
     if len(what) == 1 and is_dataset(what[0]):
-        _dataset(what[0], sheet, seed, json=json)
+        _dataset(what[0], sheet, seed, overwrite=overwrite, json=json)
     elif other := next((each for each in what if not are_photos(each)), None):
         if len(what) > 1:
             raise WrongCallError(
                 f"expected one dataset or model, or photos, got {len(what)} places, of which "
                 f"{other} holds no photos; inspect it by itself"
             )
-        _model(other, None if no_picture else picture or Path("weights.png"), json=json)
+        weights = None if no_picture else picture or Path("weights.png")
+        _model(other, weights, overwrite=overwrite, json=json)
     else:
-        _photos(what, sheet, sample, seed, json=json)
+        _photos(what, sheet, sample, seed, overwrite=overwrite, json=json)
 
 
-def _dataset(dataset: str, picture: Path | None, seed: int, *, json: bool) -> None:
+def _dataset(dataset: str, picture: Path | None, seed: int, *, overwrite: bool, json: bool) -> None:
     from cli import show
     from pipelines.inference.inspect import inspect_dataset
 
-    found = inspect_dataset(dataset, picture=picture, seed=seed)
+    found = inspect_dataset(dataset, picture=picture, overwrite=overwrite, seed=seed)
     if json:
         show.as_json(
             {
@@ -95,7 +97,15 @@ def _dataset(dataset: str, picture: Path | None, seed: int, *, json: bool) -> No
         print(f"\ncontact sheet: {picture}")
 
 
-def _photos(places: list[str], picture: Path | None, sample: int, seed: int, *, json: bool) -> None:
+def _photos(
+    places: list[str],
+    picture: Path | None,
+    sample: int,
+    seed: int,
+    *,
+    overwrite: bool,
+    json: bool,
+) -> None:
     from cli import show
     from pipelines.inference.inspect import colorfulness_rows, size_text
     from pipelines.inference.inspect_photos import inspect_photos, side_classes
@@ -105,6 +115,7 @@ def _photos(places: list[str], picture: Path | None, sample: int, seed: int, *, 
             places,
             sample=sample,
             picture=picture,
+            overwrite=overwrite,
             seed=seed,
             on_progress=lambda photos: advance(photos, show.UNKNOWN, ""),
         )
@@ -166,12 +177,12 @@ def _counts(counts: Counter[str]) -> str | None:
     return ", ".join(f"{count:,} {name}" for name, count in counts.most_common()) or None
 
 
-def _model(model: str, picture: Path | None, *, json: bool) -> None:
+def _model(model: str, picture: Path | None, *, overwrite: bool, json: bool) -> None:
     from cli import show
     from colorcore.drawing.weight_stats import stats_facts
     from pipelines.inference.inspect import inspect_model
 
-    found = inspect_model(model, picture=picture)
+    found = inspect_model(model, picture=picture, overwrite=overwrite)
     if found.not_finite:
         names = ", ".join(found.not_finite[:3])
         show.warn(f"{len(found.not_finite)} tensors contain NaN or infinite weights: {names}")

@@ -46,6 +46,9 @@ TrackingUri = Annotated[
 Address = Annotated[
     str | None, typer.Option(help="Address of a Ray cluster (default: this machine only).")
 ]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace existing files, but never a photo.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from colorcore.drawing.style import INK, QUIET, plot_png
 from colorcore.inference.decoding_search import COLOR, FIDELITY, undominated
+from colorcore.photos.write import DRAWN
 from colorcore.scores.metrics import HIGHER_IS_BETTER
 
 if TYPE_CHECKING:
@@ -41,7 +42,11 @@ def draw_front(
     scales; filled markers are Pareto-optimal in that panel. ``baselines`` (grey, constant) are
     crosses, and ``marked`` settings, such as the stored one, have a ring and their name.
     """
-    return plot_png((18, 7.2), lambda figure: _draw(figure, scores, baselines, marked, title))
+    return plot_png(
+        (18, 7.2),
+        lambda figure: _draw(figure, scores, baselines, marked, title),
+        software=DRAWN,
+    )
 
 
 def _draw(

@@ -29,8 +29,13 @@ STYLE = {
 }
 
 
-def plot_png(inches: tuple[float, float], draw: Callable[[Figure], None]) -> bytes:
-    """Call ``draw`` on an empty figure in this style -> the bytes of a PNG, 100 px per inch."""
+def plot_png(
+    inches: tuple[float, float], draw: Callable[[Figure], None], *, software: str | None = None
+) -> bytes:
+    """Call ``draw`` on an empty figure in this style -> the bytes of a PNG, 100 px per inch.
+
+    Its only metadata is ``software``, by which :func:`colorcore.photos.write.made_by` knows it.
+    """
     from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -41,5 +46,5 @@ def plot_png(inches: tuple[float, float], draw: Callable[[Figure], None]) -> byt
         canvas = FigureCanvasAgg(figure)
         draw(figure)
         buffer = io.BytesIO()
-        canvas.print_figure(buffer, format="png", metadata={"Software": None})
+        canvas.print_figure(buffer, format="png", metadata={"Software": software})
     return buffer.getvalue()

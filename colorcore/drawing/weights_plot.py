@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from colorcore.drawing.style import INK, QUIET, plot_png
+from colorcore.photos.write import DRAWN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +40,7 @@ def draw_weights(stats: Sequence[WeightStats], title: str) -> bytes:
             axes = figure.add_subplot(grid[divmod(place, _WEIGHT_COLUMNS)])
             _draw_weight_histogram(axes, row, whole=place == 0)
 
-    return plot_png((16, height), draw)
+    return plot_png((16, height), draw, software=DRAWN)
 
 
 def _draw_weight_histogram(axes: Axes, row: WeightStats, *, whole: bool) -> None:

@@ -29,18 +29,18 @@ from colorcore.inference.evaluate import (
 from colorcore.inference.predict import predict_lab
 from colorcore.models.decoding import Decoding, completed, own_decoding
 from colorcore.photos.refusal import PhotoLimits, PhotoRefused
-from colorcore.photos.write import save_picture
+from colorcore.photos.write import DRAWN, save_picture, write_whole
 from colorcore.recipes.advice import Advised, advised
 from colorcore.scores.color_statistics import ColorStatistics
 from colorcore.scores.loss_history import LossHistory
 from colorcore.scores.signs import find_signs
-from colorcore.storage.atomic import replace_bytes
 from colorcore.storage.location import open_store
 from pipelines.device import best_device
 from pipelines.errors import JobError, WrongCallError
 from pipelines.inference.knobs import asked_decoding
+from pipelines.inference.outputs import check_drawing
 from pipelines.sources.reading import photos_of, refused_tar
-from pipelines.sources.source import Source, open_sources, show_locations
+from pipelines.sources.source import Source, describe, open_sources, show_locations
 from pipelines.tracking.model import local_model
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class EvalReport:
     decoding    the decoding of "model"
     refused     number of refused photos, by reason
     damaged     damaged tars, each with what is wrong
+    skipped     files that are not photos, by kind
     statistics  values from which signs are found: colours on these photos, and the losses of the
                 training up to this checkpoint
     """
@@ -69,6 +70,7 @@ class EvalReport:
     decoding: Decoding
     refused: dict[str, int] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)
     picture: Path | None = None
     statistics: dict[str, float] = field(default_factory=dict)
     signs: tuple[Advised, ...] = ()
@@ -100,25 +102,30 @@ def evaluate_model(
     temperature: float | None = None,
     chroma: float | None = None,
     front: Path | None = None,
+    overwrite: bool = False,
 ) -> EvalReport:
     """Score a checkpoint on a dataset's validation split or on photos (folders, tars, patterns).
 
     ``picture`` receives the first photos as grey | predicted | truth. ``temperature`` and
     ``chroma`` replace those of the checkpoint. ``front`` scores a grid of other settings as well
-    and receives their plot.
+    and receives their plot. Both files may be earlier ones; other files are replaced only with
+    ``overwrite``, and photos never.
 
     Raises:
         CheckpointError, DatasetError: the checkpoint is missing, or the dataset is damaged.
         WrongCallError: ``photos`` does not exist, has samples of another size, or has a dataset
-            among several places; the model has no such setting; or ``front`` does not end in .png.
-        JobError: no photo could be read.
+            among several places; the model has no such setting; ``front`` does not end in .png; or
+            there is a file to be written, and it is no earlier one.
+        JobError: no photo could be read, or one of several places holds none.
     """
     if front is not None and front.suffix.lower() != ".png":
         raise WrongCallError(f"expected the name of a .png for --front, got {front}")
+    places = [photos] if isinstance(photos, str | Path) else list(photos)
+    check_drawing(picture, "--picture", places, overwrite=overwrite)
+    check_drawing(front, "--front", places, overwrite=overwrite)
     checkpoint = load_checkpoint(local_model(model))
     network = checkpoint.model(place := device or best_device())
     decoding = asked_decoding(network, checkpoint.decoding, temperature, chroma)
-    places = [photos] if isinstance(photos, str | Path) else list(photos)
     names = show_locations(places)
     read = _Photos()
     if dataset := next((each for each in places if open_store(each).exists("dataset.json")), None):
@@ -158,11 +165,13 @@ def evaluate_model(
             f"expected readable photos, found none in {names} ({read.describe()}); check the path"
         ) from error
     report.refused, report.damaged = dict(read.refused), read.damaged
+    report.skipped = dict(read.skipped)
     if report.front is not None:
         _plot(report, report.front, f"{model} on {names}")
     if picture is not None:
         lab = decode_lab(torch.cat(shown)[:PICTURES].to(place))
-        save_picture(picture, triptychs(predict_lab(network, lab, decoding), lab))
+        pictures = triptychs(predict_lab(network, lab, decoding), lab)
+        save_picture(picture, pictures, software=DRAWN)
     history = LossHistory()
     history.load_state(checkpoint.history)
     report.statistics = {**statistics.compute(), **history.compute()}
@@ -203,7 +212,7 @@ def _plot(report: EvalReport, front: FrontReport, title: str) -> None:
     scores = {name: report.scores[name] for name in BASELINES}
     photos = int(report.scores["model"]["photos"])
     title = f"{title}: {photos:,} photos at {report.size} px"
-    replace_bytes(front.picture, draw_front(front.scores, scores, front.marked, title))
+    write_whole(front.picture, draw_front(front.scores, scores, front.marked, title))
 
 
 def _keep_first(batches: Iterator[Tensor], shown: list[Tensor]) -> Iterator[Tensor]:
@@ -219,7 +228,7 @@ class _Photos:
     def __init__(self) -> None:
         self.refused: Counter[str] = Counter()
         self.damaged: dict[str, str] = {}
-        self._others: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()
 
     def batches(self, sources: Sequence[Source], size: int) -> Iterator[Tensor]:
         """Stored LAB of each readable photo's centre square; no photo is too pale."""
@@ -227,7 +236,7 @@ class _Photos:
 
         limits = PhotoLimits()
         rows = []
-        for photo in photos_of(sources, limits.max_bytes, self._others):
+        for photo in photos_of(sources, limits.max_bytes, self.skipped):
             try:
                 rows.append(lab_of(photo.data(), size, limits))
             except PhotoRefused as refusal:
@@ -245,5 +254,5 @@ class _Photos:
         """What there was instead of photos."""
         found = [f"refused: {count} {reason}" for reason, count in self.refused.items()]
         found += [f"{tar}: {detail}" for tar, detail in list(self.damaged.items())[:1]]
-        found += [f"{count:,} {suffix}" for suffix, count in self._others.most_common(5)]
+        found += [f"skipped: {describe(self.skipped)}"] if self.skipped else []
         return "; ".join(found) or "no files"

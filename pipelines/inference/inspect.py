@@ -15,11 +15,11 @@ from colorcore.dataset.layout import CF_STEP, read_info
 from colorcore.drawing.weight_stats import BINS, NEAR_ZERO, WeightStats, model_stats, stats_csv
 from colorcore.drawing.weights_plot import draw_weights
 from colorcore.models.decoding import completed
-from colorcore.photos.write import save_picture
-from colorcore.storage.atomic import replace_bytes
+from colorcore.photos.write import DRAWN, save_picture, write_whole
 from colorcore.storage.location import open_store
 from colorcore.storage.store import Store
 from pipelines.errors import WrongCallError
+from pipelines.inference.outputs import check_drawing, check_table
 from pipelines.sharding.preview import preview_dataset
 from pipelines.tracking.model import local_model
 
@@ -67,16 +67,19 @@ class ModelFacts:
 
 
 def inspect_dataset(
-    dataset: str | Path, *, picture: Path | None = None, seed: int = 0
+    dataset: str | Path, *, picture: Path | None = None, overwrite: bool = False, seed: int = 0
 ) -> DatasetFacts:
     """Counts, refusals, colourfulness and disk use of a dataset, from its ``dataset.json``.
 
-    ``picture`` receives a contact sheet of random kept and refused photos.
+    ``picture`` receives a contact sheet of random kept and refused photos. It may be an earlier
+    one; any other file is replaced only with ``overwrite``.
 
     Raises:
         DatasetError: the dataset is missing or unfinished.
         StorageError: its store does not answer.
+        WrongCallError: ``picture`` is another file.
     """
+    check_drawing(picture, "--picture", overwrite=overwrite)
     store = open_store(dataset)
     info = read_info(store)
     summary = {
@@ -89,7 +92,8 @@ def inspect_dataset(
     }
     if picture is not None:
         preview = preview_dataset(store, info, seed=seed)
-        save_picture(picture, preview.sheet(f"{store.show()}   {info.fingerprint}"))
+        sheet = preview.sheet(f"{store.show()}   {info.fingerprint}")
+        save_picture(picture, sheet, software=DRAWN)
     return DatasetFacts(
         summary=summary,
         refused=dict(info.refused or {}),
@@ -108,17 +112,23 @@ def colorfulness_rows(classes: Sequence[int]) -> dict[str, int]:
     return dict(zip([*labels, f"above {SHOWN_CLASSES * SHOWN_STEP}"], shown, strict=True))
 
 
-def inspect_model(model: str | Path, *, picture: Path | None = None) -> ModelFacts:
+def inspect_model(
+    model: str | Path, *, picture: Path | None = None, overwrite: bool = False
+) -> ModelFacts:
     """Recipe, scores, parameters and weights per layer of a checkpoint or an old .pt file.
 
-    ``picture`` receives histograms of the weights; a .csv next to it receives the numbers.
+    ``picture`` receives histograms of the weights; a .csv next to it receives the numbers. Both
+    may be earlier ones; other files are replaced only with ``overwrite``.
 
     Raises:
         CheckpointError: ``model`` is not a checkpoint.
-        WrongCallError: ``picture`` does not end in .png.
+        WrongCallError: ``picture`` does not end in .png, or is another file.
     """
     if picture is not None and picture.suffix.lower() != ".png":
         raise WrongCallError(f"expected a name ending in .png for the histograms, got {picture}")
+    check_drawing(picture, "--picture", overwrite=overwrite)
+    if picture is not None:
+        check_table(_table(picture), stats_csv([]).decode(), overwrite=overwrite)
     named, model = model, local_model(model)
     here = open_store(model).local
     old = here is not None and here.is_file()
@@ -140,9 +150,13 @@ def inspect_model(model: str | Path, *, picture: Path | None = None) -> ModelFac
             f"   ·   share of the weights in each of {BINS} bins"
             f"   ·   near zero: at most {NEAR_ZERO:g}"
         )
-        replace_bytes(picture, draw_weights(weights, title))
-        replace_bytes(picture.with_suffix(".csv"), stats_csv(weights))
+        write_whole(picture, draw_weights(weights, title))
+        write_whole(_table(picture), stats_csv(weights))
     return ModelFacts(summary, scores, decoded, dict(layers.most_common()), weights, picture)
+
+
+def _table(picture: Path) -> Path:
+    return picture.with_suffix(".csv")
 
 
 _Loaded: TypeAlias = "tuple[nn.Module, dict[str, Any], dict[str, float], dict[str, float]]"

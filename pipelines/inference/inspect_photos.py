@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +15,22 @@ from colorcore.dataset.layout import ShardSettings
 from colorcore.dataset.unit import SampleMaker, SourcePhoto
 from colorcore.photos.read import PHOTO_SUFFIXES, photo_header
 from colorcore.photos.refusal import PhotoRefused
-from colorcore.photos.write import save_picture
+from colorcore.photos.write import DRAWN, save_picture
 from colorcore.storage.location import open_store
 from pipelines.errors import JobError
+from pipelines.inference.outputs import check_drawing
 from pipelines.sharding.preview import Preview, Verdict, judge
 from pipelines.sources.listing import is_tar, list_photos
 from pipelines.sources.patterns import expand_pattern
-from pipelines.sources.reading import READ_TOGETHER, read_photos, refused_tar
-from pipelines.sources.source import LIST_SUFFIXES, TAR_SUFFIX, open_sources, show_locations
+from pipelines.sources.reading import photos_of, refused_tar
+from pipelines.sources.source import (
+    LIST_SUFFIXES,
+    TAR_SUFFIX,
+    PlannedPhoto,
+    describe,
+    open_sources,
+    show_locations,
+)
 
 SIDES = (64, 256, 512, 1024, 2048)
 """Bounds of the classes of shorter sides: 64 is the least that `cc shard` takes, 256 its size."""
@@ -39,7 +47,7 @@ class PhotosFacts:
     formats     photos by format, which the content decides
     sides       photos by shorter side in pixels
     bytes       sum of the photos' files
-    others      files that are not photos, by suffix, in folders and tars
+    others      files that are not photos, by kind (mostly the suffix), in folders and tars
     damaged     damaged tars, each with what is wrong
     unreadable  photos whose header cannot be read
     preview     what `cc shard` would keep and refuse of a random sample
@@ -68,38 +76,43 @@ def inspect_photos(
     settings: ShardSettings | None = None,
     sample: int = 1000,
     picture: Path | None = None,
+    overwrite: bool = False,
     seed: int = 0,
     on_progress: Callable[[int], None] = lambda _photos: None,
 ) -> PhotosFacts:
     """Read all photos of some sources; judge ``sample`` random ones as `cc shard` would.
 
     Headers are read of all photos, pixels only of the sample. Memory does not grow with the number
-    of photos. ``picture`` receives a contact sheet of the sample. Copies are found within it.
+    of photos. ``picture`` receives a contact sheet of the sample. It may be an earlier one; any
+    other file is replaced only with ``overwrite``, and a photo never. Copies are found within it.
 
     Raises:
-        WrongCallError: a source is missing.
-        JobError: there are no photos.
+        WrongCallError: a source is missing, no file of a list exists, or ``picture`` is another
+            file.
+        JobError: a source holds no photos.
         StorageError: a store does not answer.
     """
     import cv2
 
+    check_drawing(picture, "--picture", locations, overwrite=overwrite)
     cv2.setNumThreads(1)
     settings = settings or ShardSettings()
     sources, facts = open_sources(locations), PhotosFacts()
     chosen = _Sample(sample, settings, seed)
-    listed = list_photos(sources, facts.others)
-    while planned := list(islice(listed, READ_TOGETHER)):
-        facts.tars += sum(map(is_tar, planned))
-        for photo in read_photos(sources, planned, settings.max_bytes, facts.others):
-            if (tar := refused_tar(sources, photo)) is not None:
-                facts.damaged[tar] = photo.content.detail  # type: ignore[union-attr]
-                continue
-            _count(facts, photo)
-            chosen.offer(photo)
-            on_progress(facts.photos)
+
+    def listed(paths: Sequence[PlannedPhoto]) -> None:
+        facts.tars += sum(map(is_tar, paths))
+
+    for photo in photos_of(sources, settings.max_bytes, facts.others, listed):
+        if (tar := refused_tar(sources, photo)) is not None:
+            facts.damaged[tar] = photo.content.detail  # type: ignore[union-attr]
+            continue
+        _count(facts, photo)
+        chosen.offer(photo)
+        on_progress(facts.photos)
     if not facts.photos:
-        found = [f"{count:,} {suffix}" for suffix, count in facts.others.most_common(5)]
-        found += [f"{tar}: {detail}" for tar, detail in list(facts.damaged.items())[:1]]
+        found = [f"{tar}: {detail}" for tar, detail in list(facts.damaged.items())[:1]]
+        found += [f"skipped {describe(facts.others)}"] if facts.others else []
         raise JobError(
             f"expected photos in {show_locations(locations)}, found "
             f"{'; '.join(found) or 'nothing'}; check the sources"
@@ -107,7 +120,7 @@ def inspect_photos(
     facts.preview = chosen.preview()
     if picture is not None:
         title = f"{facts.preview.photos:,} random photos of {show_locations(locations)}"
-        save_picture(picture, facts.preview.sheet(title))
+        save_picture(picture, facts.preview.sheet(title), software=DRAWN)
         facts.picture = picture
     return facts
 
