@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cli.options import Address, AsJson
+from cli.options import Address, AsJson, Overwrite
 
 if TYPE_CHECKING:
     from cli.show import Advance
@@ -58,6 +59,7 @@ def shard(
     picture: Annotated[
         Path, typer.Option(help="Contact sheet of kept and refused photos (with --dry-run).")
     ] = Path("contact-sheet.png"),
+    overwrite: Overwrite = False,
     address: Address = None,
     json: AsJson = False,
 ) -> int:
@@ -86,7 +88,7 @@ def shard(
         flag = str(first["loc"][0]).replace("_", "-")
         raise WrongCallError(f"--{flag}: {first['msg'].lower()}, got {first['input']}") from error
     if dry_run:
-        return _dry_run(places, settings, dry_run, picture, json=json)
+        return _dry_run(places, settings, dry_run, picture, overwrite=overwrite, json=json)
     if len(places) < 2:
         raise WrongCallError("expected SOURCE... DATASET, e.g. cc shard ~/Pictures photos.data")
     *sources, dataset = places
@@ -104,8 +106,6 @@ def shard(
             on_progress=_Display(advance),
             on_failure=lambda unit, error: show.warn(f"unit {unit} failed: {error}"),
         )
-    if report.ignored:
-        _warn_of_ignored(report.ignored)
     if json:
         show.as_json(
             {
@@ -113,6 +113,7 @@ def shard(
                 "photos": report.photos,
                 "kept": report.kept,
                 "refused": report.refused,
+                "skipped": report.ignored,
                 "duplicates": report.duplicates,
                 "new_photos": report.new_photos,
                 "units": report.units,
@@ -134,13 +135,16 @@ def _show(report: ShardReport) -> None:
     rows += [(f"refused: {reason}", count) for reason, count in reasons]
     show.table(
         ["photos", "count", "share"],
-        [(name, count, f"{count / max(1, report.photos):.1%}") for name, count in rows],
+        [
+            *((name, count, f"{count / max(1, report.photos):.1%}") for name, count in rows),
+            *_skipped_rows(report.ignored),
+        ],
     )
     if report.duplicates:
         print(
             f"{report.duplicates} of the kept photos are copies across units; the loader skips them"
         )
-    if not report.new_photos and not report.failed:
+    if not report.new_photos and not report.failed and report.photos:
         print(f"nothing to do: {report.dataset} is complete")
     elif report.fingerprint and not report.failed:
         print(f"dataset {report.dataset}, fingerprint {report.fingerprint}")
@@ -154,8 +158,12 @@ def _exit_code(report: ShardReport, max_damaged_percent: float) -> int:
             f"error: {len(report.failed)} of {report.units} units failed; rerun the same command"
         )
         return 1
+    if report.empty:
+        more = f"; {len(report.empty) - 1:,} more sources have none" if report.empty[1:] else ""
+        show.warn(f"error: {report.empty[0]}{more}; check the sources")
+        return 1
     if not sum(report.kept.values()):
-        show.warn("error: no photo was kept; see the reasons above, or lower --min-colorfulness")
+        show.warn(_none_kept(report))
         return 1
     if report.damaged > report.photos * max_damaged_percent / 100:
         show.warn(
@@ -167,30 +175,46 @@ def _exit_code(report: ShardReport, max_damaged_percent: float) -> int:
     return 0
 
 
-def _warn_of_ignored(ignored: dict[str, int]) -> None:
-    from cli import show
+def _none_kept(report: ShardReport) -> str:
+    reasons = sorted(report.refused.items(), key=lambda item: -item[1])
+    found = ", ".join(f"{count:,} {reason}" for reason, count in reasons)
+    if report.damaged == report.photos:
+        cure = f"look at the files with cc inspect {report.dataset}"
+    else:
+        cure = "check the photos, or lower --min-colorfulness"
+    return f"error: no photo was kept, all {report.photos:,} were refused: {found}; {cure}"
 
-    suffixes = ", ".join(f"{n} {suffix}" for suffix, n in sorted(ignored.items()))
-    show.warn(f"skipped files that are not photos: {suffixes}")
+
+def _skipped_rows(ignored: Mapping[str, int]) -> list[tuple[str, int, str]]:
+    """Rows of a table of photos: the share stays empty, because these files are not photos."""
+    kinds = sorted(ignored.items(), key=lambda item: (-item[1], item[0]))
+    return [(f"skipped: {kind}", count, "") for kind, count in kinds]
 
 
 def _dry_run(
-    places: list[str], settings: ShardSettings, count: int, picture: Path, *, json: bool
+    places: list[str],
+    settings: ShardSettings,
+    count: int,
+    picture: Path,
+    *,
+    overwrite: bool,
+    json: bool,
 ) -> int:
     """Report on a sample; the last place is the dataset unless it is the only one or a file."""
     from cli import show
-    from colorcore.photos.write import save_picture
+    from colorcore.photos.write import DRAWN, save_picture
     from pipelines.inference.inspect import colorfulness_rows
+    from pipelines.inference.outputs import check_drawing
     from pipelines.sharding.preview import dry_run
 
     *sources, dataset = places
     if not sources or _is_file(dataset):
         sources, dataset = places, ""
+    check_drawing(picture, "--picture", sources, overwrite=overwrite)
     with show.progress("dry run") as advance:
         preview = dry_run(sources, settings, count, dataset=dataset or None, on_progress=advance)
-    save_picture(picture, preview.sheet(f"{preview.photos} photos of {', '.join(sources)}"))
-    if preview.ignored:
-        _warn_of_ignored(dict(preview.ignored))
+    sheet = preview.sheet(f"{preview.photos} photos of {', '.join(sources)}")
+    save_picture(picture, sheet, software=DRAWN)
     refused = dict(preview.refused.most_common())
     classes = colorfulness_rows(preview.colorfulness)
     if json:
@@ -199,6 +223,7 @@ def _dry_run(
                 "photos": preview.photos,
                 "kept": preview.kept,
                 "refused": refused,
+                "skipped": preview.ignored,
                 "colorfulness": classes,
                 "picture": picture,
             }
@@ -208,7 +233,10 @@ def _dry_run(
     rows += [(f"would be refused: {reason}", number) for reason, number in refused.items()]
     show.table(
         [f"of {preview.photos} random photos", "count", "share"],
-        [(name, number, f"{number / max(1, preview.photos):.1%}") for name, number in rows],
+        [
+            *((name, number, f"{number / max(1, preview.photos):.1%}") for name, number in rows),
+            *_skipped_rows(preview.ignored),
+        ],
     )
     print()
     show.bars("colorfulness", classes)

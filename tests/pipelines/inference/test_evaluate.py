@@ -81,8 +81,18 @@ def test_a_tar_without_photos(model: Path, tmp_path: Path) -> None:
     with pytest.raises(JobError) as refused:
         evaluate_model(model, path)
     assert str(refused.value) == (
-        f"expected readable photos, found none in {path} (1 .json; 1 .npy; 1 .txt); check the path"
+        f"expected photos in {path}, found none: skipped 1 .json, 1 .npy, 1 .txt; check the sources"
     )
+
+
+def test_what_is_no_photo_is_counted(model: Path, tmp_path: Path, capsys) -> None:
+    tar(tmp_path / "a.tar", {"a.jpg": jpeg(scene(1)), "._a.jpg": b"\0\5\x16\7"})
+    (tmp_path / ".DS_Store").write_bytes(b"x")
+    assert main(["cc", "eval", str(model), str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["skipped"][".DS_Store (macOS)"] == 1
+    assert found["skipped"]["._* (AppleDouble)"] == 1
+    assert found["refused"] == {}
 
 
 def test_a_dataset_among_photos(model: Path, photos: Path, dataset: Path) -> None:

@@ -163,8 +163,11 @@ def test_a_sample_projects_to_all(photo_folder: PhotoFolder, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("members", "said"),
     [
-        ({}, "found nothing; check the sources"),
-        ({"a.npy": b"x"}, "found 1 .json; 1 .npy; 1 .txt; check the sources"),
+        ({}, "found none: it is empty; check the sources"),
+        (
+            {"a.npy": b"x"},
+            "found none: skipped 1 .json, 1 .npy, 1 .txt; check the sources",
+        ),
     ],
 )
 def test_a_tar_without_photos(tmp_path: Path, members: dict[str, bytes], said: str) -> None:

@@ -254,7 +254,7 @@ def test_nothing_is_written_over_other_files(photo_folder, tmp_path: Path) -> No
 def test_no_photos_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "notes.txt").write_text("none")
-    with pytest.raises(JobError, match="found 1 other files"):
+    with pytest.raises(JobError, match=r"found none: skipped 1 \.txt; check the sources"):
         shard([str(tmp_path / "source")], str(tmp_path / "dataset"), SETTINGS)
 
 

@@ -57,7 +57,7 @@ def test_each_photo_has_the_same_chance() -> None:
 
 
 def test_no_photos_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="expected photos, found 0 other files"):
+    with pytest.raises(JobError, match="found none: it is empty; check the sources"):
         dry_run([tmp_path], SETTINGS, 5)
 
 

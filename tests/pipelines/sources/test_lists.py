@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from colorcore.photos.refusal import PhotoRefused, Reason
 from pipelines.errors import WrongCallError
 from pipelines.sources.listing import list_photos
-from pipelines.sources.lists import LIST_COLUMNS, listed_photos
+from pipelines.sources.lists import LIST_COLUMNS, check_lists, listed_photos
 from pipelines.sources.reading import read_photos
 from pipelines.sources.source import Source, open_sources
 
@@ -127,6 +128,134 @@ def test_what_python_writes_as_csv_comes_back(
         writer.writerow(row)
     path = tmp_path_factory.mktemp("csv") / "l.csv"
     assert rows(write(path, out.getvalue())) == names
+
+
+# Delimiters, encodings
+
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("l.csv", "id,path,label\n1,a.jpg,x;y\n2,写真 ñ.jpg,z\n"),
+        ("l.csv", "id;path;label\n1;a.jpg;x,y\n2;写真 ñ.jpg;z\n"),
+        ("l.csv", "id\tpath\n1\ta.jpg\n2\t写真 ñ.jpg\n"),
+        ("l.tsv", "id\tpath\r\n1\ta.jpg\r\n2\t写真 ñ.jpg\r\n"),
+        ("l.csv", '"id";"Path"\n"1";"a.jpg"\n"2";"写真 ñ.jpg"\n'),
+        ("l.csv", "1;a.jpg;x\n2;写真 ñ.jpg;y\n"),
+        ("l.csv", "a.jpg,0\n写真 ñ.jpg,1\n"),
+        ("l.txt", "a.jpg\n写真 ñ.jpg\n"),
+        ("l.txt", "path\tlabel\na.jpg\t1\n写真 ñ.jpg\t2\n"),
+    ],
+)
+def test_lists_as_people_write_them(tmp_path: Path, name: str, text: str, encoding: str) -> None:
+    path = write(tmp_path / name, text.encode(encoding))
+    assert rows(path) == ["a.jpg", "写真 ñ.jpg"]
+
+
+def test_delimiters_within_names(tmp_path: Path) -> None:
+    for text in ("path\na;1.jpg\nb;2.jpg\n", "path\na.jpg\nb;2.jpg\nc,3.jpg\n"):
+        assert rows(write(tmp_path / "l.csv", text)) == text.split()[1:]
+
+
+def test_names_with_nuls_between_them_are_not_utf16(tmp_path: Path) -> None:
+    """As ``find -print0`` writes them: one row that no file can have, not another encoding."""
+    path = write(tmp_path / "l.txt", b"00001.jpg\x0000002.jpg\x00")
+    assert rows(path) == ["00001.jpg\x0000002.jpg\x00"]
+
+
+NAMES = st.lists(
+    st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1)
+    .map(str.strip)
+    .filter(bool),
+    max_size=30,
+)
+DIALECTS = st.sampled_from(
+    [
+        {"delimiter": delimiter, "quoting": quoting, "lineterminator": end}
+        for delimiter in ",;\t"
+        for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC)
+        for end in ("\n", "\r\n")
+    ]
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(NAMES, NAMES, DIALECTS, st.sampled_from(ENCODINGS), st.integers(0, 3))
+def test_what_python_writes_in_any_dialect_and_encoding_comes_back(
+    tmp_path_factory: pytest.TempPathFactory,
+    names: list[str],
+    captions: list[str],
+    dialect: dict[str, object],
+    encoding: str,
+    place: int,
+) -> None:
+    """With a header; ``place`` is the column of the names among three, or there is only one."""
+    out = io.StringIO()
+    writer = csv.writer(out, **dialect)  # type: ignore[arg-type]
+    header = ["id", "path", "caption"] if place < 3 else ["path"]
+    order = sorted(range(len(header)), key=lambda column: (column - place) % len(header))
+    writer.writerow([header[column] for column in order])
+    for number, name in enumerate(names):
+        caption = captions[number % len(captions)] if captions else ""
+        row = [str(number), name, f"{caption}\n{caption}"] if place < 3 else [name]
+        writer.writerow([row[column] for column in order])
+    path = tmp_path_factory.mktemp("csv") / "l.csv"
+    assert rows(write(path, out.getvalue().encode(encoding))) == names
+
+
+def test_a_long_csv_list_is_read_as_it_is_needed(tmp_path: Path) -> None:
+    write(tmp_path / "l.csv", "id;path\n" + "".join(f"{i};{i}.jpg\n" for i in range(200_000)))
+    (source,) = open_sources([tmp_path / "l.csv"])
+    some = listed_photos(source)
+    assert [next(some), next(some)] == ["0.jpg", "1.jpg"]
+    tracemalloc.start()
+    assert sum(1 for _ in some) == 199_998
+    assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    tracemalloc.stop()
+
+
+# Rows without a file
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("l.csv", "a,path\n1,x.jpg\n", "1 files that it names; the columns are a, path, and"),
+        ("l.csv", "a|path\n1|x.jpg\n", "1 files that it names; the columns are a|path, and"),
+        ("l.txt", "x.jpg\ny.jpg\n", "2 files that it names; each line is one path, and"),
+        ("l.txt", "x.jpg\n" * 1001, "first 1,000 files that it names"),
+        ("l.txt", "x" * 5000, "1 files that it names"),
+        ("l.txt", "x\x00.jpg", "1 files that it names"),
+    ],
+)
+def test_a_list_without_any_existing_file(tmp_path: Path, name: str, text: str, said: str) -> None:
+    path = write(tmp_path / name, text)
+    with pytest.raises(WrongCallError) as error:
+        check_lists(open_sources([tmp_path, path]))
+    message = str(error.value)
+    assert message.startswith(f"expected a list of photos in {path}, found none of the ")
+    assert said in message
+    assert "the first row is " in message
+    assert f"looked for at {tmp_path}/" in message
+    assert "\n" not in message
+
+
+def test_a_list_with_one_existing_file_passes(tmp_path: Path) -> None:
+    write(tmp_path / "b.jpg", b"photo")
+    path = write(tmp_path / "l.txt", "".join(f"{i}.jpg\n" for i in range(900)) + "b.jpg\n")
+    check_lists(open_sources([path, write(tmp_path / "empty.txt", "")]))
+
+
+def test_rows_without_a_path_are_counted(tmp_path: Path) -> None:
+    path = write(tmp_path / "l.csv", "id,path\n1,a.jpg\n2,\n\n3\n,\n")
+    pq.write_table(pa.table({"path": ["a.jpg", None, ""]}), tmp_path / "l.parquet")
+    for place in (path, tmp_path / "l.parquet"):
+        ignored: Counter[str] = Counter()
+        assert len(list(list_photos(open_sources([place]), ignored))) == 1
+        assert ignored == {"(rows without a path)": 2}
 
 
 # Parquet
