@@ -162,6 +162,7 @@ def _save_there(checkpoint: Checkpoint, store: Store) -> None:
     for name in store.names(""):
         if _NAME.fullmatch(name) and name not in files.values():
             store.remove(name)
+    store.drop_uploads()  # of a training that was killed: a new one never writes the same names
 
 
 def _tensors_of(checkpoint: Checkpoint) -> dict[str, dict[str, Tensor]]:

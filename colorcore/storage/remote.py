@@ -1,4 +1,9 @@
-"""A prefix of a bucket as a store, through pyarrow.fs: calls are retried with backoff."""
+"""A prefix of a bucket as a store, through pyarrow.fs: calls are retried with backoff.
+
+Files from 10 MB on are uploaded in parts, which stay in the bucket, and cost money, when the upload
+fails. `pyarrow.fs` can neither abort an upload nor list what was left, so boto3 does that, where it
+is installed. The backstop is a lifecycle rule of the bucket (docs/datasets.md).
+"""
 
 from __future__ import annotations
 
@@ -7,9 +12,8 @@ import io
 import os
 import random
 import re
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,6 +41,8 @@ _FINAL = re.compile(
     r"|HTTP status 40[013]",
 )
 _COPY = 1 << 20
+_LEAST_PART = 5 << 20
+"""Smallest part of an upload, by S3's rules: smaller files have none."""
 _T = TypeVar("_T")
 
 
@@ -111,19 +117,59 @@ class RemoteStore(Store):
         return io.BufferedReader(_RemoteFile(self, name), 8 * _COPY)  # one request per buffer
 
     def write(self, name: str, data: bytes) -> None:  # noqa: D102
-        def action(fs: FileSystem, path: str) -> None:
-            with fs.open_output_stream(path) as file:
-                file.write(data)
-
-        self._try(name, action)
+        self._try(name, lambda fs, _: self._upload(fs, name, iter([data])))
 
     def put(self, path: Path, name: str) -> None:  # noqa: D102
-        def action(fs: FileSystem, target: str) -> None:
-            with path.open("rb") as source, fs.open_output_stream(target) as file:
-                shutil.copyfileobj(source, file, 8 * _COPY)
-
-        self._try(name, action)
+        self._try(name, lambda fs, _: self._upload(fs, name, _pieces(path)))
         path.unlink()
+
+    def _upload(self, fs: FileSystem, name: str, pieces: Iterator[bytes]) -> None:
+        # The first piece first: if it cannot be read, nothing is uploaded.
+        piece: bytes | None = next(pieces, b"")
+        file = fs.open_output_stream(self._path(name))
+        reading, sent = False, 0
+        try:
+            while piece is not None:
+                sent += len(piece)
+                file.write(piece)
+                reading = True
+                piece = next(pieces, None)
+                reading = False
+            file.close()
+        except BaseException as error:
+            aborted = self.drop_uploads(name) if sent >= _LEAST_PART else 0
+            with contextlib.suppress(OSError, pa.ArrowException):
+                # Unless aborted or failed itself, this completes the upload with what it has.
+                file.close()
+                if not aborted and (reading or not isinstance(error, Exception)):
+                    fs.delete_file(self._path(name))
+            raise
+
+    def drop_uploads(self, name: str = "") -> int:
+        """Abort the unfinished uploads of a file, or of all files if none is named.
+
+        Whatever uploads these files must be dead. Returns how many there were: 0 without boto3,
+        without permission, or in a store that is not S3.
+        """
+        client = _boto3_client(self.bucket, self.query) if self.scheme == "s3" else None
+        if client is None:
+            return 0
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        key = join_name(self.prefix, name)
+        dropped = 0
+        with contextlib.suppress(BotoCoreError, ClientError):
+            pages = client.get_paginator("list_multipart_uploads")
+            prefix = key if name or not key else f"{key}/"
+            for page in pages.paginate(Bucket=self.bucket, Prefix=prefix):
+                for upload in page.get("Uploads", ()):
+                    if name and upload["Key"] != key:
+                        continue
+                    client.abort_multipart_upload(
+                        Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                    )
+                    dropped += 1
+        return dropped
 
     def fetch(self, name: str, target: Path) -> None:  # noqa: D102
         def action(fs: FileSystem, path: str) -> None:
@@ -237,6 +283,25 @@ def opened_filesystem(scheme: str, bucket: str, query: str, _process: int) -> An
 def _s3(bucket: str, options: dict[str, str]) -> Any:
     from pyarrow import fs
 
+    place = _s3_place(bucket, options)
+    return fs.S3FileSystem(
+        **place,
+        anonymous=_is_anonymous(options),
+        connect_timeout=CONNECT_TIMEOUT_S,
+        request_timeout=REQUEST_TIMEOUT_S,
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=2),
+        allow_delayed_open=True,  # one PUT for files smaller than a part (10 MB)
+    )
+
+
+def _is_anonymous(options: dict[str, str]) -> bool:
+    return options.get("anonymous", "").lower() in {"1", "true"}
+
+
+def _s3_place(bucket: str, options: dict[str, str]) -> dict[str, str | None]:
+    """endpoint_override, scheme and region of a bucket, from the URI and the environment."""
+    from pyarrow import fs
+
     if unknown := set(options) - _S3_OPTIONS:
         raise ValueError(
             f"unknown option {sorted(unknown)[0]!r} in the URI, "
@@ -253,16 +318,43 @@ def _s3(bucket: str, options: dict[str, str]) -> Any:
         scheme, _, endpoint = endpoint.partition("://")
     if region is None and endpoint is None:
         region = fs.resolve_s3_region(bucket)
-    return fs.S3FileSystem(
-        endpoint_override=endpoint,
-        scheme=scheme,
-        region=region,
-        anonymous=options.get("anonymous", "").lower() in {"1", "true"},
-        connect_timeout=CONNECT_TIMEOUT_S,
-        request_timeout=REQUEST_TIMEOUT_S,
-        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=2),
-        allow_delayed_open=True,  # one PUT for files smaller than a part (10 MB)
-    )
+    return {"endpoint_override": endpoint, "scheme": scheme, "region": region}
+
+
+def _boto3_client(bucket: str, query: str) -> Any | None:
+    """What the file system cannot do; None if boto3 is missing or has no credentials."""
+    try:
+        import boto3
+        from botocore import UNSIGNED
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
+    except ImportError:
+        return None
+    options = dict(parse_qsl(query))
+    try:
+        place = _s3_place(bucket, options)
+        endpoint = place["endpoint_override"]
+        return boto3.client(
+            "s3",
+            region_name=place["region"],
+            endpoint_url=endpoint and f"{place['scheme'] or 'https'}://{endpoint}",
+            config=Config(
+                signature_version=UNSIGNED if _is_anonymous(options) else None,
+                s3={"addressing_style": "path" if endpoint else "auto"},
+                connect_timeout=CONNECT_TIMEOUT_S,
+                read_timeout=REQUEST_TIMEOUT_S,
+                retries={"max_attempts": 2},
+                proxies={},  # like the file system
+            ),
+        )
+    except (BotoCoreError, pa.ArrowException, OSError, ValueError):
+        return None
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as source:
+        while piece := source.read(8 * _COPY):
+            yield piece
 
 
 def _whole(data: bytes, expected: int) -> bytes:

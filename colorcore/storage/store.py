@@ -117,6 +117,10 @@ class Store(ABC):
     def below(self, folder: str) -> Store:
         """The store of a subfolder."""
 
+    def drop_uploads(self, name: str = "") -> int:
+        """Drop what killed writers left of a file, or of all files; returns how many uploads."""
+        return 0
+
     def exists(self, name: str) -> bool:
         """Whether the file exists."""
         return self.kind(name) == "file"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -361,3 +363,89 @@ def test_a_location_that_cannot_be_opened_is_refused_without_its_secret(location
         open_store(location)
     assert "SECRET" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+# -- uploads that fail ----------------------------------------------------------------------------
+
+HUGE = PART * 2 + 5_000
+
+
+def uploads(s3_server, bucket: str) -> list[str]:
+    """Keys of unfinished uploads, by boto3."""
+    found = s3_server.client.list_multipart_uploads(Bucket=bucket)
+    return sorted(upload["Key"] for upload in found.get("Uploads", ()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["all@PUT", "lost:2@PUT", "all@POST~never"])
+@pytest.mark.parametrize("how", ["put", "write"])
+def test_a_failed_upload_leaves_no_parts(
+    how: str, rule: str, quick, monkeypatch, s3_server, flaky_s3: FlakyS3, bucket, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(remote_store, "TRIES", 2)
+    store = open_store(flaky_s3.uri(bucket, "top"))
+    store.write("big", b"old")
+    (tmp_path / "big").write_bytes(bytes(HUGE))
+    flaky_s3.set(rule)
+    failing = "never" not in rule
+    call = store.write if how == "write" else lambda name, _: store.put(tmp_path / "big", name)
+    if failing:
+        with pytest.raises(StorageError, match="big"):
+            call("big", bytes(HUGE))
+    else:
+        call("big", bytes(HUGE))
+    flaky_s3.set("none")
+    assert uploads(s3_server, bucket) == []
+    assert s3_server.get(bucket, "top/big") == (b"old" if failing else bytes(HUGE))
+    assert (tmp_path / "big").exists() == (failing or how == "write")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("boto3", [True, False])
+@pytest.mark.parametrize("size", [PART // 2, HUGE])
+def test_part_of_a_file_is_no_object(
+    size: int, boto3: bool, quick, monkeypatch, s3_server, bucket, store, tmp_path: Path
+) -> None:
+    """Closing pyarrow's stream completes the upload, whatever has become of the source."""
+    monkeypatch.setattr(remote_store, "TRIES", 1)
+    if not boto3:
+        monkeypatch.setitem(sys.modules, "boto3", None)
+    (tmp_path / "file").write_bytes(bytes(size))
+
+    def broken(path: Path) -> Iterator[bytes]:
+        pieces = remote_pieces(path)
+        if size > PART:
+            yield next(pieces)
+            yield next(pieces)
+        raise OSError(5, "Input/output error")
+
+    remote_pieces = remote_store._pieces
+    monkeypatch.setattr(remote_store, "_pieces", broken)
+    with pytest.raises(StorageError, match="Input/output error"):
+        store.put(tmp_path / "file", "file")
+    assert "top/file" not in s3_server.keys(bucket)
+    assert uploads(s3_server, bucket) == []
+    assert (tmp_path / "file").exists()
+
+
+def test_what_a_killed_process_left_is_dropped_below_the_store_only(
+    s3_server, bucket, store, monkeypatch
+) -> None:
+    keys = ["top/a", "top/a.tar", "top/train/b.tar", "top-secret/c", "other"]
+    for key in keys:
+        s3_server.client.create_multipart_upload(Bucket=bucket, Key=key)
+    assert store.drop_uploads("a") == 1
+    assert uploads(s3_server, bucket) == sorted(set(keys) - {"top/a"})
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "boto3", None)
+        assert store.drop_uploads() == 0
+    assert store.drop_uploads() == 2
+    assert uploads(s3_server, bucket) == ["other", "top-secret/c"]
+
+
+def test_a_store_that_refuses_to_list_uploads_is_left_alone(
+    quick, flaky_s3: FlakyS3, bucket
+) -> None:
+    store = open_store(flaky_s3.uri(bucket, "top"))
+    flaky_s3.set("all")
+    assert store.drop_uploads("a") == store.drop_uploads() == 0
