@@ -23,7 +23,7 @@ def shard(
         typer.Argument(
             metavar="SOURCE... DATASET",
             help="One or more sources (folders, photos, tars or lists of photos: .txt, .csv, "
-            ".parquet), then the dataset; paths or URIs such as s3://bucket/photos. Tars may be a "
+            ".tsv, .parquet), then the dataset; paths or URIs such as s3://bucket/photos. Tars may be a "
             "quoted pattern: 'photos-{00000..00999}.tar'.",
         ),
     ],

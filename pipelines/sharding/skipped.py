@@ -16,7 +16,7 @@ from itertools import repeat
 from pathlib import Path
 
 from colorcore.dataset.layout import numbers_in, reading, unit_name
-from colorcore.storage.location import open_store
+from colorcore.storage.local import LocalStore
 from colorcore.storage.store import Store
 from pipelines.sources.source import Tally
 
@@ -36,7 +36,8 @@ def skipped_name(unit: int) -> str:
 def write_unit_skipped(scratch: Path, dataset: Store, unit: int, skipped: Skipped) -> None:
     """Write a unit's record to its scratch folder, or remove the one of an earlier attempt."""
     if any(_is_worth_a_record(tally) for tally in skipped.values()):
-        open_store(scratch).write(skipped_name(unit), _to_json(skipped))
+        here = LocalStore(scratch, sync=False)  # publishing the unit syncs it
+        here.write(skipped_name(unit), _to_json(skipped))
     elif dataset.exists(skipped_name(unit)):
         dataset.remove(skipped_name(unit))
 
