@@ -72,14 +72,14 @@ def colorize(
 
 def _show(report: ColorizeReport, error: str = "", *, json: bool) -> None:
     from cli import show
-    from pipelines.inference.outputs import describe_files
+    from pipelines.sources.source import describe
 
     for path, why in report.refused.items():
         show.warn(f"refused {path}: {why}")
     if report.kept:
         show.warn(f"kept {len(report.kept):,} existing pictures; replace them with --overwrite")
     if report.ignored:
-        show.warn(f"skipped files that are not photos: {describe_files(report.ignored)}")
+        show.warn(f"skipped files that are not photos: {describe(report.ignored)}")
     if json:
         show.as_json(
             {

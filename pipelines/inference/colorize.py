@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,12 +31,12 @@ from pipelines.inference.knobs import asked_decoding
 from pipelines.inference.outputs import (
     FAILING_DISK,
     OutFolder,
-    describe_files,
     why_not_written,
 )
 from pipelines.sources.listing import is_tar, list_photos
+from pipelines.sources.lists import check_lists
 from pipelines.sources.reading import read_photos
-from pipelines.sources.source import PlannedPhoto, Source, open_sources, show_locations
+from pipelines.sources.source import PlannedPhoto, Source, Tally, no_photos_in, open_sources
 from pipelines.tracking.model import local_model
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class ColorizeReport:
     written   pictures written by this call
     kept      pictures that were there before it and were left as they are
     refused   photos without a picture, each with the reason and what to do
-    ignored   number of files that are not photos, by suffix
+    ignored   number of files that are not photos, by kind (mostly the suffix)
     left      photos and tars that were not reached before the job ended early
     decoding  None until the first photo
     """
@@ -104,7 +104,8 @@ def colorize_photos(
         CheckpointError: ``model`` is not a checkpoint.
         WrongCallError: a photo or folder is missing, ``out`` holds originals, or the model has no
             such setting.
-        JobError: there are no photos, or the disk is full.
+        JobError: a source holds no photos, which is raised after the others are done; or the disk
+            is full.
         StorageError: a store of photos does not answer.
     """
     report = ColorizeReport(out) if report is None else report
@@ -114,7 +115,9 @@ def colorize_photos(
         load_checkpoint(local_model(model))  # if that is missing too, it is reported first
         raise
     folder = OutFolder(out, sources)
-    planned = list(list_photos(sources, report.ignored, skip=open_store(out)))
+    check_lists(sources)
+    tallies = [Tally() for _ in sources]
+    planned = list(list_photos(sources, report.ignored, skip=open_store(out), tallies=tallies))
     names = _Names(out, suffix, (_relative(sources[photo.root], photo) for photo in planned))
     targets = [
         "" if is_tar(photo) else str(names.target(_relative(sources[photo.root], photo), ""))
@@ -126,13 +129,13 @@ def colorize_photos(
     network = checkpoint.model(place := device or best_device())
     decoding = asked_decoding(network, checkpoint.decoding, temperature, chroma)
     if not planned:
-        raise _no_photos(photos, report)
+        _refuse_empty(sources, tallies)
     report.decoding = decoding
 
     def paint(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return colorize(network, rgb, size=checkpoint.size, device=place, decoding=decoding)
 
-    job = _Job(sources, names, paint, suffix, report, overwrite=overwrite)
+    job = _Job(sources, tallies, names, paint, suffix, report, overwrite=overwrite)
     report.left = len(planned)
     for done, (photo, target) in enumerate(zip(planned, targets, strict=True)):
         on_progress(done, len(planned))
@@ -144,17 +147,14 @@ def colorize_photos(
                 f"{job.last_failure}"
             )
     on_progress(len(planned), len(planned))
-    if not (report.written or report.kept or report.refused):
-        raise _no_photos(photos, report)
+    _refuse_empty(sources, tallies)
     return report
 
 
-def _no_photos(photos: Sequence[str], report: ColorizeReport) -> JobError:
-    found = describe_files(report.ignored)
-    return JobError(
-        f"expected photos in {show_locations(photos)}, found none"
-        f"{f' but {found}' if found else ''}; check the paths"
-    )
+def _refuse_empty(sources: Sequence[Source], tallies: Sequence[Tally]) -> None:
+    if empty := no_photos_in(sources, tallies):
+        more = f"; {len(empty) - 1:,} more sources have none" if len(empty) > 1 else ""
+        raise JobError(f"{empty[0]}{more}; check the sources")
 
 
 class _Job:
@@ -166,6 +166,7 @@ class _Job:
     def __init__(
         self,
         sources: Sequence[Source],
+        tallies: Sequence[Tally],
         names: _Names,
         paint: Callable[[NDArray[np.uint8]], NDArray[np.uint8]],
         suffix: str,
@@ -173,7 +174,7 @@ class _Job:
         *,
         overwrite: bool,
     ) -> None:
-        self._sources, self._names, self._paint = sources, names, paint
+        self._sources, self._tallies, self._names, self._paint = sources, tallies, names, paint
         self._suffix, self._report, self._overwrite = suffix, report, overwrite
         self.failed_writes = 0
         self.last_failure = ""
@@ -185,7 +186,7 @@ class _Job:
         if target is not None and self._there(place, target):
             return
         try:
-            for read in read_photos(self._sources, [photo], LIMITS.max_bytes, self._report.ignored):
+            for read in self._read(photo):
                 if target is not None:
                     self._one(place, read, target)
                 elif member := read.source[len(photo.source) + 1 :]:
@@ -196,6 +197,10 @@ class _Job:
                     self._report.refused[place] = str(read.content)
         except Exception as error:
             self._refuse_out_of_memory(place, error)
+
+    def _read(self, photo: PlannedPhoto) -> Iterator[SourcePhoto]:
+        others = self._report.ignored
+        return read_photos(self._sources, [photo], LIMITS.max_bytes, others, tallies=self._tallies)
 
     def _there(self, place: str, target: Path) -> bool:
         """Whether there is nothing to do, because a file or folder has the picture's name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from colorcore.photos.write import COLORIZED, DRAWN, PICTURE_SUFFIXES, made_by
@@ -162,11 +162,6 @@ def why_not_written(target: Path, error: OSError) -> str:
             "rename the photo, or choose another --out"
         )
     return f"cannot write {shown}: {said}; choose another --out"
-
-
-def describe_files(counts: Mapping[str, int]) -> str:
-    """Files by suffix, for display: "2 .heic, 1 .pgm"."""
-    return ", ".join(f"{counts[suffix]:,} {suffix}" for suffix in sorted(counts))
 
 
 # -- single drawings -------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from colorcore.dataset.layout import read_histogram, read_info
 from colorcore.inference.decoding_search import CHROMAS, TEMPERATURES
 from colorcore.models import build_model
 from colorcore.models.decoding import Decoding
+from colorcore.photos.write import DRAWN, made_by
 from colorcore.recipes.recipe import parse_recipe
 
 
@@ -98,7 +99,7 @@ def test_the_front_as_json_and_as_a_plot(cc, models: Path, dataset: Path, tmp_pa
         assert again["scores"]["grey"] == pytest.approx(found["scores"]["grey"], rel=1e-5)
 
 
-def test_the_front_as_a_table(cc, models: Path, dataset: Path) -> None:
+def test_the_front_as_a_table(cc, models: Path, dataset: Path, tmp_path: Path) -> None:
     answer = cc("eval", models / "ab", dataset, "--front", "f.png", "--chroma", "1.5")
     assert answer.code == 0, answer.stderr
     lines = answer.stdout.splitlines()
@@ -109,6 +110,7 @@ def test_the_front_as_a_table(cc, models: Path, dataset: Path) -> None:
     assert rows["×1.5"].endswith("asked")
     assert lines[-1].endswith("plot: f.png")
     assert sum(line.startswith(("grey", "constant")) for line in lines) == 4
+    assert made_by(tmp_path / "f.png", DRAWN)  # so the next call may replace it
 
 
 @pytest.mark.parametrize(

@@ -459,9 +459,9 @@ def test_what_was_written_is_reported_whatever_happens(
     (photos / "note.txt").touch()
     reads = iter([module.read_photos, module.read_photos])
 
-    def third_fails(*arguments: object) -> object:
+    def third_fails(*arguments: object, **options: object) -> object:
         for read in reads:
-            return read(*arguments)  # type: ignore[arg-type]
+            return read(*arguments, **options)  # type: ignore[arg-type]
         raise error
 
     monkeypatch.setattr(module, "read_photos", third_fails)
@@ -502,6 +502,18 @@ def test_files_that_are_not_photos_are_counted(model: Path, tmp_path: Path, caps
     assert found["ignored"] == {".heic": 2, ".json": 1, ".pgm": 1}
 
 
+def test_a_source_without_photos_is_an_error_once_the_others_are_done(
+    model: Path, tmp_path: Path, capsys
+) -> None:
+    (tmp_path / "q").mkdir()
+    (tmp_path / "q" / "a.heic").touch()
+    places = [str(tmp_path / "q"), str(three(tmp_path / "p"))]
+    assert main(["cc", "colorize", str(model), *places, "--out", str(tmp_path / "out")]) == 1
+    shown = capsys.readouterr()
+    assert shown.out.startswith("3 pictures in ")
+    assert f"error: expected photos in {tmp_path / 'q'}, found none: skipped 1 .heic" in shown.err
+
+
 @pytest.mark.parametrize("in_a_tar", [False, True])
 def test_the_error_names_what_was_found_instead(
     in_a_tar: bool, model: Path, tmp_path: Path
@@ -516,6 +528,7 @@ def test_the_error_names_what_was_found_instead(
     with pytest.raises(JobError) as refused:
         colorize_photos(model, [str(tmp_path / "p")], report.out, report=report)
     assert str(refused.value) == (
-        f"expected photos in {tmp_path / 'p'}, found none but 2 .heic, 1 .pgm; check the paths"
+        f"expected photos in {tmp_path / 'p'}, found none: skipped 2 .heic, 1 .pgm; "
+        "check the sources"
     )
     assert report.ignored == Counter({".heic": 2, ".pgm": 1})
