@@ -87,7 +87,7 @@ def _show(report: ColorizeReport, error: str = "", *, json: bool) -> None:
                 "written": report.written,
                 "kept": report.kept,
                 "refused": report.refused,
-                "ignored": report.ignored,
+                "skipped": report.ignored,
                 "left": report.left,
                 "decoding": asdict(report.decoding) if report.decoding is not None else None,
                 **({"error": error} if error else {}),

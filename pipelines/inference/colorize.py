@@ -25,6 +25,7 @@ from colorcore.photos.write import (
     save_picture,
 )
 from colorcore.storage.location import open_store
+from colorcore.storage.locks import claim
 from pipelines.device import best_device
 from pipelines.errors import JobError, WrongCallError
 from pipelines.inference.knobs import asked_decoding
@@ -107,6 +108,7 @@ def colorize_photos(
         JobError: a source holds no photos, which is raised after the others are done; or the disk
             is full.
         StorageError: a store of photos does not answer.
+        BusyError: another process writes to ``out``.
     """
     report = ColorizeReport(out) if report is None else report
     try:
@@ -137,15 +139,16 @@ def colorize_photos(
 
     job = _Job(sources, tallies, names, paint, suffix, report, overwrite=overwrite)
     report.left = len(planned)
-    for done, (photo, target) in enumerate(zip(planned, targets, strict=True)):
-        on_progress(done, len(planned))
-        job.colorize(photo, Path(target) if target else None)
-        report.left -= 1
-        if job.failed_writes >= GIVE_UP_AFTER:
-            raise JobError(
-                f"expected to write to {out}, the last {job.failed_writes} pictures failed: "
-                f"{job.last_failure}"
-            )
+    with claim(open_store(out), "cc colorize"):
+        for done, (photo, target) in enumerate(zip(planned, targets, strict=True)):
+            on_progress(done, len(planned))
+            job.colorize(photo, Path(target) if target else None)
+            report.left -= 1
+            if job.failed_writes >= GIVE_UP_AFTER:
+                raise JobError(
+                    f"expected to write to {out}, the last {job.failed_writes} pictures failed: "
+                    f"{job.last_failure}"
+                )
     on_progress(len(planned), len(planned))
     _refuse_empty(sources, tallies)
     return report

@@ -499,7 +499,7 @@ def test_files_that_are_not_photos_are_counted(model: Path, tmp_path: Path, caps
     assert line == "skipped files that are not photos: 2 .heic, 1 .json, 1 .pgm"
     assert main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["ignored"] == {".heic": 2, ".json": 1, ".pgm": 1}
+    assert found["skipped"] == {".heic": 2, ".json": 1, ".pgm": 1}
 
 
 def test_a_source_without_photos_is_an_error_once_the_others_are_done(
