@@ -23,8 +23,8 @@ def shard(
         typer.Argument(
             metavar="SOURCE... DATASET",
             help="One or more sources (folders, photos, tars or lists of photos: .txt, .csv, "
-            ".tsv, .parquet), then the dataset; paths or URIs such as s3://bucket/photos. Tars may be a "
-            "quoted pattern: 'photos-{00000..00999}.tar'.",
+            ".tsv, .parquet), then the dataset; paths or URIs such as s3://bucket/photos. Tars may "
+            "be a quoted pattern: 'photos-{00000..00999}.tar'.",
         ),
     ],
     size: Annotated[int, typer.Option(help="Side length of a sample in pixels.")] = 256,

@@ -16,8 +16,8 @@ import queue
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,6 @@ from colorcore.dataset.layout import (
     SPLITS,
     DatasetInfo,
     ShardSettings,
-    UnitResult,
     done_units,
     read_info,
     write_info,
@@ -34,21 +33,14 @@ from colorcore.dataset.layout import (
 from colorcore.dataset.merge import MERGED
 from colorcore.photos.refusal import DAMAGED
 from colorcore.storage.location import absolute_store, open_store
-from colorcore.storage.locks import try_lock
+from colorcore.storage.locks import WRITER, claim
 from colorcore.storage.store import StorageError, Store
 from pipelines.cluster import ray_session
 from pipelines.errors import JobError, WrongCallError, differences
 from pipelines.sharding.merge_tasks import merge_units, units_in_flight
 from pipelines.sharding.plan import Listing, PlannedUnit, planning
 from pipelines.sharding.plan_file import plans
-from pipelines.sharding.skipped import (
-    Skipped,
-    add,
-    kinds,
-    read_total,
-    sum_of_units,
-    units_with_skipped,
-)
+from pipelines.sharding.skipped import Skipped, TaskResult, add, kinds, read_total
 from pipelines.sharding.task import TASK_RETRIES, shard_unit
 from pipelines.sources.lists import check_lists
 from pipelines.sources.overlap import refuse_overlap
@@ -62,7 +54,7 @@ FAILURES_IN_A_ROW = 20
 the cause, and the next thousand units would fail too."""
 _POLL_S = 0.2
 _COUNT_CPUS_EVERY_S = 5.0
-_EndedUnit = tuple[PlannedUnit, "Future[tuple[UnitResult, float]]"]
+_EndedUnit = tuple[PlannedUnit, "Future[tuple[TaskResult, float]]"]
 
 
 @dataclass(slots=True)
@@ -87,7 +79,7 @@ class ShardProgress:
 
 @dataclass(frozen=True, slots=True)
 class ShardReport:
-    """Result of `cc shard`; if units failed, kept and refused count this call's photos only.
+    """Result of `cc shard`; if units failed, all counts are of this call only.
 
     ignored       files that are not photos, by kind, in the sources' folders and tars
     empty         one sentence for each source without photos: what was in it instead
@@ -131,7 +123,8 @@ def shard(
     Raises:
         WrongCallError: a source is missing or lies in the dataset, no file of a list exists, or
             the dataset was made with other settings.
-        JobError: there are no photos, another job is writing the dataset, or too many units fail.
+        JobError: there are no photos, or too many units fail.
+        BusyError: another process writes to the dataset.
         StorageError: a store does not answer, or denies access.
     """
     opened = [source.absolute() for source in open_sources(sources)]
@@ -139,7 +132,7 @@ def shard(
     refuse_overlap(opened, target)
     if not plans(target):  # photos that are done may be removed, and their rows must stay
         check_lists(opened)
-    with _only_writer(target), ExitStack() as stack:
+    with claim(target, "cc shard"), ExitStack() as stack:
         # Ray starts only when a unit or the merge needs it, and ends with the stack.
         info = _begin(target, settings, tuple(map(str, sources)))
         job = ShardJob(absolute_store(target), opened, settings, info, on_progress, on_failure)
@@ -180,30 +173,12 @@ def shard(
     )
 
 
-@contextmanager
-def _only_writer(dataset: Store) -> Iterator[None]:
-    """Lock a local dataset's folder against a second job on this machine.
-
-    Object stores have no locks. Two jobs on one remote dataset write the same units with the
-    same bytes, which wastes work but damages nothing.
-    """
-    if dataset.local is None:
-        yield
-        return
-    dataset.local.mkdir(parents=True, exist_ok=True)
-    with try_lock(dataset.local) as held:
-        if not held:
-            raise JobError(
-                f"another cc shard is writing {dataset.local}; wait for it or choose another folder"
-            )
-        yield
-
-
 def _begin(dataset: Store, settings: ShardSettings, sources: tuple[str, ...]) -> DatasetInfo:
     """Create ``dataset.json``, or check that an existing one has the same settings."""
     asked = DatasetInfo(settings=settings, sources=sources)
     if not dataset.exists("dataset.json"):
-        ours = {".dataset.json.part"}  # left by a call that was killed while writing this file
+        # The first is left by a call that was killed while writing this file.
+        ours = {".dataset.json.part", WRITER}
         if dataset.kind() != "nothing" and {entry.name for entry in dataset.entries()} - ours:
             raise WrongCallError(
                 f"expected a new or empty folder or a dataset, found other files in "
@@ -243,6 +218,7 @@ class ShardJob:
         self.progress = ShardProgress()
         self.failed: dict[int, str] = {}
         self.cpu_s = 0.0
+        self._skipped: Skipped = {}
 
     def do_units(self, listing: Listing, connect: Callable[[], object]) -> None:
         """Run a task for each listed unit without an index, while the listing continues.
@@ -348,6 +324,7 @@ class ShardJob:
         self.progress.new += result.photos
         self.progress.kept.update(result.kept)
         self.progress.refused.update(result.refused)
+        add(self._skipped, result.skipped)
         self._on_progress(self.progress)
         return 1
 
@@ -389,10 +366,11 @@ class ShardJob:
         return merge_units(self.dataset, self._info, connect=connect)
 
     def skipped(self) -> Skipped:
-        """What the dataset's tars held besides photos; call it after :meth:`complete`."""
-        if not self.failed:
-            return read_total(self.dataset)
-        return sum_of_units(self.dataset, sorted(units_with_skipped(self.dataset)))
+        """What the dataset's tars held besides photos; call it after :meth:`complete`.
+
+        If units failed, those of this call only: there is no total, and the store may be down.
+        """
+        return self._skipped if self.failed else read_total(self.dataset)
 
 
 def _sweep(dataset: Store) -> None:

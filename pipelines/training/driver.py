@@ -114,7 +114,7 @@ def train(
             )
             tags[FROM_TAG] = start.about
             on_initial(start.about)
-        # Before Ray: a wrong tracking URI is an error at once, and a failing start of Ray is logged.
+        # Before Ray, so that a failing start of Ray is logged.
         run = start_run(
             tracking_uri,
             name,
