@@ -9,6 +9,9 @@ import typer
 
 from cli.options import AsJson, TrackingUri
 
+SHOWN = 50
+"""Damaged places in the table's appendix."""
+
 
 def doctor(
     dataset: Annotated[
@@ -16,6 +19,10 @@ def doctor(
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Skip the checks that start processes (Ray and DDP).")
+    ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Read every sample of the dataset and name what is damaged."),
     ] = False,
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to check (default: start Ray on this machine).")
@@ -39,6 +46,7 @@ def doctor(
             tracking_uri=resolve_tracking_uri(tracking_uri, Path.cwd()),
             address=address,
             quick=quick,
+            verify=verify,
             on_check=advance,
         )
     failed = health.count("FAIL")
@@ -52,5 +60,11 @@ def doctor(
         print("\nnext steps")
         for line in todo:
             print(f"{line.verdict.ljust(4)}  {line.check}: {line.advice}")
+    if health.damage:
+        print("\ndamaged")
+        for place in health.damage[:SHOWN]:
+            print(place.line())
+        if (more := len(health.damage) - SHOWN) > 0:
+            print(f"… and {more:,} more; --json lists all")
     print(f"\n{health.count('ok')} ok, {health.count('warn')} warn, {failed} FAIL")
     return int(failed > 0)

@@ -289,11 +289,20 @@ def read_histogram(dataset: str | Path | Store) -> NDArray[np.int64]:
     Raises:
         DatasetError: the dataset is not finished.
     """
-    store = open_store(dataset)
-    with reading(store, "histogram.npy"):
-        histogram: NDArray[np.int64] = np.load(
-            io.BytesIO(store.read("histogram.npy")), allow_pickle=False
-        )
+    return load_histogram(open_store(dataset), "histogram.npy")
+
+
+def load_histogram(store: Store, name: str, *, unit: int | None = None) -> NDArray[np.int64]:
+    """One of the dataset's histograms, (256, 256) counts; errors as :func:`reading`."""
+    with reading(store, name, unit=unit):
+        data = store.read(name)
+        if data[:6] != b"\x93NUMPY":  # NumPy's own error would be about pickles
+            raise ValueError(f"expected a .npy file, found {len(data):,} other bytes")
+        histogram: NDArray[np.int64] = np.load(io.BytesIO(data), allow_pickle=False)
+        if histogram.shape != (256, 256) or histogram.dtype != np.int64:
+            raise ValueError(
+                f"expected counts (256, 256) int64, found {histogram.shape} {histogram.dtype}"
+            )
     return histogram
 
 

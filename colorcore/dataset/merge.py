@@ -8,7 +8,6 @@ however many samples there are. :func:`write_finished` needs only the sums and t
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +29,7 @@ from colorcore.dataset.layout import (
     fingerprint,
     histogram_name,
     index_name,
+    load_histogram,
     read_table,
     reading,
     rejected_name,
@@ -196,8 +196,7 @@ def _read_unit(dataset: Store, unit: int) -> _UnitFiles:
             columns=["key", "split", "shard", "offset", "length", "colorfulness", "sha256"],
         )
     rejected = read_table(dataset, rejected_name(unit), ["reason"], unit=unit)
-    with reading(dataset, histogram_name(unit), unit=unit):
-        histogram = np.load(io.BytesIO(dataset.read(histogram_name(unit))), allow_pickle=False)
+    histogram = load_histogram(dataset, histogram_name(unit), unit=unit)
     classes = np.minimum(index["colorfulness"].to_numpy() // CF_STEP, CF_CLASSES - 1).astype(int)
     shards = _shards(dataset, unit, index)
     return _UnitFiles(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,9 @@ from pipelines.doctor.dataset import dataset_checks
 from pipelines.doctor.finding import Finding, Verdict, fail, from_error, ok
 from pipelines.doctor.machine import machine_checks
 from pipelines.doctor.precursor import Proof, ProofError, proofs
-from pipelines.errors import JobError
+from pipelines.doctor.verify import Damage
+from pipelines.doctor.verify import verify as verify_dataset
+from pipelines.errors import JobError, WrongCallError
 from pipelines.sharding.merge_tasks import merge_units
 from pipelines.sharding.plan import plan_units
 from pipelines.sharding.task import shard_unit
@@ -35,7 +37,7 @@ from pipelines.sources.source import open_sources
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-NEEDED_FOR_PHOTOS = frozenset({"dataset", "shards", "samples"})
+NEEDED_FOR_PHOTOS = frozenset({"dataset", "shards", "samples", "every sample"})
 """Checks of a dataset that must pass for the precursor to use its photos."""
 MADE_UP = 96
 MADE_UP_SIZE = 64
@@ -57,9 +59,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """All lines of the table, in order."""
+    """All lines of the table, in order, and with ``verify`` all damaged places of the dataset."""
 
     lines: list[Line]
+    damage: list[Damage] = field(default_factory=list)
 
     def count(self, verdict: Verdict) -> int:
         """The number of lines with a verdict."""
@@ -68,7 +71,8 @@ class Health:
     def facts(self) -> dict[str, Any]:
         """All lines and their counts, as one JSON object."""
         counts = {verdict.lower(): self.count(verdict) for verdict in ("ok", "warn", "FAIL")}
-        return {**counts, "checks": [asdict(line) for line in self.lines]}
+        facts = {**counts, "checks": [asdict(line) for line in self.lines]}
+        return {**facts, "damage": [asdict(place) for place in self.damage]}
 
 
 def examine(
@@ -77,13 +81,21 @@ def examine(
     tracking_uri: str,
     address: str | None = None,
     quick: bool = False,
+    verify: bool = False,
     on_check: Callable[[int, int, str], None] = lambda _done, _total, _name: None,
 ) -> Health:
     """Run all checks; ``quick`` skips those that start processes (Ray and the DDP proof).
 
+    ``verify`` reads every sample of the dataset.
+
     Raises:
+        WrongCallError: there is no dataset to verify.
         StorageError: the dataset's location cannot be opened as it is written.
     """
+    if verify and dataset is None:
+        raise WrongCallError(
+            "expected a dataset with --verify, got none: cc doctor DATASET --verify"
+        )
     store = None if dataset is None else absolute_store(dataset)
     checks = machine_checks(
         address=address,
@@ -93,8 +105,19 @@ def examine(
     )
     if store is not None:
         checks += dataset_checks(store)
+        if verify:
+            checks.append(("every sample", lambda: verify_all(store)))
     total = len(checks) + PROOFS
     lines: list[Line] = []
+    damage: list[Damage] = []
+
+    def verify_all(store: Store) -> Finding:
+        def note(done: int, units: int, note: str) -> None:
+            on_check(len(lines), total, f"every sample: {done:,} of {units:,} units, {note}")
+
+        verified = verify_dataset(store, note)
+        damage.extend(verified.damage)
+        return verified.finding(store)
 
     def run(name: str, check: Callable[[], Finding]) -> Line:
         on_check(len(lines), max(total, len(lines) + 1), name)
@@ -118,7 +141,7 @@ def examine(
         for name, proof in wanted:
             run(f"precursor: {name}", partial(_prove, proof))
     on_check(len(lines), len(lines), "")
-    return Health(lines)
+    return Health(lines, damage)
 
 
 def make_up(dataset: Path) -> Finding:
