@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,6 +48,13 @@ def shard(
     max_damaged_percent: Annotated[
         float, typer.Option(help="Fail if more than this percentage of the photos is damaged.")
     ] = 10.0,
+    no_sync: Annotated[
+        bool,
+        typer.Option(
+            "--no-sync",
+            help="Do not wait for the disk (for scratch disks: a power cut may lose what is done).",
+        ),
+    ] = False,
     dry_run: Annotated[
         int,
         typer.Option(
@@ -71,6 +79,7 @@ def shard(
 
     from cli import show
     from colorcore.dataset.layout import ShardSettings
+    from colorcore.storage.atomic import SYNC
     from pipelines.errors import WrongCallError
     from pipelines.sharding import job
 
@@ -97,6 +106,8 @@ def shard(
             f"expected the dataset as the last argument, got a pattern of tars, {dataset}; "
             "add a folder for the dataset, e.g. photos.data"
         )
+    if no_sync:
+        os.environ[SYNC] = "0"  # the dataset's store takes it to the tasks
     with show.progress("shard") as advance:
         report = job.shard(
             sources,
