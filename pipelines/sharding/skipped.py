@@ -12,10 +12,11 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 
-from colorcore.dataset.layout import numbers_in, reading, unit_name
+from colorcore.dataset.layout import UnitResult, numbers_in, reading, unit_name
 from colorcore.storage.local import LocalStore
 from colorcore.storage.store import Store
 from pipelines.sources.source import Tally
@@ -26,6 +27,13 @@ REMOTE_READS = 16
 
 Skipped = dict[int, Tally]
 """Per source, by its number: tars and files without photos, and skipped files by kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult(UnitResult):
+    """The result of a unit's task: with what was skipped, for jobs that have no totals."""
+
+    skipped: Skipped
 
 
 def skipped_name(unit: int) -> str:

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from colorcore.dataset.layout import ShardSettings, UnitResult, unit_name
+from colorcore.dataset.layout import ShardSettings, unit_name
 from colorcore.dataset.unit import publish_unit, write_unit
 from colorcore.storage.local import LocalStore
 from colorcore.storage.locks import try_lock
 from colorcore.storage.store import Store
 from pipelines.sharding.plan_file import PlanFile
-from pipelines.sharding.skipped import Skipped, write_unit_skipped
+from pipelines.sharding.skipped import Skipped, TaskResult, write_unit_skipped
 from pipelines.sources.reading import read_photos
 from pipelines.sources.source import Source, Tally
 
@@ -27,7 +27,7 @@ SCRATCH_AGE_S = 60.0
 
 def shard_unit(
     job: tuple[Store, Sequence[Source], ShardSettings], unit: int, plan: int
-) -> tuple[UnitResult, float]:
+) -> tuple[TaskResult, float]:
     """Do one unit from start to end; return its result and the CPU seconds it took."""
     import cv2
 
@@ -42,7 +42,8 @@ def shard_unit(
         result = write_unit(scratch, unit, read, settings, write_behind=behind)
         write_unit_skipped(scratch, dataset, unit, tallies)
         publish_unit(scratch, dataset, unit)
-    return result, time.process_time() - started
+    done = TaskResult(unit, result.kept, result.refused, tallies)
+    return done, time.process_time() - started
 
 
 @contextmanager

@@ -165,9 +165,9 @@ def scheduling(count: int) -> float:
 
 
 def _nothing(_: object, unit: int, __: int) -> tuple[object, float]:
-    from colorcore.dataset.layout import UnitResult
+    from pipelines.sharding.skipped import TaskResult
 
-    return UnitResult(unit, {"train": 900, "val": 50}, {"greyscale": 50}), 0.0
+    return TaskResult(unit, {"train": 900, "val": 50}, {"greyscale": 50}, {}), 0.0
 
 
 def summing_up(count: int) -> float:
