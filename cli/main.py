@@ -15,6 +15,7 @@ OUR_ERRORS = {
     "CheckpointError",
     "DatasetError",
     "JobError",
+    "PaletteError",
     "PhotoRefused",
     "RecipeError",
     "StorageError",

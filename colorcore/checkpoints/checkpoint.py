@@ -211,7 +211,7 @@ def load_checkpoint(folder: str | Path | Store, *, training: bool = False) -> Ch
 
 
 def _load(store: Store, *, training: bool) -> Checkpoint:
-    where = store.show()
+    where, file = store.show(), RECORD
     try:
         record = json.loads(store.read(RECORD))
         if record["format"] != FORMAT:
@@ -228,12 +228,20 @@ def _load(store: Store, *, training: bool) -> Checkpoint:
                 f"{where} has no training state (training.safetensors) to resume from; "
                 "resume from the folder last in the training's --out"
             )
-        arrays = {k: v.numpy() for k, v in _read_tensors(store, files["palette"]).items()}
+        recipe = parse_recipe(record["recipe"], where)
+        tensors: dict[str, dict[str, Tensor]] = {"training": {}}
+        for kind in _TENSORS if training else _TENSORS[:2]:
+            file = files[kind]
+            tensors[kind] = _read_tensors(store, file)
+        file = files["palette"]
+        arrays = {name: tensor.numpy() for name, tensor in tensors["palette"].items()}
+        palette = Palette(**arrays, about=record["palette"])
+        file = RECORD
         return Checkpoint(
-            recipe=parse_recipe(record["recipe"], where),
-            weights=_read_tensors(store, files["model"]),
-            palette=Palette(**arrays, about=record["palette"]),
-            training=_read_tensors(store, files["training"]) if training else {},
+            recipe=recipe,
+            weights=tensors["model"],
+            palette=palette,
+            training=tensors["training"],
             **{**{name: record[name] for name in _FACTS}, "mean_ab": tuple(record["mean_ab"])},
             # Checkpoints of older versions have no decoding.
             decoding=Decoding(**record.get("decoding", {})),
@@ -248,9 +256,10 @@ def _load(store: Store, *, training: bool) -> Checkpoint:
         RecipeError,
         SafetensorError,
     ) as error:
+        cause = " ".join(str(error).split())
         raise CheckpointError(
-            f"{where} is damaged: {type(error).__name__}: {error}; "
-            "copy it again from its source, or train again"
+            f"{store.show(file)} is damaged: {type(error).__name__}: {cause}; "
+            f"copy {where} again from its source, or train again"
         ) from error
 
 

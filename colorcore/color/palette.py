@@ -33,6 +33,10 @@ _FORMAT = 1
 _ARRAYS = ("centroids", "priors", "weights")
 
 
+class PaletteError(ValueError):
+    """A palette on disk that is damaged; the message is one line for the user."""
+
+
 @dataclass(frozen=True, eq=False)
 class Palette:
     """Colour bins with their priors and loss weights; compare palettes by :attr:`fingerprint`.
@@ -160,7 +164,7 @@ def load_palette(folder: str | Path | Store) -> Palette:
 
     Raises:
         FileNotFoundError: the palette or one of its files is missing.
-        ValueError: it is damaged, has another format, or its files belong to different palettes.
+        PaletteError: it is damaged, has another format, or its files belong to different palettes.
     """
     advice = "make one with `cc priors DATASET`"
     from colorcore.storage.location import open_store
@@ -171,16 +175,26 @@ def load_palette(folder: str | Path | Store) -> Palette:
         files = {name: store.read(f"{name}.npy") for name in _ARRAYS}
     except FileNotFoundError as error:
         raise FileNotFoundError(f"no palette in {store.show()}; {advice}") from error
+    file = "palette.json"
     try:
         record = json.loads(text)
         if record["format"] != _FORMAT:
             raise ValueError(f"expected format {_FORMAT}, found {record['format']}")
-        arrays = {k: np.load(io.BytesIO(v), allow_pickle=False) for k, v in files.items()}
+        arrays = {}
+        for name, data in files.items():
+            file = f"{name}.npy"
+            if not data.startswith(b"\x93NUMPY"):  # NumPy's own error would be about pickles
+                raise ValueError(f"expected a .npy file, found {len(data):,} other bytes")
+            arrays[name] = np.load(io.BytesIO(data), allow_pickle=False)
+        file = ""
         palette = Palette(**arrays, about=record["about"])
         if palette.fingerprint != record["fingerprint"]:
             raise ValueError("its files belong to different palettes")
     except (ValueError, KeyError, TypeError, EOFError) as error:
-        raise ValueError(f"the palette in {store.show()} is damaged: {error}; {advice}") from error
+        cause = " ".join(str(error).split())
+        raise PaletteError(
+            f"the palette {store.show(file)} is damaged: {cause}; {advice}"
+        ) from error
     return palette
 
 
