@@ -374,8 +374,9 @@ class ShardJob:
 
 
 def _sweep(dataset: Store) -> None:
-    """Remove what killed calls left in a local dataset, now that no unit is running."""
+    """Remove what killed calls left in a dataset, now that no unit is running."""
     if dataset.local is None:
+        dataset.drop_uploads()
         return
     for scratch in dataset.local.glob(".unit-*"):
         shutil.rmtree(scratch, ignore_errors=True)
