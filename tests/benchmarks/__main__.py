@@ -9,7 +9,7 @@ from pathlib import Path
 
 PARTS = (
     "shard", "img2dataset", "writer", "loader", "palette", "encode", "workers", "train",
-    "observers", "tracking", "tune",
+    "observers", "tracking", "tune", "sync",
 )  # fmt: skip
 
 
@@ -29,6 +29,7 @@ def main() -> None:
         bench_observers,
         bench_palette,
         bench_shard,
+        bench_sync,
         bench_tracking,
         bench_train,
         bench_tune,
@@ -46,6 +47,8 @@ def main() -> None:
             bench_shard.run(photos, work, size=size, rounds=rounds, only=only)
         if "writer" in only:
             bench_writer.run(photos, work, size=size, rounds=rounds)
+        if "sync" in only:
+            bench_sync.run(photos, work, size=size, rounds=rounds)
         if only & {"loader", "palette", "tune"}:
             dataset = _dataset(photos, work, size)
             if "loader" in only:
