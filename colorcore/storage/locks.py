@@ -159,6 +159,10 @@ def _is_held(folder: Path, stack: ExitStack) -> bool | None:
         raise
 
 
+_owners: set[str] = set()
+"""The claims that this process renews."""
+
+
 class _Lease(Claim):
     """A claim that its owner renews in a thread."""
 
@@ -167,6 +171,7 @@ class _Lease(Claim):
         self._writer = {**_writer(command), "owner": secrets.token_hex(8), "renewed": 0}
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="claim", daemon=True)
+        _owners.add(self._writer["owner"])
         self._write()
 
     def start(self) -> None:
@@ -183,9 +188,12 @@ class _Lease(Claim):
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join()
-        found = _read_writer(self._out)
-        if found is not None and found.get("owner") == self._writer["owner"]:
-            self._out.remove(WRITER)
+        _owners.discard(self._writer["owner"])
+        # A store that is gone must not hide why the block ended; the claim runs out by itself.
+        with suppress(StorageError, OSError):
+            found = _read_writer(self._out)
+            if found is not None and found.get("owner") == self._writer["owner"]:
+                self._out.remove(WRITER)
 
     def _renew(self) -> None:
         while not self._closing.wait(RENEW_S):
@@ -239,6 +247,8 @@ def _is_dead_here(writer: dict[str, Any]) -> bool:
     pid = writer.get("pid")
     if writer.get("host") != socket.gethostname() or not isinstance(pid, int):
         return False
+    if pid == os.getpid():
+        return writer.get("owner") not in _owners
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -14,7 +14,8 @@ import pytest
 from colorcore.dataset.layout import DatasetError, DatasetInfo, ShardSettings, index_name, read_info
 from colorcore.dataset.samples import Samples
 from colorcore.storage.local import LocalStore
-from colorcore.storage.locks import lock
+from colorcore.storage.location import open_store
+from colorcore.storage.locks import BusyError, claim
 from pipelines.errors import JobError, WrongCallError
 from pipelines.sharding import merge_tasks
 from pipelines.sharding.job import ShardProgress, shard
@@ -241,7 +242,10 @@ def test_a_damaged_tar_is_counted_and_its_photos_kept(
 
 
 def test_a_second_writer_is_refused(copy: Path, photo_folder) -> None:
-    with lock(copy), pytest.raises(JobError, match="another cc shard is writing"):
+    with (
+        claim(open_store(copy), "cc priors"),
+        pytest.raises(BusyError, match=r"cc priors \(process \d+ on .*\) is writing to"),
+    ):
         shard([str(photo_folder.path)], str(copy), SETTINGS)
 
 
