@@ -53,8 +53,9 @@ def train(
     from pipelines.tracking.store import check_store, resolve_tracking_uri
 
     uri = resolve_tracking_uri(tracking_uri, Path.cwd())
-    check_store(uri)
+    open_store(dataset)  # refuses a location that holds a secret
     require_writable(open_store(out))
+    check_store(uri)
     # What imports torch comes after the errors that are certain.
     from colorcore.recipes.recipe import load_recipe
     from pipelines.training import driver

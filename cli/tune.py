@@ -112,9 +112,10 @@ def tune(
 
     uri = resolve_tracking_uri(tracking_uri, Path.cwd())
     budget = None if time_budget is None else parse_duration(time_budget, "--time-budget")
+    open_store(dataset)  # refuses a location that holds a secret
     if not dry_run:
-        check_store(uri)
         require_writable(open_store(out))
+        check_store(uri)
     # What imports torch comes after the errors that are certain.
     from colorcore.recipes.recipe import load_recipe
     from tune import study

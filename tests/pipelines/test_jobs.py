@@ -98,7 +98,7 @@ def test_eval_refuses_samples_of_another_size(
 
 
 def test_eval_of_an_empty_folder(trained: TrainReport, tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="expected readable photos"):
+    with pytest.raises(JobError, match=r"expected photos in .*, found none: it is empty"):
         evaluate_model(trained.out, tmp_path)
 
 

@@ -151,6 +151,7 @@ def test_from_bucket_to_bucket_on_nodes_with_networks_of_their_own(
         said = job.communicate(timeout=250)[0]
         assert job.returncode == 0, said
         there = {key.removeprefix("2026/"): s3.get("datasets", key) for key in s3.keys("datasets")}
+        there.pop("", None)  # pyarrow's mark of the folder
         again = network.driver([*command(*places), "--address", address], cwd=ROOT)
         assert "nothing to do" in again.stdout, again.stdout
     expected = contents(local)

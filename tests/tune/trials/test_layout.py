@@ -42,14 +42,17 @@ def test_as_many_trials_have_room_as_fit_and_are_asked_for(local_ray: None) -> N
 
 @pytest.fixture
 def full(local_ray: None) -> Iterator[None]:
-    """Both CPUs are taken, as by two trials."""
+    """All CPUs are taken, as by trials; those of an earlier test may still be leaving."""
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    group = placement_group([{"CPU": 1}] * 2)
-    ray.get(group.ready(), timeout=60)
+    groups = [placement_group([{"CPU": 1}]) for _ in range(2)]
+    ray.wait([group.ready() for group in groups], num_returns=2, timeout=60)
+    before = pending()
+    assert before == 0
     yield
-    remove_placement_group(group)
+    for group in groups:
+        remove_placement_group(group)
 
 
 def test_more_is_wished_for_only_while_all_trials_have_their_place(full: None) -> None:
