@@ -300,12 +300,13 @@ class StudyDriver:
         return scores, ending
 
     def _remove_checkpoints(self, number: int, ranked: list[TrialRecord]) -> None:
-        """Remove the checkpoints of all trials but the best and the running ones."""
+        """Remove the checkpoints of all trials but the best and those that have not ended."""
         if self._with_checkpoints is None:
             self._with_checkpoints = {int(name) for name in self.out.folders(TRIAL_FOLDERS)}
         self._with_checkpoints.add(number)
         kept = {each.number for each in ranked[: self.keep]}
         kept |= {trial.record.number for trial in self.running.values()}
+        kept |= {record.number for record in self._waiting or []}
         if not self.settings.objective.is_single:
             kept |= {each.number for each in self.search.front()}
         self.journal.flush()  # who resumes without the checkpoints must know that they ended
