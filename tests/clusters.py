@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,6 +117,15 @@ def several_nodes(count: int, cpus_each: int = 1, *, head_cpus: int = 0) -> Iter
             yield cluster
         finally:
             _end(cluster._started)
+
+
+def wait_for(there: Callable[[], object], driver: subprocess.Popen[str]) -> None:
+    """Wait until something is there; fails with the driver's output if that ends before."""
+    end = time.monotonic() + 240
+    while not there():
+        assert driver.poll() is None, driver.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.3)
 
 
 def _start(

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import secrets
 import socket
@@ -32,6 +33,7 @@ from typing import Any
 
 from colorcore.storage.store import LocationError, StorageError, Store
 
+_log = logging.getLogger(__name__)
 WRITER = ".writer"
 RENEW_S = 5.0
 """Seconds between two renewals of a claim where there are no locks."""
@@ -212,6 +214,9 @@ def _leased(out: Store, command: str) -> Iterator[Claim]:
     """The clocks of two machines may differ, so a dead writer is recognized by waiting."""
     found = _read_writer(out)
     if found is not None and not _is_dead_here(found):
+        _log.warning(
+            "waiting up to %.0f s, in case %s still writes to %s", LEASE_S, _who(found), out.show()
+        )
         end = time.monotonic() + LEASE_S
         while time.monotonic() < end:
             time.sleep(min(1.0, LEASE_S / 10))
@@ -259,11 +264,15 @@ def _is_dead_here(writer: dict[str, Any]) -> bool:
 
 
 def _busy(out: Store, writer: dict[str, Any] | None) -> str:
-    writer = writer or {}
+    return (
+        f"{_who(writer or {})} is writing to {out.show()}; wait for it to end, or choose another "
+        "output"
+    )
+
+
+def _who(writer: dict[str, Any]) -> str:
     who = str(writer.get("command", "another process"))
-    if "pid" in writer:
-        who += f" (process {writer['pid']} on {writer.get('host')})"
-    return f"{who} is writing to {out.show()}; wait for it to end, or choose another output"
+    return f"{who} (process {writer['pid']} on {writer.get('host')})" if "pid" in writer else who
 
 
 # -- the locks themselves --------------------------------------------------------------------------

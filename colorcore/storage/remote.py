@@ -151,7 +151,9 @@ class RemoteStore(Store):
         Whatever uploads these files must be dead. Returns how many there were: 0 without boto3,
         without permission, or in a store that is not S3.
         """
-        client = _boto3_client(self.bucket, self.query) if self.scheme == "s3" else None
+        client = (
+            _boto3_client(self.bucket, self.query, os.getpid()) if self.scheme == "s3" else None
+        )
         if client is None:
             return 0
         from botocore.exceptions import BotoCoreError, ClientError
@@ -321,7 +323,8 @@ def _s3_place(bucket: str, options: dict[str, str]) -> dict[str, str | None]:
     return {"endpoint_override": endpoint, "scheme": scheme, "region": region}
 
 
-def _boto3_client(bucket: str, query: str) -> Any | None:
+@lru_cache(maxsize=64)
+def _boto3_client(bucket: str, query: str, _process: int) -> Any | None:
     """What the file system cannot do; None if boto3 is missing or has no credentials."""
     try:
         import boto3

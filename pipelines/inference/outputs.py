@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from colorcore.photos.write import COLORIZED, DRAWN, PICTURE_SUFFIXES, made_by
+from colorcore.storage.local import identity
 from pipelines.errors import WrongCallError
 from pipelines.sources.listing import list_photos
 from pipelines.sources.source import PlannedPhoto, Source, open_sources
@@ -22,13 +23,12 @@ FAILING_DISK = _FULL | {errno.EROFS, errno.EIO}
 _TAKEN = frozenset({errno.EEXIST, errno.EISDIR, errno.ENOTDIR})
 
 
-def identity(path: str | Path) -> Identity | None:
+def _identity(path: str | Path) -> Identity | None:
     """A file's device and inode; None if there is no file."""
     try:
-        status = os.stat(path)  # noqa: PTH116 (a path per photo: Path objects are slow)
-    except (OSError, ValueError):  # ValueError: a name that no file can have
+        return identity(path)
+    except (OSError, ValueError):
         return None
-    return status.st_dev, status.st_ino
 
 
 # -- folders of pictures ---------------------------------------------------------------------------
@@ -47,7 +47,7 @@ class OutFolder:
             WrongCallError: it is such a folder, or no folder.
         """
         self._path, self._sources = path, sources
-        self._identity = identity(path)
+        self._identity = _identity(path)
         self._passed: set[str] = set()
         if self._identity is None:
             return
@@ -85,12 +85,12 @@ class OutFolder:
         if not existing:
             return
         for path in self._local(planned):
-            if (target := existing.get(identity(path) or (0, 0))) is not None:
+            if (target := existing.get(_identity(path) or (0, 0))) is not None:
                 self._refuse(path, target)
         if overwrite:
             # The listing left this folder out, but it may lie among the photos and hold some.
             for path in self._local(list_photos(self._sources, Counter())):
-                target = existing.get(identity(path) or (0, 0))
+                target = existing.get(_identity(path) or (0, 0))
                 if target is not None and not made_by(Path(target), COLORIZED):
                     self._refuse(path, target)
 
@@ -103,7 +103,7 @@ class OutFolder:
         self._passed.add(folder)
         at = os.path.realpath(folder)
         while True:
-            if identity(at) == self._identity:
+            if _identity(at) == self._identity:
                 raise WrongCallError(
                     f"expected an --out without the originals, found {_shown(original)} in "
                     f"{self._path}; choose another folder, e.g. --out {self._path / 'colorized'}"
@@ -123,7 +123,7 @@ class OutFolder:
 
 def _existing(targets: Iterable[str], folders: Iterable[str]) -> Iterator[tuple[Identity, str]]:
     for target in targets:
-        if (found := identity(target)) is not None:
+        if (found := _identity(target)) is not None:
             yield found, target
     for folder in folders:
         try:
@@ -132,7 +132,7 @@ def _existing(targets: Iterable[str], folders: Iterable[str]) -> Iterator[tuple[
         except OSError:
             continue
         for path in paths:
-            if (found := identity(path)) is not None:
+            if (found := _identity(path)) is not None:
                 yield found, path
 
 
@@ -192,14 +192,14 @@ def check_drawing(
     if path.is_dir():
         raise WrongCallError(f"expected a file for {option}, found the folder {path}; add a name")
     own = made_by(path, DRAWN)
-    this = identity(path)
+    this = _identity(path)
     if this is not None and (own or overwrite):
         among = [source for source in open_sources(sources) if source.store.local is not None]
         if own:  # an earlier contact sheet may lie in a folder of photos
             among = [source for source in among if source.kind == "file"]
         for photo in list_photos(among, Counter()):
             place = _local_path(among, photo)
-            if place is not None and identity(place) == this:
+            if place is not None and _identity(place) == this:
                 raise WrongCallError(
                     f"expected another file for {option}, found that {path} is the photo "
                     f"{_shown(place)}; choose another name"

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from colorcore.storage.local import identity
 from colorcore.storage.store import Store
 from pipelines.errors import WrongCallError
 from pipelines.sources.patterns import expand_pattern
@@ -70,13 +71,12 @@ def _local_places(source: Source) -> Iterator[Path]:
 def _with_parents(place: Path) -> set[_Identity]:
     """The identities of a path and of all folders above it, links resolved."""
     whole = Path(os.path.realpath(place))
-    return {identity for each in (whole, *whole.parents) for identity in _identity(each)}
+    return {found for each in (whole, *whole.parents) for found in _identity(each)}
 
 
 def _identity(place: Path) -> set[_Identity]:
     """Device and inode, the same whatever the path and the case; empty if there is nothing."""
     try:
-        status = place.stat()
+        return {identity(place)}
     except OSError:
         return set()
-    return {(status.st_dev, status.st_ino)}

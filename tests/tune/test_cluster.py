@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ from colorcore.recipes.recipe import load_recipe
 from colorcore.storage.location import open_store
 from colorcore.storage.store import Store
 from pipelines.priors import make_palette
-from tests.clusters import several_nodes
+from tests.clusters import several_nodes, wait_for
 from tests.mlflow_store import new_store
 from tests.servers.s3 import S3
 from tests.trainings import TINY, fit_here
@@ -35,14 +32,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 EPOCHS = 60
 SETTINGS = [*TINY, f"train.epochs={EPOCHS}"]
 SPACE = {"optim.lr": {"log": [1e-4, 1e-2]}}
-
-
-def wait_for(there: Callable[[], object], driver: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 240
-    while not there():
-        assert driver.poll() is None, driver.communicate()[0]
-        assert time.monotonic() < end
-        time.sleep(0.3)
 
 
 def epoch_of(out: Store, trial: int) -> int:

@@ -57,6 +57,11 @@ def layout_for(workers: int, concurrent: int | None, *, may_grow: bool = False) 
     return Layout(workers, concurrent, use_gpu, threads)
 
 
+def bundles(workers: int, *, use_gpu: bool) -> list[dict[str, float]]:
+    """The resources of a trial: one bundle per rank."""
+    return [{"CPU": 1.0, "GPU": 1.0} if use_gpu else {"CPU": 1.0} for _ in range(workers)]
+
+
 @dataclass(slots=True)
 class Room:
     """How many trials fit on the cluster, which may grow and shrink during a study.
@@ -108,5 +113,5 @@ class Room:
 def _waiting_group(layout: Layout) -> Any:
     from ray.util.placement_group import placement_group
 
-    bundle = {"CPU": 1, "GPU": 1} if layout.use_gpu else {"CPU": 1}
-    return placement_group([bundle] * layout.workers, strategy="PACK")
+    wanted = bundles(layout.workers, use_gpu=layout.use_gpu)
+    return placement_group(wanted, strategy="PACK")

@@ -17,6 +17,8 @@ from ray import tune as ray_tune
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from tune.trials.layout import bundles
+
 if TYPE_CHECKING:
     from pipelines.training.job import Job
     from tune.trials.rank import Task
@@ -36,7 +38,7 @@ class StudyTrial(ray_tune.Trainable):
     def default_resource_request(cls, config: dict[str, Any]) -> Any:
         """One bundle per rank, on as few nodes as possible."""
         task: Task = config[TASK]
-        return bundles(task.workers, use_gpu=task.use_gpu)
+        return placement(task.workers, use_gpu=task.use_gpu)
 
     def setup(self, config: dict[str, Any]) -> None:
         """Start the other ranks, and be ready to train."""
@@ -90,10 +92,9 @@ class StudyTrial(ray_tune.Trainable):
         self.ranks.begin(task)
 
 
-def bundles(workers: int, *, use_gpu: bool) -> ray_tune.PlacementGroupFactory:
-    """The resources of a trial: one bundle per rank."""
-    bundle = {"CPU": 1.0, "GPU": 1.0} if use_gpu else {"CPU": 1.0}
-    return ray_tune.PlacementGroupFactory([bundle] * workers, strategy="PACK")
+def placement(workers: int, *, use_gpu: bool) -> ray_tune.PlacementGroupFactory:
+    """A trial's placement group: a bundle per rank, on as few nodes as possible."""
+    return ray_tune.PlacementGroupFactory(bundles(workers, use_gpu=use_gpu), strategy="PACK")
 
 
 class OtherRank:

@@ -18,7 +18,7 @@ from pipelines.tracking.store import TrackedRun
 from pipelines.training.job import prepare_job
 from tune.search.space import with_values
 from tune.trials.rank import Task
-from tune.trials.trial import StudyTrial, bundles
+from tune.trials.trial import StudyTrial, placement
 
 _CHECKPOINTS = ("last", "best")
 
@@ -35,7 +35,7 @@ class TunerTrial(StudyTrial):
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> Any:
         """One bundle per rank, on as few nodes as possible."""
-        return bundles(cls.settings["workers"], use_gpu=cls.settings["use_gpu"])
+        return placement(cls.settings["workers"], use_gpu=cls.settings["use_gpu"])
 
     def size_of(self, config: dict[str, Any]) -> tuple[int, bool]:
         """The number of ranks, and whether each has a GPU."""

@@ -102,11 +102,17 @@ def test_a_claim_can_be_repeated_and_leaves_nothing(out: Store) -> None:
 
 
 @pytest.mark.parametrize("out", ["folder without locks", "s3"], indirect=True)
-def test_a_dead_writer_on_another_machine_is_waited_for_and_replaced(out: Store) -> None:
+def test_a_dead_writer_on_another_machine_is_waited_for_and_replaced(
+    out: Store, caplog: pytest.LogCaptureFixture
+) -> None:
     out.write(WRITER, json.dumps({"command": "cc train", "host": "elsewhere", "pid": 1}).encode())
     since = time.monotonic()
     with claim(out, "cc train"):
         assert time.monotonic() - since >= 2.0
+    (line,) = [record.getMessage() for record in caplog.records if "waiting" in record.getMessage()]
+    assert line == (
+        f"waiting up to 2 s, in case cc train (process 1 on elsewhere) still writes to {out.show()}"
+    )
 
 
 @pytest.mark.parametrize("out", ["folder without locks", "s3"], indirect=True)

@@ -6,8 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from pipelines.errors import JobError
 from pipelines.inference.evaluate import evaluate_model
 from pipelines.priors import make_palette
 from pipelines.training.job import _check_shared, prepare_job
-from tests.clusters import several_nodes
+from tests.clusters import several_nodes, wait_for
 from tests.mlflow_store import new_store
 from tests.trainings import TINY
 
@@ -29,14 +27,6 @@ EPOCHS = 16
 SETTINGS = [
     *TINY, "model.channels=8", f"train.epochs={EPOCHS}", "train.eval_every=8", "train.save_every=10"
 ]  # fmt: skip
-
-
-def wait_for(there: Callable[[], object], driver: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 240
-    while not there():
-        assert driver.poll() is None, driver.communicate()[0]
-        assert time.monotonic() < end
-        time.sleep(0.5)
 
 
 @pytest.mark.slow

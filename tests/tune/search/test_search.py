@@ -161,6 +161,25 @@ def test_a_killed_study_has_its_unfinished_trials_despite_an_incomplete_last_lin
     assert third.ranked()[0].number == started.number
 
 
+def test_a_journal_of_an_earlier_version_is_read(space: Space, tmp_path: Path) -> None:
+    """It has an attribute per fact; now all facts of a moment share one."""
+    journal, old = tmp_path / "study.log", tmp_path / "old.log"
+    search = Search(space, Objective(), SearchSettings(), journal)
+    play(search, 3)
+    search.note(search.ask().number, run_id="abc")
+    lines = []
+    for line in journal.read_text().splitlines():
+        entry = json.loads(line)
+        (facts,) = entry.pop("user_attr", {"": {}}).values()
+        parts = [{**entry, "user_attr": {name: value}} for name, value in facts.items()]
+        lines += parts or [entry]
+    old.write_text("".join(f"{json.dumps(entry)}\n" for entry in lines))
+    assert '"user_attr": {"outcome": "finished"}' in old.read_text()
+    again = Search(space, Objective(), SearchSettings(), old)
+    assert again.records() == search.records()
+    assert again.ended() == search.ended()
+
+
 def test_tpe_avoids_collapsed_trials_whatever_their_scores(space: Space) -> None:
     """TPE samples near the best trials, which the collapsed ones must not be."""
     search = Search(
