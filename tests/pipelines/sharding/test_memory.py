@@ -55,7 +55,8 @@ from collections import Counter
 import ray  # which the job needs anyway
 from pipelines.sharding import job as sharding, plan
 from concurrent.futures import Future
-from colorcore.dataset.layout import DatasetInfo, ShardSettings, UnitResult
+from colorcore.dataset.layout import DatasetInfo, ShardSettings
+from pipelines.sharding.skipped import TaskResult
 from tests.experiments import scale
 from pipelines.sources.source import Source
 scale._register()
@@ -68,7 +69,7 @@ dataset = scale.Memory()
 job = sharding.ShardJob(dataset, [source], settings, info, lambda _: None, lambda *_: None)
 class Done:  # no Ray: a unit is done as soon as it is begun
     def __init__(self, unit):
-        self.result = UnitResult(unit.unit, {"train": unit.photos}, {})
+        self.result = TaskResult(unit.unit, {"train": unit.photos}, {}, {})
     def future(self):
         future = Future()
         future.set_result((self.result, 0.0))
