@@ -78,6 +78,15 @@ def run_tune_here(trainable: type, folder: str, **options: Any) -> None:
     tune.run(trainable, storage_path=folder, _remote=False, **options)
 
 
+def drop_trials(controller: Any) -> None:
+    """Kill the processes of Ray Tune's trials, and free what they hold.
+
+    `ray.tune.run` does this for an Exception only: after Ctrl-C they would stay until Python
+    collects the controller.
+    """
+    controller._actor_manager.cleanup()
+
+
 def set_rank_variables() -> None:
     """In a worker: set LOCAL_RANK and what else torch needs to know from Ray Train."""
     from ray.train.torch.config import _set_torch_distributed_env_vars

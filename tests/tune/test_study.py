@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 import psutil
 import pytest
+import ray
 from mlflow import MlflowClient
 
 from colorcore.checkpoints.checkpoint import load_checkpoint
@@ -27,7 +28,7 @@ from tune.studies.driver import StudyEvents
 from tune.study import StudyReport, tune
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def run(dataset_with_palette: Path, tracking: str, local_ray: None):
     def call(settings: StudySettings, out: Path, trials: int = 1, **options) -> StudyReport:
         return tune(
@@ -35,7 +36,12 @@ def run(dataset_with_palette: Path, tracking: str, local_ray: None):
             **{"concurrent": 1, **options},
         )  # fmt: skip
 
-    return call
+    yield call
+    # However a study ended, its processes and their places are gone.
+    end = time.monotonic() + 10
+    while ray.available_resources().get("CPU") != 2:
+        assert time.monotonic() < end, ray.available_resources()
+        time.sleep(0.1)
 
 
 def records(out: Path, settings: StudySettings) -> list[TrialRecord]:

@@ -24,7 +24,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from pipelines.ray_internals import run_tune_here
+from pipelines.ray_internals import drop_trials, run_tune_here
 from pipelines.training.job import describe_error
 from tune.studies.driver import Ended, StudyDriver
 from tune.trials.layout import Room
@@ -80,6 +80,8 @@ def run_study(driver: StudyDriver, deadline: float | None = None) -> None:
     finally:
         hooks.close_left(LEAVE_S)
         hooks.room.close()
+        if hooks.controller is not None:
+            drop_trials(hooks.controller)
     if hooks.error is not None:
         raise hooks.error
 
@@ -87,9 +89,10 @@ def run_study(driver: StudyDriver, deadline: float | None = None) -> None:
 class _Hooks:
     """What all hooks share.
 
-    error    the first exception that a hook raised. Ray Tune would take it for the trial's.
-    is_over  whether the deadline has passed
-    placed   trials that have their processes
+    error       the first exception that a hook raised. Ray Tune would take it for the trial's.
+    is_over     whether the deadline has passed
+    placed      trials that have their processes
+    controller  Ray Tune's, once it has a trial
     """
 
     def __init__(self, driver: StudyDriver, room: Room, deadline: float | None) -> None:
@@ -97,6 +100,7 @@ class _Hooks:
         self.error: Exception | None = None
         self.is_over = False
         self.placed: set[str] = set()
+        self.controller: Any = None
         self._leaving: dict[Any, Ended] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -178,6 +182,7 @@ class _StudyScheduler(FIFOScheduler):
 
     @_guarded
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        self.hooks.controller = tune_controller
         # Losses in earlier calls of `cc tune` count, too.
         if trial.num_failures == 0:
             trial.max_failures = self.hooks.driver.allowed_failures(trial.trial_id)

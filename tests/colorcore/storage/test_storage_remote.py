@@ -438,7 +438,9 @@ def test_what_a_killed_process_left_is_dropped_below_the_store_only(
     assert uploads(s3_server, bucket) == sorted(set(keys) - {"top/a"})
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "boto3", None)
+        remote_store._boto3_client.cache_clear()
         assert store.drop_uploads() == 0
+    remote_store._boto3_client.cache_clear()
     assert store.drop_uploads() == 2
     assert uploads(s3_server, bucket) == ["other", "top-secret/c"]
 
