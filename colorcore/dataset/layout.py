@@ -9,6 +9,8 @@
     index/000017.parquet    one row per kept sample; written last: a unit with an index is done
     rejected/000017.parquet one row per refused photo: source, reason, detail, a few thumbnails
     histogram/000017.npy    (256, 256) int64 counts of the (a, b) cells of its train samples
+    skipped/000017.json     what the unit's tars held besides photos, if anything; skipped.json is
+                            their sum (``pipelines.sharding.skipped``)
     shards.parquet          one row per shard, with the number of samples the loader reads from it
     duplicates.parquet      samples whose photo is also in an earlier unit: the loader skips them
     histogram.npy           the sum of all units' histograms

@@ -167,6 +167,15 @@ class Samples:
             self.cache.path(self.shards[shard].as_py(), int(self.shard_bytes[shard]))
 
     def _copy(self, shard: int, row: int, out: NDArray[np.uint8]) -> None:
+        try:
+            self._copy_sample(shard, row, out)
+        except DatasetError:
+            if self.cache is None:
+                raise
+            # The copy may be at fault, not the dataset: it is evicted now, so fetch it again.
+            self._copy_sample(shard, row, out)
+
+    def _copy_sample(self, shard: int, row: int, out: NDArray[np.uint8]) -> None:
         rows = self._rows_of(shard)
         offset, length = int(rows.offsets[row]), int(rows.lengths[row])
         data, header = self._maps.get(shard), len(self._header)
@@ -245,9 +254,16 @@ class Samples:
         self._maps.drop(lambda shard: not cache.holds(self.shards[shard].as_py()))
 
     def damaged(self, shard: int, what: str) -> DatasetError:
-        """The error for a shard. Once its index is removed, `cc shard` redoes the unit."""
+        """The error for a shard. Once its index is removed, `cc shard` redoes the unit.
+
+        A cached copy of it is evicted: whoever reads the shard again fetches what is there then.
+        """
+        name = self.shards[shard].as_py()
+        if self.cache is not None:
+            self.cache.evict(name)
+            self._maps.drop(lambda mapped: mapped == shard)
         return DatasetError(
-            f"the shard {self._dataset.show(self.shards[shard].as_py())} {what}; "
+            f"the shard {self._dataset.show(name)} {what}; "
             f"remove {self._dataset.show(index_name(int(self._units[shard])))}, "
             "then run the same cc shard command again"
         )

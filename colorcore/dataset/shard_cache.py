@@ -99,6 +99,10 @@ class ShardCache:
         """Whether the cache has a copy of the shard now."""
         return (self._mine / shard).exists()
 
+    def evict(self, shard: str) -> None:
+        """Remove the copy of a shard, because it is damaged."""
+        (self._mine / shard).unlink(missing_ok=True)
+
     def _fetch(self, shard: str, target: Path, size: int) -> None:
         # The name carries the final size, so that other processes can count the whole shard
         # against the limit while its first bytes arrive.

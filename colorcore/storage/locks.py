@@ -31,6 +31,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from colorcore.storage.atomic import make_folder
 from colorcore.storage.store import LocationError, StorageError, Store
 
 _log = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ def claim(out: Store, command: str) -> Iterator[Claim]:
             return
         is_new = not out.local.exists()
         try:
-            out.local.mkdir(parents=True, exist_ok=True)
+            make_folder(out.local)
             held = _is_held(out.local, stack)
             if held is True:
                 out.write(WRITER, json.dumps(_writer(command)).encode())

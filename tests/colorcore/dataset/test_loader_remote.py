@@ -303,6 +303,34 @@ def test_a_shard_that_is_gone_is_named(local, s3_server, tmp_path) -> None:
     assert not list(tmp_path.rglob("*.part"))
 
 
+def zeros(path: Path) -> None:
+    """What a power cut leaves of a file that was never synced."""
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def test_a_damaged_copy_is_fetched_again(local, bucket, s3_server, tmp_path) -> None:
+    samples = remote(s3_server.uri(bucket, "set"), tmp_path)
+    everything = np.arange(len(samples))
+    whole = samples.read(everything)
+    copies = sorted(tmp_path.rglob("*.tar"))
+    zeros(copies[0])
+    os.truncate(copies[1], 0)
+    again = remote(s3_server.uri(bucket, "set"), tmp_path)
+    assert torch.equal(again.read(everything), whole)
+
+
+def test_a_shard_mended_in_its_bucket_is_read_again(local, s3_server, tmp_path) -> None:
+    bucket = upload(s3_server, "loader-mended", local)
+    samples = remote(s3_server.uri(bucket, "set"), tmp_path)
+    shard = f"set/{samples.shards[0].as_py()}"
+    whole = s3_server.get(bucket, shard)
+    s3_server.put(bucket, shard, bytes(len(whole)))
+    with pytest.raises(DatasetError, match="does not match its index at byte 512"):
+        samples.read(np.array([0]))
+    s3_server.put(bucket, shard, whole)
+    assert torch.equal(samples.read(np.array([0])), Samples(local, "train").read(np.array([0])))
+
+
 def test_the_other_commands_take_a_dataset_in_a_bucket(
     local, s3_server, tmp_path, monkeypatch, capsys
 ) -> None:
