@@ -256,19 +256,22 @@ def read_table(
 
 
 @contextmanager
-def reading(store: Store, name: str, *, unit: int | None = None) -> Iterator[None]:
+def reading(
+    store: Store, name: str, *, unit: int | None = None, remove: str = ""
+) -> Iterator[None]:
     """Turn errors from reading a dataset's file into one that names the fix.
 
     ``unit`` is the unit that the file belongs to: once its index is removed, `cc shard` redoes it.
+    ``remove`` is another file whose removal makes `cc shard` write this one again.
 
     Raises:
         DatasetError: the file is missing or damaged.
     """
-    cure = store.show(name if unit is None else index_name(unit))
+    cure = store.show(remove or (name if unit is None else index_name(unit)))
     try:
         yield
     except FileNotFoundError as error:
-        first = "" if unit is None or cure == store.show(name) else f"remove {cure}, then "
+        first = "" if cure == store.show(name) else f"remove {cure}, then "
         raise DatasetError(
             f"expected {store.show(name)}, found no such file; "
             f"{first}run the same cc shard command again"

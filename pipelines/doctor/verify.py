@@ -5,7 +5,8 @@ padding behind its JSON, must have the CRC-32 that the index has of them; what f
 must be empty. So a single wrong byte anywhere in a tar is found. In units of earlier versions,
 whose index has no checksums, only the tar's headers and the arrays' are checked, and compressed
 arrays are decompressed. The other files are compared with each other: a unit's histogram with its
-samples, the dataset's fingerprint with its indexes, and its totals with those of the units.
+samples, the dataset's fingerprint with its indexes, and its totals with those of the units. How
+many files were skipped is checked the same way.
 """
 
 from __future__ import annotations
@@ -37,6 +38,15 @@ from colorcore.dataset.merge import Summary, summarise
 from colorcore.storage.npy import npy_header
 from colorcore.storage.store import Store
 from pipelines.doctor.finding import Finding, fail, ok, warn
+from pipelines.sharding.skipped import (
+    TOTAL,
+    Skipped,
+    add,
+    read_total,
+    skipped_name,
+    sum_of_units,
+    units_with_skipped,
+)
 
 THREADS = 4
 """Units that are read at the same time."""
@@ -118,6 +128,7 @@ def verify(store: Store, on_progress: Callable[[int, int, str], None]) -> Verifi
         on_progress(done + 1, len(units), f"{found.size / 1e9:.1f} GB{damaged}")
     # Units that are damaged are redone, and merged again with the others.
     found.damage += _totals(store, info, None if found.damage else total)
+    found.damage += _skipped(store, units)
     return found
 
 
@@ -325,3 +336,21 @@ def _totals(store: Store, info: DatasetInfo, total: Summary | None) -> Iterator[
     if total is not None and fingerprint(info.settings, total.indexes) != info.fingerprint:
         what = f"its fingerprint {info.fingerprint} is not that of the units' indexes"
         yield Damage("dataset.json", "", what, merged)
+
+
+def _skipped(store: Store, units: list[int]) -> Iterator[Damage]:
+    """Damage of the records of what the dataset's tars held besides photos."""
+    total, recorded, is_sound = Skipped(), units_with_skipped(store), True
+    for unit in units:
+        if unit not in recorded:
+            continue
+        try:
+            add(total, sum_of_units(store, [unit]))
+        except DatasetError as error:
+            is_sound = False
+            yield _from_error(error, store, skipped_name(unit), index_name(unit))
+    try:
+        if read_total(store) != total and is_sound:
+            yield Damage(TOTAL, "", "it is not the sum of the units' records", "shards.parquet")
+    except DatasetError as error:
+        yield _from_error(error, store, TOTAL, "shards.parquet")

@@ -120,9 +120,13 @@ def _to_json(skipped: Skipped) -> bytes:
 
 
 def _read(dataset: Store, name: str, unit: int | None = None) -> Skipped:
-    with reading(dataset, name, unit=unit):
+    # Without the table of shards, all totals are made again; without this file, nothing was skipped.
+    with reading(dataset, name, unit=unit, remove="" if unit is not None else "shards.parquet"):
         record = json.loads(dataset.read(name))
-        return {
-            int(root): Tally(0, int(each["empty"]), Counter(each["files"]))
-            for root, each in record.items()
-        }
+        try:
+            return {
+                int(root): Tally(0, int(each["empty"]), Counter(each["files"]))
+                for root, each in record.items()
+            }
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError("expected counts of skipped files per source") from error

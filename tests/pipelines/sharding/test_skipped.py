@@ -12,6 +12,7 @@ import pytest
 from cli.main import main
 from colorcore.dataset.layout import DatasetInfo, ShardSettings, index_name, read_info, write_info
 from colorcore.storage.local import LocalStore
+from pipelines.doctor.verify import verify
 from pipelines.errors import WrongCallError
 from pipelines.sharding.job import ShardReport, shard
 from pipelines.sharding.merge_tasks import merge_units
@@ -106,6 +107,35 @@ def test_a_unit_that_is_done_again_replaces_its_record(photos: Path, tmp_path: P
     build(photos, tmp_path / "d")
     assert not (tmp_path / "d" / skipped_name(2)).exists()
     assert kinds(read_total(LocalStore(tmp_path / "d"))) == {".json": 2, "._* (AppleDouble)": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "remove"),
+    [
+        ("skipped/000001.json", b"{", "index/000001.parquet"),
+        ("skipped/000001.json", b'["empty"]', "index/000001.parquet"),
+        ("skipped/000001.json", b'{"0": {"empty": 0, "files": {".json": 3}}}', "shards.parquet"),
+        ("skipped.json", b"", "shards.parquet"),
+        ("skipped.json", b'{"0": {}}', "shards.parquet"),
+        ("skipped.json", b"{}", "shards.parquet"),
+    ],
+)
+def test_a_damaged_record_is_named_and_made_again(
+    name: str, content: bytes, remove: str, photos: Path, tmp_path: Path
+) -> None:
+    build(photos, tmp_path / "d")
+    expected = contents(tmp_path / "d")
+    assert name in expected
+    assert verify(LocalStore(tmp_path / "d"), lambda *_: None).damage == []
+    (tmp_path / "d" / name).write_bytes(content)
+    (damage,) = verify(LocalStore(tmp_path / "d"), lambda *_: None).damage
+    assert damage.file in {name, "skipped.json"}  # one that is only wrong may be either
+    assert damage.remove == remove
+    if len(content) > 30:  # nothing says which of the two is wrong
+        return
+    (tmp_path / "d" / remove).unlink()
+    build(photos, tmp_path / "d")
+    assert contents(tmp_path / "d") == expected
 
 
 # Datasets of earlier versions
