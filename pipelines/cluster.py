@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
+from colorcore.waiting import waiting_for
 from pipelines.errors import JobError
 from pipelines.ray_internals import on_loopback
 
@@ -27,6 +28,7 @@ FIRST_PAUSE_S = 2.0
 MOST_BYTES = 35
 """Bytes of a folder's path below which Ray's sockets, 72 bytes further down, are within 107."""
 _SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - a private folder is made there
+_log = logging.getLogger(__name__)
 _BUSY = ("Starting Ray client server failed", "Proxy failed to Connect to backend", "psutil.")
 _REFUSED = ("Unauthenticated", "AuthToken", "authentication token")
 
@@ -67,7 +69,8 @@ def ray_session(address: str | None = None, *, cpus: int | None = None) -> Itera
             host, _, port = address.rpartition("://")[2].rpartition(":")
             if host and port.isdigit():  # Ray itself would try for minutes
                 require_listener(host.strip("[]"), int(port))
-            _join(address)
+            with waiting_for(f"the cluster at {address}"):
+                _join(address)
     except (RayError, RuntimeError, ValueError, OSError) as error:
         stack.close()
         raise JobError(f"cannot reach {address or 'a local Ray'}: {_reason(error)}") from error
@@ -129,6 +132,23 @@ def silence_ray() -> None:
     """Hide what Ray's libraries log below errors; the commands print their own progress."""
     for name in ("ray.train", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def say_if_busy(count: int, *, gpus: bool = False) -> None:
+    """Log what a job waits for, if the connected cluster has fewer free CPUs or GPUs than it needs.
+
+    They may be those of a job that is just leaving, so this is no error.
+    """
+    import ray
+
+    kind = "GPU" if gpus else "CPU"
+    free = int(ray.available_resources().get(kind, 0.0))
+    if free < count:
+        total = int(ray.cluster_resources().get(kind, 0.0))
+        _log.warning(
+            "waiting for %d %s: other jobs use %d of this cluster's %d",
+            count, f"{kind}s" if count > 1 else kind, total - free, total,
+        )  # fmt: skip
 
 
 def require_listener(host: str, port: int) -> None:

@@ -21,7 +21,8 @@ FLOORS = ("cli", "tune", "pipelines", "colorcore")
 """Top to bottom: a floor imports itself and the floors below it."""
 ROOMS: Mapping[str, Sequence[frozenset[str]]] = {
     "colorcore": (
-        frozenset({"options", "storage", "torch_internals"}),
+        frozenset({"options", "torch_internals", "waiting"}),
+        frozenset({"storage"}),
         frozenset({"color", "photos"}),
         frozenset({"models", "scores", "dataset"}),
         frozenset({"losses", "inference", "stock_pipeline"}),

@@ -18,7 +18,7 @@ from typing import Any
 from colorcore.recipes.recipe import RecipeError
 from colorcore.storage.location import absolute_store
 from colorcore.storage.store import Store
-from pipelines.cluster import ray_session
+from pipelines.cluster import ray_session, say_if_busy
 from pipelines.errors import JobError, WrongCallError, differences
 from pipelines.tracking.names import DATASET_TAG
 from pipelines.tracking.redact import without_secrets
@@ -121,6 +121,7 @@ def tune(
             with ray_session(address):
                 interrupts.install()  # again: Ray takes SIGTERM when it connects
                 layout = layout_for(settings.workers, concurrent, may_grow=address is not None)
+                say_if_busy(layout.workers, gpus=layout.use_gpu)
                 driver = StudyDriver(
                     absolute_store(dataset), settings, store, search, journal, run, name, trials,
                     keep, retries, layout, events,

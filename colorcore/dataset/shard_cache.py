@@ -21,6 +21,7 @@ from colorcore.dataset.layout import DatasetError, index_name
 from colorcore.storage.atomic import sync_file
 from colorcore.storage.locks import lock, try_lock
 from colorcore.storage.store import Store
+from colorcore.waiting import waiting_for
 
 DEFAULT_BYTES = 50 * 10**9
 _POLL_S = 0.05
@@ -90,7 +91,9 @@ class ShardCache:
         # It may be evicted before the caller opens it; the caller then asks again.
         if _touched(target):
             return target
-        with lock(target.with_suffix(".lock")):
+        with contextlib.ExitStack() as stack:
+            with waiting_for(f"another process that fetches {self._dataset.show(shard)}"):
+                stack.enter_context(lock(target.with_suffix(".lock")))
             if not _touched(target):  # another process may have fetched it while this one waited
                 self._fetch(shard, target, size)
         return target

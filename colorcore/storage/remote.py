@@ -24,6 +24,7 @@ from urllib.parse import parse_qsl
 import pyarrow as pa
 
 from colorcore.storage.store import Admit, Entry, LocationError, StorageError, Store, join_name
+from colorcore.waiting import waiting_for
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -93,7 +94,7 @@ class RemoteStore(Store):
                     admit(size)
                 return _whole(file.read(), size)
 
-        return self._try(name, action)
+        return self._try(name, action, is_long=True)
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:  # noqa: D102
         def action(fs: FileSystem, path: str) -> bytes:
@@ -101,7 +102,7 @@ class RemoteStore(Store):
                 there = min(length, file.size() - offset)
                 return _whole(file.read_at(there, offset), there) if there > 0 else b""
 
-        return self._try(name, action)
+        return self._try(name, action, is_long=True)
 
     def size(self, name: str) -> int:  # noqa: D102
         def action(fs: FileSystem, path: str) -> int:
@@ -117,10 +118,10 @@ class RemoteStore(Store):
         return io.BufferedReader(_RemoteFile(self, name), 8 * _COPY)  # one request per buffer
 
     def write(self, name: str, data: bytes) -> None:  # noqa: D102
-        self._try(name, lambda fs, _: self._upload(fs, name, iter([data])))
+        self._try(name, lambda fs, _: self._upload(fs, name, iter([data])), is_long=True)
 
     def put(self, path: Path, name: str) -> None:  # noqa: D102
-        self._try(name, lambda fs, _: self._upload(fs, name, _pieces(path)))
+        self._try(name, lambda fs, _: self._upload(fs, name, _pieces(path)), is_long=True)
         path.unlink()
 
     def _upload(self, fs: FileSystem, name: str, pieces: Iterator[bytes]) -> None:
@@ -182,7 +183,7 @@ class RemoteStore(Store):
                     file.write(_whole(part, min(16 * _COPY, size - done)))
                     done += len(part)
 
-        self._try(name, action)
+        self._try(name, action, is_long=True)
 
     def remove(self, name: str) -> None:  # noqa: D102
         with contextlib.suppress(FileNotFoundError):
@@ -194,25 +195,39 @@ class RemoteStore(Store):
     def _path(self, name: str) -> str:
         return join_name(join_name(self.bucket, self.prefix), name)
 
-    def _try(self, name: str, action: Callable[[FileSystem, str], _T]) -> _T:
-        """Run a call, and retry it with exponential backoff while it fails for a passing reason."""
+    def _try(
+        self, name: str, action: Callable[[FileSystem, str], _T], *, is_long: bool = False
+    ) -> _T:
+        """Run a call, and retry it with exponential backoff while it fails for a passing reason.
+
+        is_long  whether it may take long without any failure, because it moves a file's content
+        """
         path = self._path(name)
-        for attempt in range(1, TRIES + 1):
-            try:
-                return action(self.filesystem(), path)
-            except FileNotFoundError:
-                raise
-            except (OSError, pa.ArrowException) as error:
-                if attempt == TRIES or _FINAL.search(str(error)):
-                    raise self._failed(name, error, attempt) from error
-                pause = FIRST_PAUSE_S * 2 ** (attempt - 1)
-                time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
+        with contextlib.ExitStack() as stack:
+            if not is_long:
+                stack.enter_context(waiting_for(f"an answer about {self.show(name)}"))
+            for attempt in range(1, TRIES + 1):
+                try:
+                    return action(self.filesystem(), path)
+                except FileNotFoundError:
+                    raise
+                except (OSError, pa.ArrowException) as error:
+                    if attempt == TRIES or _FINAL.search(str(error)):
+                        raise self._failed(name, error, attempt) from error
+                    if is_long and attempt == 1:
+                        what = f"{self.show(name)}, which failed once: {_one_line(error)}"
+                        stack.enter_context(waiting_for(what))
+                    pause = FIRST_PAUSE_S * 2 ** (attempt - 1)
+                    time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
         raise AssertionError("unreachable")
 
     def _failed(self, name: str, error: Exception, tries: int = 1) -> StorageError:
-        cause = " ".join(str(error).split()) or type(error).__name__
         times = f" {tries} times" if tries > 1 else ""
-        return StorageError(f"{self.show(name)} failed{times}: {cause}")
+        return StorageError(f"{self.show(name)} failed{times}: {_one_line(error)}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 class _RemoteFile(io.RawIOBase):
@@ -246,7 +261,9 @@ class _RemoteFile(io.RawIOBase):
         if not length:
             return 0
         data = self._store._try(
-            self._name, lambda _fs, _path: _whole(self._file.read_at(length, self._at), length)
+            self._name,
+            lambda _fs, _path: _whole(self._file.read_at(length, self._at), length),
+            is_long=True,
         )
         buffer[:length] = data
         self._at += length

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from colorcore.waiting import waiting_for
 from pipelines.run_log.spool import FOLDER, PICTURE_FOLDER, Record, Spool
 from pipelines.tracking.mlflow_env import QUIET, environment
 from pipelines.tracking.mlflow_internals import HAS_PICTURES_TAG, PICTURES
@@ -175,18 +176,18 @@ def deliver(uri: str, run_id: str, spool: Spool, patience_s: float) -> str | Non
     """
     end, waits = time.monotonic() + patience_s, pauses()
     delivery = Delivery(uri, run_id, spool)
-    while True:
-        try:
-            delivery.send()
-        except NotTakenError as error:
-            pause = min(
-                next(waits), 1.0
-            )  # a user is waiting: do not sleep past the server's return
-            if time.monotonic() + pause > end:
-                return str(error)
-            time.sleep(pause)
-        else:
-            return None
+    with waiting_for(f"{without_secrets(uri)}, which takes the run's last records"):
+        while True:
+            try:
+                delivery.send()
+            except NotTakenError as error:
+                # A user is waiting: do not sleep past the server's return.
+                pause = min(next(waits), 1.0)
+                if time.monotonic() + pause > end:
+                    return str(error)
+                time.sleep(pause)
+            else:
+                return None
 
 
 def pauses() -> Iterator[float]:

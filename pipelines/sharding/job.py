@@ -12,6 +12,7 @@ The driver's memory grows by one number per unit, never by photos.
 
 from __future__ import annotations
 
+import functools
 import queue
 import shutil
 import time
@@ -35,7 +36,7 @@ from colorcore.photos.refusal import DAMAGED
 from colorcore.storage.location import absolute_store, open_store
 from colorcore.storage.locks import WRITER, claim
 from colorcore.storage.store import StorageError, Store
-from pipelines.cluster import ray_session
+from pipelines.cluster import ray_session, say_if_busy
 from pipelines.errors import JobError, WrongCallError, differences
 from pipelines.sharding.merge_tasks import merge_units, units_in_flight
 from pipelines.sharding.plan import Listing, PlannedUnit, planning
@@ -133,7 +134,13 @@ def shard(
     if not plans(target):  # photos that are done may be removed, and their rows must stay
         check_lists(opened)
     with claim(target, "cc shard"), ExitStack() as stack:
-        # Ray starts only when a unit or the merge needs it, and ends with the stack.
+
+        @functools.cache
+        def connect() -> None:
+            # Ray starts only when a unit or the merge needs it, and ends with the stack.
+            stack.enter_context(ray_session(address))
+            say_if_busy(1)
+
         info = _begin(target, settings, tuple(map(str, sources)))
         job = ShardJob(absolute_store(target), opened, settings, info, on_progress, on_failure)
         ignored: Counter[str] = Counter()
@@ -141,10 +148,10 @@ def shard(
         listing = stack.enter_context(
             planning(job.dataset, opened, settings.photos_per_unit, ignored, tallies=tallies)
         )
-        job.do_units(listing, lambda: stack.enter_context(ray_session(address)))
+        job.do_units(listing, connect)
         if not job.progress.units:
             raise JobError("; ".join([*no_photos_in(opened, tallies)[:3], "check the sources"]))
-        finished = job.complete(lambda: stack.enter_context(ray_session(address)))
+        finished = job.complete(connect)
         in_tars = job.skipped()
         _sweep(target)
     ignored.update(kinds(in_tars))

@@ -120,7 +120,7 @@ def _to_json(skipped: Skipped) -> bytes:
 
 
 def _read(dataset: Store, name: str, unit: int | None = None) -> Skipped:
-    # Without the table of shards, all totals are made again; without this file, nothing was skipped.
+    # Without the table of shards all totals are made again; without this file none were skipped.
     with reading(dataset, name, unit=unit, remove="" if unit is not None else "shards.parquet"):
         record = json.loads(dataset.read(name))
         try:

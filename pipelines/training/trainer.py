@@ -17,7 +17,7 @@ from typing import Any
 from colorcore.recipes.advice import Advised, advised
 from colorcore.recipes.recipe import Recipe
 from colorcore.scores.signs import Sign
-from pipelines.cluster import silence_ray
+from pipelines.cluster import say_if_busy, silence_ray
 from pipelines.errors import JobError, StoppedError, WrongCallError
 from pipelines.ray_internals import trainer_without_sigint_handler
 from pipelines.training.board import Board
@@ -90,6 +90,7 @@ def run_workers(
         raise WrongCallError(
             f"expected at most {cpus} workers, one per CPU of this cluster, got {least}"
         )
+    say_if_busy(least, gpus=gpus)
     # On the node of Ray Train's controller: losing that node ends the training anyway.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     kind: Any = ray.remote(Board)

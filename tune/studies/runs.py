@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from colorcore.checkpoints.checkpoint import fetch_checkpoint, has_checkpoint
 from colorcore.storage.store import StorageError, Store
+from colorcore.waiting import waiting_for
 from pipelines.errors import JobError
 from pipelines.run_log.log import RunLog
 from pipelines.run_log.resend import resend_runs
@@ -34,6 +35,7 @@ from pipelines.tracking.names import (
     TRIAL_TAG,
     VAL,
 )
+from pipelines.tracking.redact import without_secrets
 from pipelines.tracking.store import TrackedRun, client_for
 from tune.studies.results import ARTIFACTS, TRIAL_FOLDERS, trial_folder
 
@@ -68,20 +70,21 @@ def start_trial(study: StudyRun, name: str, record: TrialRecord, job: Job) -> Tr
         NOTE_TAG: job.recipe.about,
     }
     end = time.monotonic() + study.run.patience_s
-    while True:
-        try:
-            return start_run(
-                study.run.uri,
-                run_name(name, record.number),
-                job.params,
-                tags,
-                record.run_id,
-                parent=study.run.run_id,
-            )
-        except JobError:
-            if time.monotonic() > end:
-                raise
-        time.sleep(1.0)
+    with waiting_for(f"{without_secrets(study.run.uri)}, which takes the trial's run"):
+        while True:
+            try:
+                return start_run(
+                    study.run.uri,
+                    run_name(name, record.number),
+                    job.params,
+                    tags,
+                    record.run_id,
+                    parent=study.run.run_id,
+                )
+            except JobError:
+                if time.monotonic() > end:
+                    raise
+            time.sleep(1.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from colorcore import waiting
 from colorcore.storage import remote as remote_store
 from colorcore.storage import store as storage
 from colorcore.storage.location import open_store
@@ -443,6 +445,40 @@ def test_what_a_killed_process_left_is_dropped_below_the_store_only(
     remote_store._boto3_client.cache_clear()
     assert store.drop_uploads() == 2
     assert uploads(s3_server, bucket) == ["other", "top-secret/c"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("hang:1:0.6", ["waiting for an answer about {file}"]),
+        ("all", ["waiting for an answer about {file}"]),
+        ("none", []),
+    ],
+)
+def test_a_store_that_keeps_a_command_waiting_is_named(
+    rule: str, said: list[str], flaky_s3: FlakyS3, bucket, monkeypatch, caplog
+) -> None:
+    monkeypatch.setattr(waiting, "SAY_AFTER_S", 0.3)
+    store = open_store(flaky_s3.uri(bucket, "top"))
+    assert not store.exists("file")  # the connection is there
+    flaky_s3.set(rule)
+    with contextlib.suppress(StorageError):
+        store.exists("file")
+    assert caplog.messages == [line.format(file=store.show("file")) for line in said]
+
+
+def test_a_transfer_is_named_only_once_it_has_failed(
+    flaky_s3: FlakyS3, bucket, monkeypatch, caplog
+) -> None:
+    monkeypatch.setattr(waiting, "SAY_AFTER_S", 0.3)
+    store = open_store(flaky_s3.uri(bucket, "top"))
+    store.write("file", b"1")
+    assert not caplog.messages
+    flaky_s3.set("all")
+    with pytest.raises(StorageError):
+        store.read("file")
+    (line,) = caplog.messages
+    assert line.startswith(f"waiting for {store.show('file')}, which failed once: ")
 
 
 def test_a_store_that_refuses_to_list_uploads_is_left_alone(

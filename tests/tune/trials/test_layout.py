@@ -6,7 +6,9 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import ray
 
+from pipelines.cluster import say_if_busy
 from pipelines.errors import WrongCallError
 from tune.trials.layout import Layout, Room, layout_for
 
@@ -43,7 +45,6 @@ def test_as_many_trials_have_room_as_fit_and_are_asked_for(local_ray: None) -> N
 @pytest.fixture
 def full(local_ray: None) -> Iterator[None]:
     """All CPUs are taken, as by trials; those of an earlier test may still be leaving."""
-    import ray
     from ray.util.placement_group import placement_group, remove_placement_group
 
     groups = [placement_group([{"CPU": 1}]) for _ in range(2)]
@@ -72,3 +73,17 @@ def test_more_is_wished_for_only_while_all_trials_have_their_place(full: None) -
     assert not room.has_room(3, 3)
     room.close()
     assert pending() == 0
+
+
+def test_a_job_says_that_others_use_the_cluster(full: None, caplog) -> None:
+    say_if_busy(1)
+    assert caplog.messages == ["waiting for 1 CPU: other jobs use 2 of this cluster's 2"]
+
+
+def test_a_job_that_has_its_cpus_says_nothing(local_ray: None, caplog) -> None:
+    end = time.monotonic() + 30
+    while ray.available_resources().get("CPU") != 2:  # those of an earlier test may be leaving
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    say_if_busy(2)
+    assert not caplog.messages
