@@ -65,7 +65,7 @@ def colorize(
         raise
     _show(report, json=json)
     if report.refused:
-        show.warn(f"error: {len(report.refused)} photos could not be colourized")
+        show.warn(f"error: {show.counted(len(report.refused), 'photo')} could not be colourized")
         return 1
     return 0
 
@@ -102,4 +102,5 @@ def _show(report: ColorizeReport, error: str = "", *, json: bool) -> None:
     }
     counts = "".join(f", {count:,} {name}" for name, count in others.items() if count)
     out = show.escaped(str(report.out))
-    print(f"{len(report.written):,} pictures in {out}{counts}; decoded with {report.decoding}")
+    pictures = show.counted(len(report.written), "picture")
+    print(f"{pictures} in {out}{counts}; decoded with {report.decoding}")

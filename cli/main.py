@@ -21,9 +21,8 @@ OUR_ERRORS = {
     "StorageError",
 }
 """Errors whose message is written for the user; by name, because importing them is slow."""
-INTERRUPTED = (
-    "interrupted; rerun the same command to continue (add --resume for cc train and cc tune)"
-)
+RESUMED = {"train", "tune"}
+"""Commands that continue only with --resume."""
 WRONG_CALLS = {"LocationError", "RecipeError", "WrongCallError"}
 """Errors in what the user typed."""
 
@@ -76,8 +75,10 @@ def _call(arguments: list[str], name: str, *, debug: bool) -> tuple[int, str]:
             raise
         return _explain(error)
     if code == EXIT_INTERRUPTED:
-        show.warn(INTERRUPTED)
-        return code, INTERRUPTED
+        option = " with --resume" if RESUMED.intersection(arguments[:1]) else ""
+        text = f"interrupted; rerun the same command{option} to continue"
+        show.warn(text)
+        return code, text
     return code if isinstance(code, int) else 0, ""
 
 

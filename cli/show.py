@@ -184,6 +184,11 @@ def _lines(label: str) -> Iterator[Advance]:
     yield advance
 
 
+def counted(count: int, what: str) -> str:
+    """A number and what it counts, such as "1 photo" and "2 photos"."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def _align(column: Sequence[str], *, numbers: bool) -> list[str]:
     width = max(map(len, column))
     return [cell.rjust(width) if numbers else cell.ljust(width) for cell in column]

@@ -480,7 +480,7 @@ def test_what_was_written_is_reported_whatever_happens(
     monkeypatch.undo()
     assert main(words) == 0
     shown = capsys.readouterr()
-    assert shown.out.startswith(f"1 pictures in {out}, 2 kept, 1 skipped; decoded with ")
+    assert shown.out.startswith(f"1 picture in {out}, 2 kept, 1 skipped; decoded with ")
     assert "kept 2 existing pictures; replace them with --overwrite" in shown.err
     assert main([*words, "--overwrite"]) == 0
     assert capsys.readouterr().out.startswith(f"3 pictures in {out}, 1 skipped; decoded with ")
