@@ -13,13 +13,23 @@ class _Entry(NamedTuple):
     """One entry of a TIFF directory: its values are ``size`` bytes at ``start``."""
 
     tag: int
-    format: str  # for struct, all values at once; empty if they are not unsigned integers
+    format: str  # for struct, all values at once; empty if they are not integers
     size: int
     start: int
 
 
-_TIFF_TYPES = {1: ("B", 1), 2: ("", 1), 3: ("H", 2), 4: ("I", 4), 5: ("", 8), 7: ("", 1)}
-"""Types of TIFF 6.0, §2: struct's letter for unsigned integers, and bytes per value."""
+_TIFF_TYPES = {
+    1: ("B", 1),
+    2: ("", 1),
+    3: ("H", 2),
+    4: ("I", 4),
+    5: ("", 8),
+    6: ("b", 1),
+    7: ("", 1),
+    8: ("h", 2),
+    9: ("i", 4),
+}
+"""Types of TIFF 6.0, §2: struct's letter for integers, and bytes per value."""
 
 
 def tiff_entries(tiff: bytes) -> Iterator[_Entry]:

@@ -160,7 +160,7 @@ def exif(orientation, order="<", kind=3, thumbnail=b""):
     entries = [(0x010F, 2, 4, b"cam\0"), (0x0112, kind, 1, orientation)]
     directory = struct.pack(order + "H", len(entries))
     for tag, letter, count, value in entries:
-        form = {2: "4s", 3: "H2x", 4: "I"}[letter]
+        form = {2: "4s", 3: "H2x", 4: "I", 6: "b3x", 8: "h2x", 9: "i"}[letter]
         directory += struct.pack(order + "HHI" + form, tag, letter, count, value)
     magic = b"II*\0" if order == "<" else b"MM\0*"
     return b"Exif\0\0" + magic + struct.pack(order + "I", 8) + directory + bytes(4) + thumbnail

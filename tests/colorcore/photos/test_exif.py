@@ -72,8 +72,13 @@ def test_damaged_exif_is_ignored(block):
         assert difference(result.rgb, SCENE) <= 12
 
 
-def test_orientation_stored_as_a_long():
-    assert read_photo(encode("JPEG", exif=exif(6, kind=4))).width == HEIGHT
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", [3, 4, 6, 8, 9])
+def test_orientation_stored_as_any_integer(kind, order):
+    """EXIF wants a SHORT (3), but some cameras write signed LONGs (9), which viewers take."""
+    data = encode("JPEG", exif=exif(6, order, kind))
+    assert Image.open(BytesIO(data)).getexif()[0x0112] == 6
+    assert read_photo(data).width == HEIGHT
 
 
 @pytest.mark.parametrize("name", WHOLE)
