@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import cv2
 import numpy as np
 
-from colorcore.photos.exif import exif_orientation
+from colorcore.photos.containers import exif_orientation
 from colorcore.photos.refusal import PhotoRefused, Reason
 
 if TYPE_CHECKING:

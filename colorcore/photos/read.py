@@ -34,7 +34,12 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from colorcore.photos.exif import ends_early, webp_size
+from colorcore.photos.containers import (
+    ends_early,
+    pixels_damaged,
+    webp_size,
+    without_metadata,
+)
 from colorcore.photos.icc import convert, convert_image
 from colorcore.photos.jpeg import decode_jpeg, jpeg_header, reduction_for
 from colorcore.photos.refusal import PhotoLimits, PhotoRefused, Reason
@@ -121,7 +126,7 @@ def photo_header(data: bytes) -> tuple[str, int, int]:
         size = webp_size(data) if plugin is WebPImageFile else None
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            width, height = size or plugin(BytesIO(data)).size
+            width, height = size or _open(plugin, data).size
         return str(plugin.format), width, height
     except PhotoRefused:
         raise
@@ -215,13 +220,40 @@ def _read_with_pillow(plugin: type[ImageFile], data: bytes, limits: PhotoLimits)
         # Pillow warns of odd metadata, and of bombs by its own limit. Filters belong to the whole
         # process: if threads race here, at worst Pillow's warnings stay switched off.
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        image = plugin(BytesIO(data))
+        image = _open(plugin, data)
         _check_limits(*image.size, limits)
         _check_layout(image, data, limits)
-        image.load()
+        try:
+            image.load()
+        except (SyntaxError, ValueError):  # PNGs may have metadata behind the pixels, too
+            image = _open_picture(data) if isinstance(image, PngImageFile) else image
+            image.load()
         orientation = _pillow_orientation(image)
         rgb = _upright(_flatten(image), orientation)
     return DecodedPhoto(rgb, rgb.shape[1], rgb.shape[0])
+
+
+def _open(plugin: type[ImageFile], data: bytes) -> ImageFile:
+    """Pillow's image of a file, of which only the header is read."""
+    try:
+        return plugin(BytesIO(data))
+    except (SyntaxError, ValueError):
+        if plugin is PngImageFile:
+            return _open_picture(data)
+        raise
+
+
+def _open_picture(png: bytes) -> PngImageFile:
+    """Pillow's image of a PNG without the metadata that Pillow refused.
+
+    Pillow raises for damaged texts, profiles and animations, and for texts and profiles that
+    inflate to more than a megabyte; the picture is fine without them.
+    """
+    picture, profile = without_metadata(png)
+    image = PngImageFile(BytesIO(picture))
+    if profile is not None:
+        image.info["icc_profile"] = profile
+    return image
 
 
 def _check_layout(image: ImageFile, data: bytes, limits: PhotoLimits) -> None:
@@ -229,6 +261,9 @@ def _check_layout(image: ImageFile, data: bytes, limits: PhotoLimits) -> None:
     if isinstance(image, PngImageFile | TiffImageFile) and ends_early(data):
         detail = f"expected a whole {image.format} file, got its end after {len(data)} bytes"
         raise PhotoRefused(Reason.TRUNCATED, detail)
+    if isinstance(image, PngImageFile) and pixels_damaged(data):
+        detail = "expected an undamaged PNG file, got pixels with a wrong checksum"
+        raise PhotoRefused(Reason.UNREADABLE, detail)
     if isinstance(image, TiffImageFile):
         tags = image.tag_v2
         bits = max(tags.get(258, (1,)))

@@ -1,8 +1,9 @@
-"""EXIF and TIFF directories, and detection of truncated files."""
+"""What files consist of: EXIF and TIFF directories, PNG chunks, and where a whole file ends."""
 
 from __future__ import annotations
 
 import struct
+import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -119,3 +120,67 @@ def webp_size(data: bytes) -> tuple[int, int] | None:
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     width, height = struct.unpack_from("<HH", body, 6)
     return width & 0x3FFF, height & 0x3FFF
+
+
+class _Chunk(NamedTuple):
+    """A chunk of a PNG: its data are ``data[start:end]``, its checksum are the next 4 bytes."""
+
+    name: bytes
+    start: int
+    end: int
+
+
+_PICTURE = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
+_MAX_PROFILE = 255 * 65_519
+"""Bytes of the largest ICC profile that a JPEG can hold."""
+
+
+def _chunks(png: bytes) -> Iterator[_Chunk]:
+    """The chunks of a PNG up to its end (W3C PNG, §5.3); the last one may reach past the file's."""
+    position = 8
+    name = b""
+    while name != b"IEND" and position + 8 <= len(png):
+        length, name = struct.unpack_from(">I4s", png, position)
+        yield _Chunk(name, position + 8, position + 8 + length)
+        position += 12 + length
+
+
+def pixels_damaged(png: bytes) -> bool:
+    """Whether a chunk of pixels has a wrong checksum.
+
+    Pillow checks the other chunks that matter, but neither this checksum nor always that of the
+    compressed pixels, so a flipped bit may change colours silently.
+    """
+    return any(c.name == b"IDAT" and not _intact(png, c) for c in _chunks(png))
+
+
+def _intact(png: bytes, chunk: _Chunk) -> bool:
+    view = memoryview(png)
+    checksum = zlib.crc32(view[chunk.start - 4 : chunk.end])
+    return checksum.to_bytes(4, "big") == view[chunk.end : chunk.end + 4]
+
+
+def without_metadata(png: bytes) -> tuple[bytes, bytes | None]:
+    """A PNG with nothing but its pixels and EXIF, and its ICC profile, if that is whole.
+
+    Of an animation, the picture is the one that programs show that know no animations.
+    """
+    parts, profile = [png[:8]], None
+    for chunk in _chunks(png):
+        name, start, end = chunk
+        if name in _PICTURE or (name == b"eXIf" and _intact(png, chunk)):
+            parts.append(png[start - 8 : end + 4])
+        elif name == b"iCCP" and _intact(png, chunk):
+            profile = _png_profile(png[start:end])
+    return b"".join(parts), profile
+
+
+def _png_profile(chunk: bytes) -> bytes | None:
+    """The profile of an iCCP chunk: a name, 0, the compression method 0, and a zlib stream."""
+    _, _, compressed = chunk.partition(b"\0")
+    inflate = zlib.decompressobj()
+    try:
+        profile = inflate.decompress(compressed[1:], _MAX_PROFILE)
+    except zlib.error:
+        return None
+    return profile if compressed[:1] == b"\0" and inflate.eof else None
