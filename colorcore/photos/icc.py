@@ -58,7 +58,7 @@ def convert(rgb: NDArray[np.uint8], icc: bytes | None) -> NDArray[np.uint8]:
     way = conversion(icc) if icc else None
     if way is None or way.mode != "RGB":
         return rgb
-    return _in_bands(rgb.shape[0], rgb.shape[1], lambda rows: _srgb(rgb[rows], way))
+    return in_bands(rgb.shape[0], rgb.shape[1], lambda rows: _srgb(rgb[rows], way))
 
 
 def convert_image(image: Image.Image, icc: bytes | None) -> NDArray[np.uint8]:
@@ -75,10 +75,10 @@ def convert_image(image: Image.Image, icc: bytes | None) -> NDArray[np.uint8]:
         rgb = np.array(part.convert("RGB"))
         return rgb if way is None or way.mode != "RGB" or image.mode == "CMYK" else _srgb(rgb, way)
 
-    return _in_bands(image.height, image.width, band)
+    return in_bands(image.height, image.width, band)
 
 
-def _in_bands(
+def in_bands(
     height: int, width: int, band: Callable[[slice], NDArray[np.uint8]]
 ) -> NDArray[np.uint8]:
     """Convert a picture some rows at a time, so that intermediate arrays stay small."""

@@ -40,7 +40,7 @@ from colorcore.photos.containers import (
     webp_size,
     without_metadata,
 )
-from colorcore.photos.icc import convert, convert_image
+from colorcore.photos.icc import convert, convert_image, in_bands
 from colorcore.photos.jpeg import decode_jpeg, jpeg_header, reduction_for
 from colorcore.photos.refusal import PhotoLimits, PhotoRefused, Reason
 
@@ -229,7 +229,7 @@ def _read_with_pillow(plugin: type[ImageFile], data: bytes, limits: PhotoLimits)
             image = _open_picture(data) if isinstance(image, PngImageFile) else image
             image.load()
         orientation = _pillow_orientation(image)
-        rgb = _upright(_flatten(image), orientation)
+        rgb = _upright(_flatten(image, _keyed_alpha(image, data)), orientation)
     return DecodedPhoto(rgb, rgb.shape[1], rgb.shape[0])
 
 
@@ -285,24 +285,57 @@ def _pillow_orientation(image: ImageFile) -> int:
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
-def _flatten(image: Image.Image) -> NDArray[np.uint8]:
-    """Opaque sRGB of any picture that Pillow has loaded. -> (H, W, 3) uint8."""
+def _flatten(image: Image.Image, alpha: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    """Opaque sRGB of any picture that Pillow has loaded. -> (H, W, 3) uint8.
+
+    alpha (H, W) uint8 replaces Pillow's.
+    """
     icc = image.info.get("icc_profile")
     if image.mode.startswith("I;16"):
-        return convert_image(Image.fromarray(_grey8(image)), icc)
-    if image.mode not in {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}:
+        image = Image.fromarray(_grey8(image))
+    if image.mode not in {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}:
         detail = f"expected RGB, grey, palette or CMYK of 8 or 16 bits, got mode {image.mode}"
         raise PhotoRefused(Reason.UNREADABLE, detail)
-    if image.has_transparency_data:
-        alpha = image.convert("RGBA").getchannel("A")
-        grey = image.mode in {"1", "L", "LA"}
-        colour = image.convert("L") if grey else image.convert("RGBA").convert("RGB")
-        opaque = Image.fromarray(convert_image(colour, icc))
-        white = Image.new("RGB", image.size, "white")
-        return np.array(Image.composite(opaque, white, alpha))
-    if image.mode not in {"L", "CMYK", "RGB"}:
-        image = image.convert("L" if image.mode == "1" else "RGB")
-    return convert_image(image, icc)
+    if alpha is None and not (image.has_transparency_data or image.mode == "La"):
+        if image.mode not in {"L", "CMYK", "RGB"}:
+            image = image.convert("L" if image.mode == "1" else "RGB")
+        return convert_image(image, icc)
+
+    def over_white(rows: slice) -> NDArray[np.uint8]:
+        part = image.crop((0, rows.start, image.width, rows.stop))
+        if alpha is None:
+            part = part.convert("LA") if part.mode == "La" else part
+            mask = part.convert("RGBA").getchannel("A")
+            grey = part.mode in {"1", "L", "LA"}
+            part = part.convert("L") if grey else part.convert("RGBA").convert("RGB")
+        else:
+            mask = Image.fromarray(alpha[rows])
+        opaque = Image.fromarray(convert_image(part, icc))
+        white = Image.new("RGB", part.size, "white")
+        return np.array(Image.composite(opaque, white, mask))
+
+    return in_bands(image.height, image.width, over_white)
+
+
+def _keyed_alpha(image: ImageFile, data: bytes) -> NDArray[np.uint8] | None:
+    """Alpha of a PNG in which one colour is transparent, if Pillow would mistake that colour.
+
+    The colour has the file's bits (W3C PNG, §11.3.1.1), which Pillow compares with 8 bits.
+    -> (H, W) uint8, 0 or 255.
+    """
+    key = image.info.get("transparency")
+    if not isinstance(image, PngImageFile) or key is None:
+        return None
+    bits, kind = data[24], data[25]  # of the IHDR chunk, always the first
+    if kind not in {0, 2} or bits in {1, 8}:
+        return None
+    del image.info["transparency"]
+    if kind == 2:  # of 16 bits, of which Pillow has kept 8
+        rgba = np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
+        return np.asarray(np.where(rgba[..., 3] == 0, 0, 255), np.uint8)
+    if bits < 8:
+        key = (key & (1 << bits) - 1) * 255 // ((1 << bits) - 1)
+    return np.asarray(np.where(np.asarray(image) == key, 0, 255), np.uint8)
 
 
 def _grey8(image: Image.Image) -> NDArray[np.uint8]:

@@ -1,4 +1,6 @@
-"""PNGs whose metadata or pixels are damaged; OpenCV, which uses libpng, is the other decoder."""
+"""PNGs that are damaged, or have a transparent colour.
+
+OpenCV, which uses libpng, is the other decoder."""
 
 import random
 import struct
@@ -13,12 +15,14 @@ from colorcore.photos.refusal import PhotoRefused, Reason
 from tests.colorcore.photos.photo_files import (
     HEIGHT,
     LINEAR,
+    NO_LIMITS,
     SCENE,
     WIDTH,
     difference,
     encode,
     exif,
     refusal,
+    three,
 )
 
 
@@ -90,6 +94,37 @@ def test_no_flipped_bit_changes_a_pixel():
         damaged = bytearray(png)
         damaged[place] ^= 1
         assert refusal(bytes(damaged)) == Reason.UNREADABLE, place
+
+
+def png(samples, bits, kind, key):
+    """A PNG of one row, whose samples are written bit by bit (W3C PNG, §7.2), with a colour key."""
+    flat = "".join(f"{int(v):0{bits}b}" for v in np.ravel(samples))
+    row = int(flat, 2).to_bytes(len(flat) // 8, "big")
+    size = struct.pack(">IIBBBBB", len(samples), 1, bits, kind, 0, 0, 0)
+    pixels = chunk(b"tRNS", key) + chunk(b"IDAT", zlib.compress(b"\0" + row))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + pixels + chunk(b"IEND")
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_one_transparent_grey(bits):
+    top = (1 << bits) - 1
+    greys = np.arange(8) if bits < 4 else np.array([0, 1, 2, 7, top // 2, top - 2, top - 1, top])
+    greys %= top + 1
+    for key in greys:
+        expected = np.where(greys == key, 255, np.rint(greys * 255 / top))
+        result = read_photo(png(greys, bits, 0, struct.pack(">H", key)), limits=NO_LIMITS)
+        assert difference(result.rgb[0], three(expected[None])[0]) <= 1, key
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_one_transparent_colour(bits):
+    """Of 16 bits all count: a colour that is nearly the transparent one stays."""
+    key = np.array([10, 20, 30]) * (257 if bits == 16 else 1)
+    colors = key + np.array([(0, 0, 0), (1, 0, 0), (0, 0, 1), (0, 7, 0)])
+    result = read_photo(png(colors, bits, 2, struct.pack(">HHH", *key)), limits=NO_LIMITS)
+    assert (result.rgb[0, 0] == 255).all()
+    others = result.rgb[0, 1:] / 255.0 * ((1 << bits) - 1)
+    assert np.abs(others - colors[1:]).max() < (256 if bits == 16 else 1)
 
 
 def test_bytes_that_only_begin_like_a_png():

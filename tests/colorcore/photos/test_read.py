@@ -7,6 +7,8 @@ import contextlib
 import io
 import resource
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 
@@ -66,6 +68,11 @@ def animation(fmt):
     return encode(fmt, frames[0], save_all=True, append_images=frames[1:], duration=100)
 
 
+def tiff_grey_alpha(kind, grey):
+    channels = np.stack([grey, ALPHA], -1)
+    return tiff(channels, photometric="minisblack", extrasamples=[kind], planarconfig="contig")
+
+
 BITS = GREY > 127
 
 EXACT = {
@@ -97,6 +104,11 @@ EXACT = {
     "tiff deflate": (encode("TIFF", compression="tiff_adobe_deflate"), SCENE),
     "tiff palette": (encode("TIFF", PALETTE), np.asarray(PALETTE.convert("RGB"))),
     "tiff alpha": (encode("TIFF", RGBA), over_white(SCENE, ALPHA)),
+    "tiff grey alpha": (tiff_grey_alpha("unassalpha", GREY), over_white(three(GREY), ALPHA)),
+    "tiff grey premultiplied": (
+        tiff_grey_alpha("assocalpha", np.rint(GREY * (ALPHA / 255.0)).astype(np.uint8)),
+        over_white(three(GREY), ALPHA),
+    ),
     "tiff cmyk": (encode("TIFF", SCENE, "CMYK"), SCENE),
     "tiff tiles": (tiff(SCENE, photometric="rgb", tile=(32, 48)), SCENE),
     "tiff planes": (
@@ -353,6 +365,32 @@ def test_a_bomb_that_hides_in_its_tiles():
     assert refusal(data, limits=PhotoLimits(max_pixels=32 * 48 - 1)) == Reason.BOMB
     bomb = tiff_with(data, t322=48_000_000)
     assert refusal(bomb) == Reason.BOMB
+
+
+PEAK = """
+import io, re
+from pathlib import Path
+from PIL import Image
+from colorcore.photos.read import read_photo
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+out = io.BytesIO()
+Image.new("RGBA", (4000, 4000), (200, 100, 50, 128)).save(out, "PNG")
+read_photo(out.getvalue())
+Path("/proc/self/clear_refs").write_text("5")
+before = peak()
+read_photo(out.getvalue())
+print((peak() - before) / 16e6)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the peak of its memory")
+def test_transparency_costs_little_memory():
+    """Of a pixel, Pillow holds 4 bytes and the result 3; the rest is converted in bands."""
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 12
 
 
 def test_pillows_own_bomb_limit_neither_warns_nor_decides(monkeypatch):
