@@ -223,6 +223,7 @@ def _read_with_pillow(plugin: type[ImageFile], data: bytes, limits: PhotoLimits)
         image = _open(plugin, data)
         _check_limits(*image.size, limits)
         _check_layout(image, data, limits)
+        _forget_xmp(image)
         try:
             image.load()
         except (SyntaxError, ValueError):  # PNGs may have metadata behind the pixels, too
@@ -276,8 +277,19 @@ def _check_layout(image: ImageFile, data: bytes, limits: PhotoLimits) -> None:
             raise PhotoRefused(Reason.BOMB, detail)
 
 
+def _forget_xmp(image: ImageFile) -> None:
+    """Keep Pillow from looking for an orientation in XMP if EXIF has none.
+
+    Other decoders do not, nor do we for JPEGs: XMP is copied along when a photo is turned upright,
+    so it often is a former file's. Chunks of a PNG may follow the pixels.
+    """
+    for key in ("xmp", "XML:com.adobe.xmp"):
+        image.info.pop(key, None)
+
+
 def _pillow_orientation(image: ImageFile) -> int:
     """EXIF orientation of an image that Pillow has loaded (Pillow turns TIFFs itself)."""
+    _forget_xmp(image)
     try:
         orientation = image.getexif().get(0x0112, 1)
     except Exception:

@@ -2,8 +2,11 @@
 
 from io import BytesIO
 
+import cv2
+import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from colorcore.photos.read import read_photo
 from colorcore.photos.refusal import Reason
@@ -79,6 +82,27 @@ def test_orientation_stored_as_any_integer(kind, order):
     data = encode("JPEG", exif=exif(6, order, kind))
     assert Image.open(BytesIO(data)).getexif()[0x0112] == 6
     assert read_photo(data).width == HEIGHT
+
+
+def test_an_orientation_in_xmp_alone_turns_nothing():
+    """As in OpenCV and libvips; programs copy XMP along when they turn the pixels upright."""
+    xmp = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF
+        xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description
+        xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>"""
+    text = PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", xmp.decode())
+    files = {
+        "JPEG": {"xmp": xmp, "quality": 97},
+        "PNG": {"pnginfo": text},
+        "WEBP": {"xmp": xmp, "lossless": True},
+        "TIFF": {"tiffinfo": {700: xmp}},
+    }
+    for fmt, options in files.items():
+        data = encode(fmt, **options)
+        assert Image.open(BytesIO(data)).getexif()[0x0112] == 6
+        assert difference(read_photo(data).rgb, SCENE) <= 6, fmt
+        other = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        assert difference(other, SCENE) <= 6, fmt
 
 
 @pytest.mark.parametrize("name", WHOLE)
