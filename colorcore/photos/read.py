@@ -267,9 +267,12 @@ def _check_layout(image: ImageFile, data: bytes, limits: PhotoLimits) -> None:
         raise PhotoRefused(Reason.UNREADABLE, detail)
     if isinstance(image, TiffImageFile):
         tags = image.tag_v2
-        bits = max(tags.get(258, (1,)))
-        if bits > 8 and tags.get(284, 1) == 2:
-            detail = f"expected interleaved channels in a TIFF of {bits} bits, got planes"
+        bits, planes = max(tags.get(258, (1,))), tags.get(284, 1) == 2
+        if planes and (bits > 8 or image.mode in {"LA", "La"}):
+            detail = f"expected interleaved channels in a TIFF of {bits} bits and mode {image.mode}"
+            raise PhotoRefused(Reason.UNREADABLE, f"{detail}, got planes")
+        if 2 in tags.get(339, ()):
+            detail = "expected a TIFF of unsigned integers, got signed ones"
             raise PhotoRefused(Reason.UNREADABLE, detail)
         width, height = tags.get(322, 0), tags.get(323, 0)
         if width * height > limits.max_pixels:

@@ -68,9 +68,11 @@ def animation(fmt):
     return encode(fmt, frames[0], save_all=True, append_images=frames[1:], duration=100)
 
 
-def tiff_grey_alpha(kind, grey):
-    channels = np.stack([grey, ALPHA], -1)
-    return tiff(channels, photometric="minisblack", extrasamples=[kind], planarconfig="contig")
+def tiff_grey_alpha(kind, grey, *, planes=False):
+    channels = np.stack([grey, ALPHA], 0 if planes else -1)
+    config = "separate" if planes else "contig"
+    options = {"extrasamples": [kind], "planarconfig": config, "compression": "zlib"}
+    return tiff(channels, photometric="minisblack", **options)
 
 
 BITS = GREY > 127
@@ -199,7 +201,15 @@ def test_wrong_suffix_does_not_matter_and_other_formats_are_unreadable():
 
 def test_what_cannot_be_shown_is_unreadable():
     planes = tiff(SCENE16.transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
-    for data in (planes, tiff(GREY / 255.0), tiff(SCENE.astype(np.float32), photometric="rgb")):
+    signed = tiff(GREY.astype(np.int8), photometric="minisblack")
+    alpha = tiff_grey_alpha("unassalpha", GREY, planes=True)
+    for data in (
+        planes,
+        alpha,
+        signed,
+        tiff(GREY / 255.0),
+        tiff(SCENE.astype(np.float32), photometric="rgb"),
+    ):
         assert refusal(data) == Reason.UNREADABLE
 
 
