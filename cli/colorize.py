@@ -41,10 +41,16 @@ def colorize(
     By default temperature and chroma are the values chosen at the end of training.
     """
     from cli import show
-    from pipelines.inference.colorize import ColorizeReport, colorize_photos
+    from colorcore.storage.local import LocalStore
+    from colorcore.storage.locks import require_writable
     from pipelines.sources.source import local_path
 
-    report = ColorizeReport(local_path(out, "--out"))
+    folder = local_path(out, "--out")
+    require_writable(LocalStore(folder))
+    # What imports torch comes after the errors that are certain.
+    from pipelines.inference.colorize import ColorizeReport, colorize_photos
+
+    report = ColorizeReport(folder)
     try:
         with show.progress("colorize") as advance:
             colorize_photos(

@@ -41,25 +41,26 @@ def make_palette(
     Raises:
         DatasetError: the dataset is not finished.
         BusyError: another process writes to the dataset.
+        LocationError: it cannot be written.
         WrongCallError: the data has fewer colours than bins, or ``centroids`` is not (Q, 2).
     """
     store = open_store(dataset)
     info = read_info(store)
     histogram = read_histogram(store)
-    try:
-        given = None if centroids is None else np.load(centroids, allow_pickle=False)
-        palette = fit_palette(
-            histogram,
-            bins=bins,
-            method=method,
-            power=power,
-            seed=seed,
-            centroids=given,
-            dataset=info.fingerprint or "",
-        )
-    except (ValueError, OSError) as error:
-        raise WrongCallError(str(error)) from error
     with claim(store, "cc priors"):
+        try:
+            given = None if centroids is None else np.load(centroids, allow_pickle=False)
+            palette = fit_palette(
+                histogram,
+                bins=bins,
+                method=method,
+                power=power,
+                seed=seed,
+                centroids=given,
+                dataset=info.fingerprint or "",
+            )
+        except (ValueError, OSError) as error:
+            raise WrongCallError(str(error)) from error
         save_palette(palette, store.below("palette"))
         store.write("palette/palette.png", draw_palette(palette, histogram))
     return PriorsReport(

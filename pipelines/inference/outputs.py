@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from colorcore.photos.write import COLORIZED, DRAWN, PICTURE_SUFFIXES, made_by
-from colorcore.storage.local import identity
+from colorcore.storage.local import LocalStore, identity
+from colorcore.storage.locks import require_writable
 from pipelines.errors import WrongCallError
 from pipelines.sources.listing import list_photos
 from pipelines.sources.source import PlannedPhoto, Source, open_sources
@@ -181,12 +182,14 @@ def check_drawing(
 
     Raises:
         WrongCallError: the file may not be replaced, or its suffix is none of a picture.
+        LocationError: its folder cannot be written.
     """
     if path is None:
         return
     if path.suffix.lower() not in PICTURE_SUFFIXES:
         expected = ", ".join(PICTURE_SUFFIXES)
         raise WrongCallError(f"expected a name ending in {expected} for {option}, got {path}")
+    require_writable(LocalStore(path.parent))
     if not path.is_symlink() and not path.exists():
         return
     if path.is_dir():

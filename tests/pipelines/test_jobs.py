@@ -19,6 +19,8 @@ from skimage.color import rgb2lab
 from colorcore.checkpoints.checkpoint import CheckpointError
 from colorcore.color.palette import load_palette
 from colorcore.storage.local import LocalStore
+from colorcore.storage.location import open_store
+from colorcore.storage.locks import BusyError, claim
 from pipelines import demo
 from pipelines.errors import JobError, WrongCallError
 from pipelines.inference.colorize import _Names, _relative, colorize_photos
@@ -56,6 +58,16 @@ def test_priors_are_the_same_bytes_every_time(dataset: Path, tmp_path: Path) -> 
     }
     assert len(load_palette(copy / "palette")) == 24
     assert report.pixels == sum(inspect_dataset(copy).summary[s] for s in ["train"]) * 64 * 64
+
+
+def test_priors_of_a_dataset_that_another_command_writes(dataset: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(dataset, tmp_path / "dataset")
+    with (
+        claim(open_store(copy), "cc shard"),
+        pytest.raises(BusyError, match=r"cc shard \(process \d+ on .*\) is writing to"),
+    ):
+        make_palette(copy, bins=100_000)  # too many, which is found out later
+    assert not (copy / "palette").exists()
 
 
 def test_priors_take_anyones_centroids(dataset: Path, tmp_path: Path) -> None:

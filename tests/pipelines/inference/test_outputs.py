@@ -91,6 +91,7 @@ def test_names_that_no_picture_can_have(photos: Path) -> None:
         ["inspect", "{model}", "--picture"],
         ["eval", "{model}", "{photos}", "--picture"],
         ["eval", "{model}", "{dataset}", "--front"],
+        ["shard", "{photos}", "--dry-run=5", "--picture"],
     ],
 )
 def test_every_command_refuses_before_it_reads(
@@ -102,6 +103,54 @@ def test_every_command_refuses_before_it_reads(
     assert main(["cc", *(word.format(**places) for word in words), str(photos / "b.png")]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
     assert f"found {photos / 'b.png'}, which cc has not drawn; choose another name, or" in line
+    assert (photos / "b.png").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["inspect", "{photos}", "--picture"],
+        ["inspect", "{dataset}", "--picture"],
+        ["inspect", "{model}", "--picture"],
+        ["eval", "{model}", "{photos}", "--picture"],
+        ["eval", "{model}", "{dataset}", "--front"],
+        ["shard", "{photos}", "--dry-run=5", "--picture"],
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_an_error_before_anything_is_read(
+    words: list[str], photos: Path, dataset: Path, tmp_path: Path, capsys
+) -> None:
+    """Not after hours of reading. Folders that do not exist yet are fine, and made later."""
+    places = {"photos": photos, "dataset": dataset, "model": tmp_path / "nowhere"}
+    call = ["cc", *(word.format(**places) for word in words)]
+    for unfit in (Path("/proc"), photos / "a.jpg"):
+        assert main([*call, str(unfit / "sheet.png")]) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+        assert line.startswith(f"error: cannot write to {unfit}: ")
+        assert line.endswith("; choose another output")
+    check_drawing(tmp_path / "new" / "sheet.png", "--picture")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["inspect", "{photos}", "--picture"],
+        ["eval", "{model}", "{photos}", "--picture"],
+        ["eval", "{model}", "{photos}", "--front"],
+        ["shard", "{photos}", "--dry-run=5", "--picture"],
+    ],
+)
+def test_no_command_replaces_a_photo_that_it_reads(
+    words: list[str], photos: Path, tmp_path: Path, capsys
+) -> None:
+    """Not even with --overwrite. The model is a folder that does not exist."""
+    places = {"photos": photos, "model": tmp_path / "nowhere"}
+    before = (photos / "b.png").read_bytes()
+    call = [*(word.format(**places) for word in words), str(photos / "b.png"), "--overwrite"]
+    assert main(["cc", *call]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert f"found that {photos / 'b.png'} is the photo {photos / 'b.png'}; choose another" in line
     assert (photos / "b.png").read_bytes() == before
 
 
