@@ -107,6 +107,5 @@ def _show(report: ColorizeReport, error: str = "", *, json: bool) -> None:
         "left": report.left,
     }
     counts = "".join(f", {count:,} {name}" for name, count in others.items() if count)
-    out = show.escaped(str(report.out))
     pictures = show.counted(len(report.written), "picture")
-    print(f"{pictures} in {out}{counts}; decoded with {report.decoding}")
+    show.line(f"{pictures} in {report.out}{counts}; decoded with {report.decoding}")

@@ -59,11 +59,11 @@ def doctor(
     if todo := [line for line in health.lines if line.verdict != "ok"]:
         print("\nnext steps")
         for line in todo:
-            print(f"{line.verdict.ljust(4)}  {line.check}: {line.advice}")
+            show.line(f"{line.verdict.ljust(4)}  {line.check}: {line.advice}")
     if health.damage:
         print("\ndamaged")
         for place in health.damage[:SHOWN]:
-            print(place.line())
+            show.line(place.line())
         if (more := len(health.damage) - SHOWN) > 0:
             print(f"… and {more:,} more; --json lists all")
     print(f"\n{health.count('ok')} ok, {health.count('warn')} warn, {failed} FAIL")

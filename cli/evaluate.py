@@ -115,7 +115,7 @@ def evaluate(
     if report.front:
         _show_front(report.front, report.scores)
     if report.picture:
-        print(f"pictures: {report.picture}")
+        show.line(f"pictures: {report.picture}")
 
 
 def _show_front(front: FrontReport, baselines: dict[str, dict[str, float]]) -> None:
@@ -142,7 +142,7 @@ def _show_front(front: FrontReport, baselines: dict[str, dict[str, float]]) -> N
             ),
         ],
     )
-    print(f"* no other setting is at least as good in all four scores; plot: {front.picture}")
+    show.line(f"* no other setting is at least as good in all four scores; plot: {front.picture}")
 
 
 def _front_rows(front: FrontReport) -> list[dict[str, Any]]:

@@ -90,11 +90,12 @@ def _dataset(dataset: str, picture: Path | None, seed: int, *, overwrite: bool, 
     show.bars("colorfulness", found.colorfulness)
     print()
     if found.palette is None:
-        print(f"no palette yet; create it with: cc priors {dataset}")
+        show.line(f"no palette yet; create it with: cc priors {dataset}")
     else:
         show.facts({f"palette {key}": value for key, value in found.palette.items()})
     if picture is not None:
-        print(f"\ncontact sheet: {picture}")
+        print()
+        show.line(f"contact sheet: {picture}")
 
 
 def _photos(
@@ -170,7 +171,8 @@ def _photos(
     print()
     show.bars("colorfulness", colorfulness_rows(judged.colorfulness))
     if found.picture is not None:
-        print(f"\ncontact sheet: {found.picture}")
+        print()
+        show.line(f"contact sheet: {found.picture}")
 
 
 def _counts(counts: Counter[str]) -> str | None:
@@ -211,4 +213,5 @@ def _model(model: str, picture: Path | None, *, overwrite: bool, json: bool) -> 
         [(name, count, f"{count / total:.1%}") for name, count in largest],
     )
     if picture is not None:
-        print(f"\nweights: {picture}, {picture.with_suffix('.csv')}")
+        print()
+        show.line(f"weights: {picture}, {picture.with_suffix('.csv')}")

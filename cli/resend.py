@@ -36,7 +36,7 @@ def resend(
         show.as_json({"runs": [asdict(report) for report in reports]})
         return 0
     for report in reports:
-        print(f"sent {report.records} records of run {report.run_id} to {report.uri}")
+        show.line(f"sent {report.records} records of run {report.run_id} to {report.uri}")
         if report.refused:
             show.warn(f"the server refused {report.refused} records; they are in {report.place}")
     if not reports:

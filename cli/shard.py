@@ -156,9 +156,9 @@ def _show(report: ShardReport) -> None:
             f"{report.duplicates} of the kept photos are copies across units; the loader skips them"
         )
     if not report.new_photos and not report.failed and report.photos:
-        print(f"nothing to do: {report.dataset} is complete")
+        show.line(f"nothing to do: {report.dataset} is complete")
     elif report.fingerprint and not report.failed:
-        print(f"dataset {report.dataset}, fingerprint {report.fingerprint}")
+        show.line(f"dataset {report.dataset}, fingerprint {report.fingerprint}")
 
 
 def _exit_code(report: ShardReport, max_damaged_percent: float) -> int:
@@ -251,7 +251,8 @@ def _dry_run(
     )
     print()
     show.bars("colorfulness", classes)
-    print(f"\ncontact sheet: {picture}")
+    print()
+    show.line(f"contact sheet: {picture}")
     return 0
 
 

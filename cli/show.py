@@ -32,6 +32,11 @@ def warn(message: str) -> None:
     print(escaped(message), file=sys.stderr, flush=True)
 
 
+def line(text: str) -> None:
+    """Print a line that names files on stdout."""
+    print(escaped(text))
+
+
 def escaped(text: str) -> str:
     """The text with control characters, line breaks too, escaped as in Python's strings."""
     if text.isprintable():
@@ -175,11 +180,11 @@ def _lines(label: str) -> Iterator[Advance]:
         left = ""
         if first is not None and done > first[1] and done < total:
             left = f", {duration((now - first[0]) / (done - first[1]) * (total - done))} left"
-        line = f"{label}: {done}{of}{f', {note}' if note else ''}"
-        if line != last and (now - printed >= PLAIN_LINE_EVERY_S or done == total != UNKNOWN):
-            warn(line + left)
+        text = f"{label}: {done}{of}{f', {note}' if note else ''}"
+        if text != last and (now - printed >= PLAIN_LINE_EVERY_S or done == total != UNKNOWN):
+            warn(text + left)
             printed = now
-            last = line
+            last = text
 
     yield advance
 

@@ -97,12 +97,12 @@ def train(
         )
         return
     show.scores("best checkpoint", report.scores, report.decoded)
-    print(f"{report.steps} steps; best by {report.metric}: {report.best}")
+    show.line(f"{report.steps} steps; best by {report.metric}: {report.best}")
     print(
         f"chosen decoding: {report.decoding}; {report.metric} "
         f"{report.scores[report.metric]:.4f} -> {report.decoded[report.metric]:.4f}"
     )
-    print(f"run {report.run_id} in {report.tracking_uri}; look at it with: cc ui")
+    show.line(f"run {report.run_id} in {report.tracking_uri}; look at it with: cc ui")
 
 
 class Display:

@@ -351,12 +351,12 @@ def _show_report(report: StudyReport, settings: StudySettings, dataset: str) -> 
             f"the best below is the closest one, trial {report.best[0].number}, and is not "
             "registered as champion"
         )
-    print(f"all trials: {report.table}")
-    print(f"best recipe: {report.recipe}")
-    print(f"train with it: {_train_command(dataset, report.recipe)}")
+    show.line(f"all trials: {report.table}")
+    show.line(f"best recipe: {report.recipe}")
+    show.line(f"train with it: {_train_command(dataset, report.recipe)}")
     if report.model:
-        print(f"best model: {report.model}")
-    print(f"study {report.name} in {report.tracking_uri}; open it with: cc ui {report.name}")
+        show.line(f"best model: {report.model}")
+    show.line(f"study {report.name} in {report.tracking_uri}; open it with: cc ui {report.name}")
 
 
 def _train_command(dataset: str, recipe: str) -> str:

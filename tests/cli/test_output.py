@@ -12,6 +12,7 @@ import pytest
 
 from cli import show
 from cli.main import main
+from tests.conftest import PhotoFolder
 
 
 def cc(*words: str | Path, **options) -> subprocess.CompletedProcess[str]:
@@ -83,10 +84,18 @@ def test_what_libraries_print_is_not_on_stdout_beside_the_json() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_a_terminal_that_lacks_characters_gets_others(encoding: str) -> None:
+def test_a_terminal_that_lacks_characters_gets_others(
+    encoding: str, photo_folder: PhotoFolder
+) -> None:
     done = cc("recipes", env={"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}, encoding=encoding)
     assert done.returncode == 0, done.stderr
     assert "simple" in done.stdout
+    bars = cc(
+        "inspect", photo_folder.path / "garden", "--no-picture",
+        env={"PYTHONIOENCODING": encoding}, encoding=encoding,
+    )  # fmt: skip
+    assert bars.returncode == 0, bars.stderr
+    assert ("█" if encoding == "utf-8" else "?") in bars.stdout
     wrong = cc("inspect", "né\udcff…", env={"PYTHONIOENCODING": encoding}, encoding=encoding)
     assert wrong.returncode == 1
     assert "Traceback" not in wrong.stderr
@@ -96,8 +105,10 @@ def test_control_characters_in_names_are_escaped(capsys: pytest.CaptureFixture[s
     show.warn("refused a\x1b[31mb\n.jpg: truncated")
     show.table(["name", "size"], [("x\ty\r", 3), ("é写", 4)])
     show.facts({"picture": "a\x00b"})
+    show.line("contact sheet: a\x07\n.png")
     printed = capsys.readouterr()
     assert printed.err == "refused a\\x1b[31mb\\n.jpg: truncated\n"
     assert printed.out.splitlines() == [
-        "name    size", "x\\ty\\r     3", "é写         4", "picture  a\\x00b"
+        "name    size", "x\\ty\\r     3", "é写         4", "picture  a\\x00b",
+        "contact sheet: a\\x07\\n.png",
     ]  # fmt: skip
