@@ -20,6 +20,8 @@ from PIL import Image
 
 from cli.main import main
 from colorcore.photos import write
+from colorcore.storage.location import open_store
+from colorcore.storage.locks import BusyError, claim
 from colorcore.storage.store import StorageError
 from pipelines.errors import JobError, WrongCallError
 from pipelines.inference import colorize as module
@@ -118,6 +120,13 @@ def a_linked_photo(album: Path) -> tuple[list[Path], Path, str]:
     return [album.parent / "chosen"], album, "chosen/a.png"
 
 
+def a_photo_linked_by_another_name(album: Path) -> tuple[list[Path], Path, str]:
+    """Its picture would have a new name, next to the original."""
+    (album.parent / "chosen").mkdir()
+    (album.parent / "chosen" / "new.png").symlink_to(album / "a.png")
+    return [album.parent / "chosen"], album, "chosen/new.png"
+
+
 def a_list(album: Path) -> tuple[list[Path], Path, str]:
     (album.parent / "list.txt").write_text("gone.jpg\nalbum/2020/b.jpg\n")
     return [album.parent / "list.txt"], album, "b.jpg"
@@ -163,6 +172,7 @@ PLACES = [
     a_source_through_a_link,
     a_linked_folder_inside_the_source,
     a_linked_photo,
+    a_photo_linked_by_another_name,
     a_list,
     a_list_of_uris,
     a_hard_link_at_the_target,
@@ -277,6 +287,17 @@ def test_names_that_differ_only_in_case_are_different_pictures() -> None:
     assert made == ["out/A.png", "out/a-2.png", "out/x/É.png", "out/x/e\u0301-2.png", "out/X/b.png"]
 
 
+def test_a_second_writer_is_refused(model: Path, album: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with (
+        claim(open_store(out), "cc colorize"),
+        pytest.raises(BusyError, match=r"cc colorize \(process \d+ on .*\) is writing to .*out;"),
+    ):
+        colorize_photos(model, [str(album)], out)
+    assert not out.exists()
+    assert len(colorize_photos(model, [str(album)], out).written) == 3
+
+
 # One photo fails
 
 
@@ -358,6 +379,28 @@ def test_a_path_that_is_too_long(model: Path, tmp_path: Path) -> None:
     ((name, why),) = report.refused.items()
     assert name.endswith("b.jpg")
     assert why.endswith("; rename the photo, or choose a shorter --out")
+
+
+def test_a_long_name_in_a_tar_is_cut(model: Path, tmp_path: Path) -> None:
+    """Names in tars may be longer than a file system takes, also once ``.png`` is added."""
+    members = ["a.jpg", f"{'é' * 150}.jpg", f"{'é' * 150}2.jpg"]
+    out = tmp_path / "out"
+    report = colorize_photos(model, [str(tar(tmp_path / "t.tar", members))], out)
+    assert report.refused == {}
+    assert names(out) == ["t/a.png", f"t/{'é' * 100}-2.png", f"t/{'é' * 100}.png"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_in_the_place_of_a_picture(overwrite: bool, model: Path, tmp_path: Path) -> None:
+    """It is no picture that could be kept."""
+    photos, out = three(tmp_path / "p"), tmp_path / "out"
+    (out / "b.png").mkdir(parents=True)
+    report = colorize_photos(model, [str(photos)], out, overwrite=overwrite)
+    assert names(out) == ["a.png", "c.png"]
+    assert report.kept == []
+    ((name, why),) = report.refused.items()
+    assert name == str(photos / "b.jpg")
+    assert why.startswith(f"cannot write {out / 'b.png'}: another photo's picture or folder has")
 
 
 @pytest.fixture
@@ -484,6 +527,16 @@ def test_what_was_written_is_reported_whatever_happens(
     assert "kept 2 existing pictures; replace them with --overwrite" in shown.err
     assert main([*words, "--overwrite"]) == 0
     assert capsys.readouterr().out.startswith(f"3 pictures in {out}, 1 skipped; decoded with ")
+
+
+def test_control_characters_in_the_folders_name_are_escaped(
+    model: Path, tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / "a\x1b[31mb\n"
+    words = ["cc", "colorize", str(model), str(three(tmp_path / "p")), "--out", str(out)]
+    assert main(words) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"3 pictures in {tmp_path}/a\\x1b[31mb\\n; decoded with ")
 
 
 def test_files_that_are_not_photos_are_counted(model: Path, tmp_path: Path, capsys) -> None:

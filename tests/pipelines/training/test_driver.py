@@ -14,6 +14,8 @@ from colorcore.color.palette import load_palette
 from colorcore.dataset.layout import DatasetError, read_info
 from colorcore.dataset.samples import Samples
 from colorcore.recipes.recipe import Recipe, load_recipe
+from colorcore.storage.location import open_store
+from colorcore.storage.locks import BusyError, claim
 from pipelines.errors import JobError, WrongCallError
 from pipelines.inference.evaluate import evaluate_model
 from pipelines.tracking.model import local_model
@@ -108,6 +110,17 @@ def test_an_error_that_would_repeat_is_not_tried_again(
     runs = client.search_runs(["1"], "attributes.run_name = 'diverged'")
     assert [run.info.status for run in runs] == ["FAILED"]
     assert "optim.clip none → 1" in runs[0].data.tags["sign.diverged"]
+
+
+def test_a_second_writer_is_refused(
+    tiny: Recipe, dataset_with_palette: Path, tmp_path: Path
+) -> None:
+    """Before it asks the tracking store, which could not be written here."""
+    with (
+        claim(open_store(tmp_path / "m"), "cc train"),
+        pytest.raises(BusyError, match=r"cc train \(process \d+ on .*\) is writing to .*m; wait"),
+    ):
+        train(dataset_with_palette, tiny, tmp_path / "m", tracking_uri="sqlite:////proc/mlflow.db")
 
 
 def test_wrong_calls_are_told_before_anything_starts(
