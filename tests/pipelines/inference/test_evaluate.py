@@ -89,7 +89,9 @@ def test_what_is_no_photo_is_counted(model: Path, tmp_path: Path, capsys) -> Non
     tar(tmp_path / "a.tar", {"a.jpg": jpeg(scene(1)), "._a.jpg": b"\0\5\x16\7"})
     (tmp_path / ".DS_Store").write_bytes(b"x")
     assert main(["cc", "eval", str(model), str(tmp_path), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    shown = capsys.readouterr()
+    assert "skipped: 1 .DS_Store (macOS)" in shown.err.splitlines()
+    found = json.loads(shown.out)
     assert found["skipped"][".DS_Store (macOS)"] == 1
     assert found["skipped"]["._* (AppleDouble)"] == 3  # the member's .json and .txt, too
     assert found["refused"] == {}

@@ -222,6 +222,8 @@ def test_the_command_shows_photos(tars: Path, tmp_path: Path, monkeypatch, capsy
     shown = capsys.readouterr()
     assert f"{names[2]}: the tar is damaged after" in shown.err
     assert "cc shard, of 8 random photos" in shown.out
+    (others,) = [line for line in shown.out.splitlines() if line.startswith("other files ")]
+    assert {word.strip(",") for word in others.split()} >= {".json", ".txt"}
     assert "photos, about" in shown.out
     assert "contact sheet: contact-sheet.png" in shown.out
     assert [path.name for path in tmp_path.iterdir()] == ["contact-sheet.png"]

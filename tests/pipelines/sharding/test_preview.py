@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cli.main import main
 from colorcore.dataset.layout import CF_STEP, ShardSettings, read_info
 from colorcore.drawing.contact_sheet import COLUMNS, TILE, Section, Tile, draw_contact_sheet
 from colorcore.storage.local import LocalStore
@@ -59,6 +61,22 @@ def test_each_photo_has_the_same_chance() -> None:
 def test_no_photos_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="found none: it is empty; check the sources"):
         dry_run([tmp_path], SETTINGS, 5)
+
+
+def test_the_command_reports_what_it_skips(photo_folder, tmp_path: Path, capsys) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.jpg").write_bytes((photo_folder.path / "garden/000.jpg").read_bytes())
+    for name in ("._a.jpg", "a.jxl", "b.jxl"):
+        (tmp_path / "photos" / name).write_bytes(b"x")
+    sheet = tmp_path / "sheet.png"
+    words = ["cc", "shard", str(tmp_path / "photos"), "--dry-run=9", f"--picture={sheet}"]
+    assert main(words) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["skipped:", ".jxl", "2"] in rows
+    assert ["skipped:", "._*", "(AppleDouble)", "1"] in rows
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["skipped"] == {"._* (AppleDouble)": 1, ".jxl": 2}
 
 
 def test_a_datasets_refused_photos_are_shown_by_reason(dataset: Path, photo_folder) -> None:

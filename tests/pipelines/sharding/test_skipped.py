@@ -138,6 +138,22 @@ def test_a_damaged_record_is_named_and_made_again(
     assert contents(tmp_path / "d") == expected
 
 
+def test_units_that_fail_hide_no_count_of_the_others(
+    local_ray, photos: Path, tmp_path: Path
+) -> None:
+    """There is no total then, so what this call did is counted."""
+    dataset = tmp_path / "d"
+    build(photos, dataset)
+    for unit in (1, 2):
+        (dataset / index_name(unit)).unlink()
+    broken = dataset / "histogram/000002.npy"
+    broken.unlink()
+    broken.mkdir()  # the unit cannot be put into place
+    report = rerun(photos, dataset)
+    assert list(report.failed) == [2]
+    assert report.ignored == {".json": 2, "._* (AppleDouble)": 4}
+
+
 # Datasets of earlier versions
 
 
