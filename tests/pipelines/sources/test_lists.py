@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cli.main import main
 from colorcore.photos.refusal import PhotoRefused, Reason
 from pipelines.errors import WrongCallError
 from pipelines.sources.listing import list_photos
@@ -241,6 +242,17 @@ def test_a_list_without_any_existing_file(tmp_path: Path, name: str, text: str, 
     assert "the first row is " in message
     assert f"looked for at {tmp_path}/" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("words", [["colorize", "no-model"], ["shard", "--dry-run=3"], ["inspect"]])
+def test_commands_refuse_such_a_list_before_they_read(
+    words: list[str], tmp_path: Path, monkeypatch, capsys
+) -> None:
+    (tmp_path / "l.csv").write_text("id,path\n1,x.jpg\n2,y.jpg\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["cc", *words, "l.csv"]) == 2
+    assert "found none of the 2 files that it names; the columns are id" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["l.csv"]
 
 
 def test_a_list_with_one_existing_file_passes(tmp_path: Path) -> None:

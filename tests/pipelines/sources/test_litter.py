@@ -52,6 +52,10 @@ def counted(*sources: Path) -> tuple[list[str], Counter[str]]:
         "a.photoslibrary/resources/derivatives/1/1_105_c.jpeg", "a.photolibrary/Thumbnails/1.jpg",
         "a/.picasaoriginals/b.jpg", "a/[Originals]/b.jpg", "C Previews.lrdata/1/2.jpg",
         "mipmaps-0123.d/3/1.jpg", "appdata_oc1/preview/1.png", "#recycle/b.jpg", "@Recycle/b.jpg",
+        "ehthumbs.db", "ehthumbs_vista.db", "Desktop.ini", "a/.xvpics/b.jpg",
+        "a/.sh_thumbnails/large/b.png", ".Trash/b.jpg", "a/.dtrash/files/b.jpg",
+        "a.migratedphotolibrary/Previews/1.jpg", "a.aplibrary/Thumbnails/1.jpg",
+        "a.photoslibrary/Modified/1.jpg", "a.photolibrary/Data/1.jpg", "a.aplibrary/Data.noindex/1",
     ],
 )  # fmt: skip
 def test_litter_is_known_by_its_name(path: str) -> None:
