@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -121,9 +122,11 @@ def test_a_local_ray_gets_a_short_folder_where_the_usual_one_does_not_do(
 ) -> None:
     unfit = {
         "long": tmp_path / "scratch_of_this_very_job_on_that_very_node",
-        "not ASCII": Path("/tmp/é"),  # noqa: S108
+        "not ASCII": Path(tempfile.gettempdir()) / "é",
         "not writable": Path("/proc"),
     }[kind]
+    if kind != "not writable":  # else that alone would be the reason
+        unfit.mkdir(exist_ok=True)
     monkeypatch.setenv("TMPDIR", str(unfit))
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     with cluster._short_folder():
