@@ -67,6 +67,15 @@ def test_a_remote_checkpoint_comes_back_bit_for_bit(saved, s3_server, bucket, ou
         load_checkpoint(out.below("best"), training=True)
 
 
+def test_saving_drops_what_a_killed_training_was_uploading(saved, s3_server, bucket, out) -> None:
+    keys = ["some/model/last/model-0123456789ab.safetensors", "some/model/best/other", "another"]
+    for key in keys:
+        s3_server.client.create_multipart_upload(Bucket=bucket, Key=key)
+    save_checkpoint(saved, out.below("last"))
+    left = s3_server.client.list_multipart_uploads(Bucket=bucket)["Uploads"]
+    assert sorted(upload["Key"] for upload in left) == ["another", "some/model/best/other"]
+
+
 def test_a_remote_checkpoint_is_one_here_when_it_is_copied(
     saved, s3_server, bucket, out, tmp_path: Path
 ) -> None:

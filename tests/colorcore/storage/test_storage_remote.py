@@ -410,6 +410,7 @@ def test_part_of_a_file_is_no_object(
 ) -> None:
     """Closing pyarrow's stream completes the upload, whatever has become of the source."""
     monkeypatch.setattr(remote_store, "TRIES", 1)
+    remote_store._boto3_client.cache_clear()
     if not boto3:
         monkeypatch.setitem(sys.modules, "boto3", None)
     (tmp_path / "file").write_bytes(bytes(size))
@@ -425,6 +426,7 @@ def test_part_of_a_file_is_no_object(
     monkeypatch.setattr(remote_store, "_pieces", broken)
     with pytest.raises(StorageError, match="Input/output error"):
         store.put(tmp_path / "file", "file")
+    remote_store._boto3_client.cache_clear()
     assert "top/file" not in s3_server.keys(bucket)
     assert uploads(s3_server, bucket) == []
     assert (tmp_path / "file").exists()

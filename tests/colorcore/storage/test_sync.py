@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from cli.main import main
 from colorcore.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from colorcore.color.fit_palette import fit_palette
 from colorcore.color.palette import save_palette
@@ -27,6 +29,7 @@ from colorcore.storage import atomic
 from colorcore.storage.atomic import replace_bytes, sync_folder
 from colorcore.storage.local import LocalStore
 from colorcore.storage.location import absolute_store, open_store
+from tests.conftest import SIZE
 
 
 @dataclass
@@ -199,6 +202,21 @@ def test_nothing_is_synced_on_a_scratch_disk(
     store.put(tmp_path / "a" / "c", "d")
     assert not [call for call in calls.made if call[0] == "sync"]
     assert (tmp_path / "d").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("options", [[], ["--no-sync"]])
+def test_the_option_of_cc_shard(
+    options: list[str], dataset: Path, photo_folder, tmp_path: Path, calls: Calls,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A dataset that is complete needs no Ray; what is written then is the mark of its writer."""
+    copied = Path(shutil.copytree(dataset, tmp_path / "copied"))
+    monkeypatch.setenv(atomic.SYNC, "1")  # what the command sets ends with the test
+    words = ["cc", "shard", str(photo_folder.path), str(copied), f"--size={SIZE}"]
+    asked = ["--photos-per-unit=10", "--val-percent=30", "--max-damaged-percent=100"]
+    assert main([*words, *asked, *options]) == 0
+    synced = [call for call in calls.made if call[0] == "sync"]
+    assert bool(synced) != bool(options)
 
 
 def test_other_processes_learn_it_from_the_store(

@@ -114,6 +114,18 @@ def test_a_tar_that_is_cut_anywhere(small: Path, data: st.DataObject) -> None:
     assert [place.file for place in damage] == [tar.relative_to(small).as_posix()]
 
 
+@pytest.mark.parametrize("how", ["cut", "grown"])
+def test_the_zeros_at_the_end_of_a_tar_count(how: str, copied: Path) -> None:
+    """One block of zeros is no end of a tar, and many more are what a failing disk adds."""
+    tar = tars_of(copied)[0]
+    whole = tar.read_bytes()
+    samples = -(-len(whole.rstrip(b"\0")) // 512) * 512
+    tar.write_bytes(whole[: samples + 512] if how == "cut" else whole + bytes(20_480))
+    (damage,) = verified(copied).damage
+    assert (damage.file, damage.key) == (tar.relative_to(copied).as_posix(), "")
+    assert damage.what.startswith("expected the end of a tar behind the last sample")
+
+
 def test_samples_that_are_swapped(copied: Path) -> None:
     """Each has a checksum of its own, so a sample in the place of another is found."""
     path = copied / index_name(0)

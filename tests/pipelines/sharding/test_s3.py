@@ -151,6 +151,23 @@ def test_the_same_bytes_wherever_photos_and_dataset_are(
     assert _objects(s3_server, bucket) == written
 
 
+def test_uploads_of_killed_workers_are_dropped(s3_server, tmp_path: Path) -> None:
+    """Also by a call that finds nothing else to do, and so needs no Ray."""
+    bucket = s3_server.make_bucket("shard-killed")
+    (tmp_path / "photos").mkdir()
+    for number in range(3):
+        (tmp_path / f"photos/{number}.jpg").write_bytes(jpeg(scene(number)))
+    build_dataset([tmp_path / "photos"], tmp_path / "made", **OPTIONS)
+    for name, data in contents(tmp_path / "made").items():
+        s3_server.client.put_object(Bucket=bucket, Key=f"made/{name}", Body=data)
+    for key in ("made/train/000000-000.tar", "other"):
+        s3_server.client.create_multipart_upload(Bucket=bucket, Key=key)
+    target = s3_server.uri(bucket, "made")
+    assert job.shard([str(tmp_path / "photos")], target, SETTINGS).new_photos == 0
+    (left,) = s3_server.client.list_multipart_uploads(Bucket=bucket)["Uploads"]
+    assert left["Key"] == "other"
+
+
 shard_unit = job.shard_unit
 
 
