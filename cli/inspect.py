@@ -45,7 +45,7 @@ def inspect(
     seed: Annotated[int, typer.Option(help="Random seed for choosing photos.")] = 0,
     overwrite: Overwrite = False,
     json: AsJson = False,
-) -> None:
+) -> int:
     """Show a dataset's counts and colours, a model's scores and layers, or photos in tars."""
     from pipelines.errors import WrongCallError
     from pipelines.inference.inspect import is_dataset
@@ -63,7 +63,8 @@ def inspect(
         weights = None if no_picture else picture or Path("weights.png")
         _model(other, weights, overwrite=overwrite, json=json)
     else:
-        _photos(what, sheet, sample, seed, overwrite=overwrite, json=json)
+        return _photos(what, sheet, sample, seed, overwrite=overwrite, json=json)
+    return 0
 
 
 def _dataset(dataset: str, picture: Path | None, seed: int, *, overwrite: bool, json: bool) -> None:
@@ -106,7 +107,7 @@ def _photos(
     *,
     overwrite: bool,
     json: bool,
-) -> None:
+) -> int:
     from cli import show
     from pipelines.inference.inspect import colorfulness_rows, size_text
     from pipelines.inference.inspect_photos import inspect_photos, side_classes
@@ -144,7 +145,7 @@ def _photos(
                 "picture": found.picture,
             }
         )
-        return
+        return show.failed(judged.why_none_is_readable())
     show.facts(
         {
             "photos": found.photos,
@@ -173,6 +174,7 @@ def _photos(
     if found.picture is not None:
         print()
         show.line(f"contact sheet: {found.picture}")
+    return show.failed(judged.why_none_is_readable())
 
 
 def _counts(counts: Counter[str]) -> str | None:

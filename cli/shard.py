@@ -239,7 +239,7 @@ def _dry_run(
                 "picture": picture,
             }
         )
-        return 0
+        return show.failed(preview.why_none_is_readable())
     rows = [("would be kept", preview.kept)]
     rows += [(f"would be refused: {reason}", number) for reason, number in refused.items()]
     show.table(
@@ -253,7 +253,7 @@ def _dry_run(
     show.bars("colorfulness", classes)
     print()
     show.line(f"contact sheet: {picture}")
-    return 0
+    return show.failed(preview.why_none_is_readable())
 
 
 def _is_file(place: str) -> bool:

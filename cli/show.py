@@ -32,6 +32,13 @@ def warn(message: str) -> None:
     print(escaped(message), file=sys.stderr, flush=True)
 
 
+def failed(why: str) -> int:
+    """Print why a command failed, if it did; returns its exit code."""
+    if why:
+        warn(f"error: {why}")
+    return int(bool(why))
+
+
 def line(text: str) -> None:
     """Print a line that names files on stdout."""
     print(escaped(text))

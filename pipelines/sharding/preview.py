@@ -27,7 +27,7 @@ from colorcore.dataset.layout import (
 )
 from colorcore.dataset.unit import SampleMaker, SourcePhoto
 from colorcore.drawing.contact_sheet import Section, Tile, draw_contact_sheet
-from colorcore.photos.refusal import PhotoRefused
+from colorcore.photos.refusal import DAMAGED, PhotoRefused
 from colorcore.photos.thumbnail import VISIBLE, thumbnail, thumbnail_of_refused
 from colorcore.storage.location import open_store
 from colorcore.storage.store import Store
@@ -101,6 +101,14 @@ class Preview:
             tiles = self.kept_tiles
         if room:
             tiles.append(verdict.tile)
+
+    def why_none_is_readable(self) -> str:
+        """If no photo could be read, the error that says so; otherwise nothing."""
+        damaged = {reason: self.refused[reason] for reason in DAMAGED if self.refused[reason]}
+        if not self.photos or sum(damaged.values()) < self.photos:
+            return ""
+        found = describe(Counter(damaged))
+        return f"expected photos, could read none of {self.photos:,}: {found}; check the sources"
 
     def has_room(self, reason: str | None) -> bool:
         """Whether the contact sheet has room for one more photo like this."""

@@ -17,6 +17,7 @@ from pipelines.errors import JobError
 from pipelines.sharding import preview as look
 from pipelines.sharding.preview import dry_run, preview_dataset
 from pipelines.sources.source import PlannedPhoto
+from tests.conftest import jpeg, scene
 
 SETTINGS = ShardSettings(size=64)
 
@@ -77,6 +78,26 @@ def test_the_command_reports_what_it_skips(photo_folder, tmp_path: Path, capsys)
     assert main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["skipped"] == {"._* (AppleDouble)": 1, ".jxl": 2}
+
+
+@pytest.mark.parametrize("command", ["shard", "inspect"])
+def test_photos_of_which_none_can_be_read_are_an_error(
+    command: str, tmp_path: Path, capsys
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.jpg").write_bytes(b"no photo")
+    (tmp_path / "photos/b.jpg").write_bytes(b"")
+    words = ["cc", command, str(tmp_path / "photos"), f"--picture={tmp_path / 'sheet.png'}"]
+    words += ["--dry-run=9"] if command == "shard" else []
+    assert main(words) == 1
+    shown = capsys.readouterr()
+    expected = "error: expected photos, could read none of 2: 1 empty, 1 unreadable; check the"
+    assert expected in shown.err
+    assert "would be refused: unreadable" in shown.out  # the report is there all the same
+    assert main([*words, "--json"]) == 1
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    (tmp_path / "photos/c.jpg").write_bytes(jpeg(scene(0, 300, 300)))
+    assert main(words) == 0
 
 
 def test_a_datasets_refused_photos_are_shown_by_reason(dataset: Path, photo_folder) -> None:
