@@ -23,7 +23,7 @@ ROOMS: Mapping[str, Sequence[frozenset[str]]] = {
     "colorcore": (
         frozenset({"options", "torch_internals", "waiting"}),
         frozenset({"storage"}),
-        frozenset({"color", "photos"}),
+        frozenset({"blocks", "color", "photos"}),
         frozenset({"models", "scores", "dataset"}),
         frozenset({"losses", "inference", "stock_pipeline"}),
         frozenset({"recipes"}),

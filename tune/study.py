@@ -23,7 +23,7 @@ from pipelines.errors import JobError, WrongCallError, differences
 from pipelines.tracking.names import DATASET_TAG
 from pipelines.tracking.redact import without_secrets
 from pipelines.training.interrupts import catch_interrupts
-from pipelines.training.job import Job, prepare_job
+from pipelines.training.job import Job, prepare_job, require_encoder
 from tune.search.journal import open_journal
 from tune.search.search import Search, TrialRecord, dumps
 from tune.search.settings import KEEP, RETRIES, StudySettings
@@ -222,6 +222,7 @@ def _first_that_works(dataset: Store, settings: StudySettings) -> Job:
         for axis in settings.space.axes
     }
     recipe = with_values(settings.recipe, own)
+    require_encoder(recipe)
     return prepare_job(dataset, recipe, Path("unused"), settings.workers)
 
 
@@ -230,6 +231,7 @@ def _check_value(dataset: Store, settings: StudySettings, axis: Axis, value: Any
 
     try:
         recipe = with_values(settings.recipe, {axis.path: value})
+        require_encoder(recipe)
         prepare_job(dataset, recipe, Path("unused"), settings.workers)
     except (JobError, RecipeError, DatasetError) as error:
         raise WrongCallError(

@@ -116,6 +116,19 @@ def lab_to_rgb(lab: Tensor, *, clip: bool = True) -> Tensor:
     return rgb
 
 
+def lightness_to_grey(L: Tensor) -> Tensor:
+    """SRGB of grey: L 0..100 -> the one value 0..1 of R, G and B, differentiable.
+
+    CIE 15:2004, eq. 8.4 and 8.5 (from L to luminance), then IEC 61966-2-1's transfer function.
+    """
+    import torch
+
+    f = (L + 16.0) / 116.0
+    luminance = torch.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29))
+    curved = 1.055 * luminance.clamp(min=0.0031308) ** (1 / 2.4) - 0.055
+    return torch.where(luminance > 0.0031308, curved, 12.92 * luminance)
+
+
 def normalize_L(L: Tensor) -> Tensor:
     """Lightness as the networks take it: L 0..100 -> L_norm -1..1."""
     return L / (L_MAX / 2) - 1.0

@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from colorcore.color.bins import TEMPERATURE
 from colorcore.color.palette import Palette
+from colorcore.models.lite_unet import LiteBins, LiteUNet
 from colorcore.models.patchgan import MultiScaleDiscriminator, PatchDiscriminator
 from colorcore.models.resnet_unet import ResNetUNet
 from colorcore.models.unet import UNet
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 MODELS: dict[str, type[nn.Module]] = {
     "unet": UNet,
     "resnet-unet": ResNetUNet,
+    "lite-unet": LiteUNet,
+    "lite-bins": LiteBins,
 }
 
 __all__ = [
@@ -76,7 +79,18 @@ class AnswersInBins(Protocol):
 
 @runtime_checkable
 class StartsPretrained(Protocol):
-    """A model that can start from pretrained weights."""
+    """A model whose encoder can start from pretrained weights.
+
+    Attributes:
+        encoder_lr: the encoder's learning rate as a factor of the model's, unless the recipe sets
+            one; 0 freezes it.
+    """
+
+    @property
+    def encoder_lr(self) -> float: ...  # noqa: D102
+
+    def encoder_parts(self) -> list[nn.Module]:
+        """The encoder's parts, from the photo on; ``optim.encoder_stages`` counts from the end."""
 
     def load_pretrained(self) -> None:
         """Read the weights that an option names, if it names any.

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
+from colorcore.blocks.layers import MAX_CHANNELS
 from colorcore.color.lab import normalize_ab, normalize_L
-from colorcore.models.layers import MAX_CHANNELS
 
 if TYPE_CHECKING:
     from torch import Tensor

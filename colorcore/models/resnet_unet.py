@@ -25,32 +25,22 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from colorcore.color.bins import CELLS, TEMPERATURE, decode_ab
-from colorcore.color.lab import AB_NORM
-from colorcore.models.attention import AttentionGate, SelfAttention
-from colorcore.models.layers import MAX_CHANNELS, group_norm, grow, quiet_head
+from colorcore.blocks.attention import AttentionGate, SelfAttention
+from colorcore.blocks.layers import MAX_CHANNELS, group_norm, grow
+from colorcore.blocks.resnet34 import STRIDE, WIDTHS, ResNet34
+from colorcore.models.bin_model import BinModel, require_bins
 from colorcore.models.prediction import Prediction
-from colorcore.models.resnet34 import STRIDE, WIDTHS, ResNet34
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from colorcore.color.palette import Palette
-
 HISTOGRAM_BINS = 64
 """Bins of the histograms of a and of b: each is 4 ab units wide, the first starts at -128."""
-RESIDUAL = 10.0
-"""Largest residual of a and of b, ab units: one step of the grid of Zhang et al. (2016, §2.2).
-
-It can move a colour within its bin and towards the next one, but not to another hue.
-"""
-SHRINK = 4
-"""Factor by which logits, residual and confidence are smaller than the photo."""
 _HIDDEN = 512
 """Width between pooled map and histograms, as in the guide."""
 
 
-class ResNetUNet(nn.Module):
+class ResNetUNet(BinModel):
     """UNet with a ResNet-34 encoder from lightness to bin logits, residual and confidence.
 
     The encoder has 21,278,400 parameters. The whole model, with 313 bins, has
@@ -78,7 +68,7 @@ class ResNetUNet(nn.Module):
         ValueError: an option is out of range.
     """
 
-    centroids: Tensor
+    shrink = 4
 
     def __init__(
         self,
@@ -91,8 +81,7 @@ class ResNetUNet(nn.Module):
         super().__init__()
         if not 1 <= channels <= MAX_CHANNELS:
             raise ValueError(f"channels must be in 1..{MAX_CHANNELS}, got {channels}")
-        if not 2 <= bins <= CELLS**2:
-            raise ValueError(f"bins must be in 2..{CELLS**2}, got {bins}")
+        require_bins(bins)
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must be in 0..1 (1 excluded), got {dropout}")
         self.encoder_weights = encoder_weights
@@ -109,29 +98,18 @@ class ResNetUNet(nn.Module):
             )
         )
         self.norm = group_norm(widths[-1])
-        self.bins, self.residual, self.confidence = (
-            quiet_head(widths[-1], answers) for answers in (bins, 2, 1)
-        )
-        self.register_buffer("centroids", torch.zeros(bins, 2))
+        self.add_heads(widths[-1], bins)
 
-    @torch.no_grad()
-    def use_palette(self, palette: Palette) -> None:
-        """Use the palette's centroids, and start from its priors.
+    @property
+    def encoder_lr(self) -> float:
+        """The encoder's learning rate as a factor, unless the recipe sets one."""
+        return 1.0
 
-        The logits' bias becomes log(priors), so a new model predicts for each pixel how often the
-        colours occur (Lin et al. 2017, "Focal loss", §3.3). That is near grey, and the first
-        steps need not be spent on learning it.
-
-        Raises:
-            ValueError: the palette has another number of bins than the model.
-        """
-        if len(palette) != len(self.centroids):
-            raise ValueError(
-                f"expected a palette of {len(self.centroids)} bins (model.bins), got one "
-                f"of {len(palette)}; set model.bins={len(palette)} or make another palette"
-            )
-        self.centroids.copy_(torch.from_numpy(palette.centroids))
-        self.bins.bias.copy_(torch.from_numpy(palette.priors).log())  # type: ignore[union-attr]
+    def encoder_parts(self) -> list[nn.Module]:
+        """The encoder's parts, from the photo on: the stem, and four layers."""
+        encoder = self.encoder
+        layers = [encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4]
+        return [nn.ModuleList([encoder.conv1, encoder.bn1]), *layers]
 
     @torch.no_grad()
     def load_pretrained(self) -> None:
@@ -165,48 +143,7 @@ class ResNetUNet(nn.Module):
         for stage in self.decoder:
             x = stage(x, skips.pop(), condition)
         x = F.relu(self.norm(x))
-        logits, residual, confidence = (
-            head(x).float()[..., : -(-height // SHRINK), : -(-width // SHRINK)]
-            for head in (self.bins, self.residual, self.confidence)
-        )
-        residual, confidence = RESIDUAL * residual.tanh(), confidence.sigmoid()
-        return {
-            "ab": self.decode(logits, residual, confidence, size=(height, width)),
-            "logits": logits,
-            "residual": residual,
-            "confidence": confidence,
-            "histograms": histograms,
-        }
-
-    def decode(
-        self,
-        logits: Tensor,
-        residual: Tensor,
-        confidence: Tensor,
-        *,
-        size: tuple[int, int] | None = None,
-        temperature: float = TEMPERATURE,
-    ) -> Tensor:
-        """The colours of a prediction; the temperature may be chosen after training.
-
-        ::
-
-            ab = clamp(upsample(annealed mean(logits, T) + confidence · residual), -128, 128)
-
-        with the annealed mean of Zhang et al. 2016, eq. 5, over the palette's centroids: T = 1 is
-        the mean, near 0 it is the most likely bin; theirs is 0.38. The residual corrects what is
-        lost to bins, so it is scaled by the confidence in the bin; it is at most 10 ab units.
-
-        logits (B, Q, h, w), residual (B, 2, h, w) ab units, confidence (B, 1, h, w) 0..1 ->
-        ab (B, 2, H, W) ab units, 4 times as large, cropped to ``size`` (H, W) where that is given.
-
-        Raises:
-            ValueError: the temperature is not above 0.
-        """
-        ab = decode_ab(logits, self.centroids, temperature=temperature) + confidence * residual
-        ab = F.interpolate(ab, scale_factor=SHRINK, mode="bilinear", align_corners=False)
-        height, width = size if size is not None else ab.shape[-2:]
-        return ab[..., :height, :width].clamp(-AB_NORM, AB_NORM)
+        return {**self.answers(x, (height, width)), "histograms": histograms}
 
 
 class GlobalColors(nn.Module):

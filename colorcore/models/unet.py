@@ -17,9 +17,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from colorcore.blocks.attention import AttentionGate
+from colorcore.blocks.layers import MAX_CHANNELS, group_norm, grow, quiet_head
 from colorcore.color.lab import denormalize_ab, rgb_to_lab
-from colorcore.models.attention import AttentionGate
-from colorcore.models.layers import MAX_CHANNELS, group_norm, grow, quiet_head
 from colorcore.models.prediction import Prediction
 
 if TYPE_CHECKING:

@@ -97,8 +97,20 @@ class OptimPart(_Part):
     warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps")
     warmup_epochs: float | None = Field(None, ge=0, description="the same in epochs, if set")
     clip: float | None = Field(1.0, gt=0, description="gradient norm to clip to")
+    encoder_lr: float | None = Field(
+        None,
+        ge=0,
+        le=10,
+        description="learning rate of a pretrained encoder, as a factor of lr; 0 freezes it",
+    )
+    encoder_stages: int | None = Field(
+        None, ge=1, description="how many of its last stages learn, if not all"
+    )
+    freeze_epochs: int = Field(0, ge=0, description="epochs before it starts to learn")
 
-    _off = field_validator("clip", "warmup_epochs", mode="before")(_off)
+    _off = field_validator("clip", "warmup_epochs", "encoder_lr", "encoder_stages", mode="before")(
+        _off
+    )
 
 
 class DataPart(_Part):

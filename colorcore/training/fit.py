@@ -85,6 +85,7 @@ def fit(
     notify(observers, "on_start", training.total_steps, training.steps_done)
 
     while training.epoch < recipe.train.epochs:
+        training.begin_epoch()
         started = time.perf_counter()
         for batch in training.loader.epoch(training.epoch, start_step=training.step_in_epoch):
             loss, terms, grad_norm = train_step(training, batch)

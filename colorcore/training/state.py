@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,6 +28,7 @@ from colorcore.scores.metrics import HIGHER_IS_BETTER
 from colorcore.scores.signs import Sign, find_signs
 from colorcore.training.adversary import Adversary, influence
 from colorcore.training.augment import augment
+from colorcore.training.encoder import parameter_groups, set_learning
 from colorcore.training.events import ValidationEvent
 from colorcore.training.precision import autocast
 
@@ -87,7 +89,7 @@ class Training:
         self.average.load_state_dict(self.model.state_dict())
         self.average.requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            parameter_groups(self.model, recipe.optim),
             lr=recipe.optim.lr,
             weight_decay=recipe.optim.weight_decay,
             betas=recipe.optim.betas,
@@ -118,7 +120,10 @@ class Training:
         if resume is not None:
             self._restore(resume)
         self.parallel: DistributedDataParallel | None = None
+        set_learning(self.model, recipe.optim, self.epoch)
         self.network = self._distribute()
+        if self.adversary is not None:
+            self.adversary.distribute(self.device)
         if self.world > 2 and device.type == "cpu":
             self._settle_buckets()
 
@@ -138,9 +143,13 @@ class Training:
         # Not on a CPU: compiling needs a C++ compiler there, and costs more than short runs gain.
         if self.device.type == "cuda":
             network = torch.compile(network)  # type: ignore[assignment]
-        if self.adversary is not None:
-            self.adversary.distribute(self.device)
         return network
+
+    def begin_epoch(self) -> None:
+        """Let the encoder learn from this epoch on, if the recipe says so."""
+        if set_learning(self.model, self.recipe.optim, self.epoch):
+            # DDP and the compiler know only what learned when they wrapped the model.
+            self.network = self._distribute()
 
     def _settle_buckets(self) -> None:
         """Make DDP order its gradient buckets now, by a step that leaves nothing behind.
@@ -379,7 +388,8 @@ class Training:
         except (RuntimeError, ValueError, KeyError) as error:
             raise CheckpointError(
                 "the checkpoint does not fit the recipe's model: "
-                f"{str(error).splitlines()[-1].strip()}; resume with the recipe it was trained with"
+                f"{shorten(str(error).splitlines()[-1], 200)}; "
+                "resume with the recipe it was trained with"
             ) from error
         self.epoch, self.step_in_epoch = resume.epoch, resume.step
         self.best, self.run_id = resume.best, resume.run_id

@@ -35,7 +35,7 @@ from pipelines.tracking.names import DATASET_TAG, FROM_TAG, MISSING_TAG, NOTE_TA
 from pipelines.tracking.redact import without_secrets
 from pipelines.tracking.store import TrackedRun
 from pipelines.training.interrupts import catch_interrupts
-from pipelines.training.job import Job, Workers, describe_error, prepare_job
+from pipelines.training.job import Job, Workers, describe_error, prepare_job, require_encoder
 from pipelines.training.start_weights import choose_start_weights
 from pipelines.training.trainer import TrainProgress, run_workers, with_advice
 
@@ -106,6 +106,8 @@ def train(
         previous = _previous(job, resume=resume)
         tags = {DATASET_TAG: str(dataset), NOTE_TAG: recipe.about}
         start = None
+        if initial is None and previous is None:
+            require_encoder(job.recipe)
         if initial is not None:
             palette = load_palette(job.dataset.below("palette"))
             val = Samples(job.dataset, "val")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from colorcore.blocks.efficientnet_lite import weights_file
 from colorcore.checkpoints.checkpoint import has_checkpoint, load_checkpoint
 from colorcore.color.palette import Palette, load_palette, mean_ab
 from colorcore.dataset.layout import DatasetInfo, read_histogram, read_info
@@ -248,7 +249,9 @@ def with_absolute_files(recipe: Recipe) -> Recipe:
     A worker runs in another folder than the driver, and a later ``--resume`` may, too.
     """
     values = recipe.values()
-    tables = [("model", values["model"]), *values["loss_options"].items()]
+    tables = [*values["loss_options"].items()]
+    if "encoder" not in values["model"]:  # whose weights come in a package
+        tables.append(("model", values["model"]))
     for table, options in tables:
         for key in ("encoder_weights", "weights"):
             if not (isinstance(given := options.get(key), str) and given):
@@ -258,6 +261,20 @@ def with_absolute_files(recipe: Recipe) -> Recipe:
                 raise WrongCallError(f"expected a file of weights ({table}: {key}), got {given!r}")
             options[key] = str(path)
     return parse_recipe(values, "recipe")
+
+
+def require_encoder(recipe: Recipe) -> None:
+    """Check that a new training can start from the weights that its encoder wants.
+
+    Raises:
+        WrongCallError: their package is not installed.
+    """
+    options = recipe.model.options()
+    if "encoder" in options and options["encoder_weights"] == "imagenet":
+        try:
+            weights_file(options["encoder"])
+        except ValueError as error:
+            raise WrongCallError(str(error)) from error
 
 
 def _check_bins(recipe: Recipe, palette: Palette) -> None:

@@ -21,7 +21,7 @@ from colorcore.color.lab import AB_OFFSET, decode_lab, lab_to_rgb
 from colorcore.dataset.layout import read_histogram
 from colorcore.dataset.samples import Samples
 from colorcore.losses.inputs import area_mean, stored_ab
-from colorcore.models.resnet_unet import SHRINK
+from colorcore.models.resnet_unet import ResNetUNet
 from colorcore.recipes.recipe import Recipe, load_recipe
 from colorcore.scores.metrics import psnr
 from colorcore.training.events import Observer, ValidationEvent
@@ -117,7 +117,7 @@ def ceilings(photos: Photos) -> dict[str, float]:
     data = photos.fit_data()
     lab_u8 = data.train.read(np.arange(PHOTOS))
     lab = decode_lab(lab_u8)
-    size = (photos.size // SHRINK, photos.size // SHRINK)
+    size = (photos.size // ResNetUNet.shrink, photos.size // ResNetUNet.shrink)
     indices, shares = SoftEncoder(data.palette.centroids).encode(stored_ab(lab, size))
     Z = torch.zeros(PHOTOS, len(data.palette), *size).scatter_(1, indices, shares)
     said = decode_ab((Z + 1e-12).log(), torch.from_numpy(data.palette.centroids))
@@ -128,7 +128,7 @@ def ceilings(photos: Photos) -> dict[str, float]:
 
 
 def _psnr(lab: Tensor, ab: Tensor) -> float:
-    ab = F.interpolate(ab, scale_factor=SHRINK, mode="bilinear", align_corners=False)
+    ab = F.interpolate(ab, scale_factor=ResNetUNet.shrink, mode="bilinear", align_corners=False)
     answer = lab_to_rgb(torch.cat([lab[:, :1], ab], dim=1))
     return float(psnr(answer, lab_to_rgb(lab)).mean())
 

@@ -13,6 +13,7 @@ from colorcore.color.lab import (
     encode_lab,
     fit_gamut,
     lab_to_rgb,
+    lightness_to_grey,
     normalize_ab,
     normalize_L,
     rgb_to_lab,
@@ -317,3 +318,18 @@ def test_fit_gamut_of_black_and_white_is_neutral(L: float):
     fitted = fit_gamut(torch.tensor([L, 60.0, -60.0]).reshape(1, 3, 1, 1))
     assert fitted[0, 0] == L
     assert chroma(fitted) < 0.05
+
+
+def test_the_grey_of_a_lightness_is_that_of_scikit_image():
+    lightness = np.linspace(0, 100, 301)
+    lab = np.stack([lightness, np.zeros_like(lightness), np.zeros_like(lightness)], axis=-1)
+    expected = lab2rgb(lab[None])[0].mean(-1)
+    found = lightness_to_grey(torch.from_numpy(lightness))
+    np.testing.assert_allclose(found.numpy(), expected, atol=2e-4)
+
+
+def test_the_gradient_of_grey_is_finite_everywhere():
+    lightness = torch.linspace(0, 100, 1001, requires_grad=True)
+    (gradient,) = torch.autograd.grad(lightness_to_grey(lightness).sum(), lightness)
+    assert torch.isfinite(gradient).all()
+    assert (gradient > 0).all()

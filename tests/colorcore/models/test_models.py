@@ -58,7 +58,9 @@ def test_only_what_answers_in_bins_has_that_option(name: str):
     with torch.device("meta"):
         model = build_model(name)
     assert isinstance(model, AnswersInBins) == ("bins" in options_model(name).model_fields)
-    assert isinstance(model, StartsPretrained) == (name == "resnet-unet")
+    assert isinstance(model, StartsPretrained) == (
+        "encoder_weights" in options_model(name).model_fields
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from colorcore.blocks.resnet34 import ResNet34
 from colorcore.color.fit_palette import fit_palette
 from colorcore.color.palette import Palette, bin_weights
 from colorcore.models import AnswersInBins, StartsPretrained
-from colorcore.models.resnet34 import ResNet34
 from colorcore.models.resnet_unet import FiLM, GlobalColors, ResidualBlock, ResNetUNet
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from colorcore.models.layers import group_norm, grow
+from colorcore.blocks.layers import group_norm, grow
 
 
 def test_growing_repeats_the_last_row_and_column():

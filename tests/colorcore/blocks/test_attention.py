@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from colorcore.models.attention import AttentionGate, SelfAttention
+from colorcore.blocks.attention import AttentionGate, SelfAttention
 
 
 def parameters(model: nn.Module) -> int:

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from colorcore.models.resnet34 import ResNet34
+from colorcore.blocks.resnet34 import ResNet34
 
 
 def torchvision_shapes() -> dict[str, tuple[int, ...]]:
@@ -191,7 +191,7 @@ def test_what_does_not_fit_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ):
     changed = {n: w for n, w in {**weights, **change}.items() if w is not None}
-    monkeypatch.setattr("colorcore.models.resnet34._read", lambda _path: changed)
+    monkeypatch.setattr("colorcore.blocks.resnet34._read", lambda _path: changed)
     with torch.device("meta"):
         encoder = ResNet34()
     with pytest.raises(ValueError, match="encoder_weights: .*" + re.escape(message)) as refusal:

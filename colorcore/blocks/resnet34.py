@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from colorcore.models.layers import group_norm
+from colorcore.blocks.layers import group_norm
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,0 +1,1 @@
+"""Parts of several models: layers, attention, and the encoders."""
