@@ -29,14 +29,14 @@ class Photos:
     dataset: Path
     test: Path | None
 
-    def fit_data(self) -> FitData:
+    def fit_data(self, bins: int = 313) -> FitData:
         histogram = read_histogram(self.dataset)
         fingerprint = read_info(self.dataset).fingerprint or ""
         a, b = mean_ab(histogram)
         return FitData(
             train=Samples(self.dataset, "train"),
             val=Samples(self.dataset, "val"),
-            palette=fit_palette(histogram, dataset=fingerprint),
+            palette=fit_palette(histogram, bins=bins, dataset=fingerprint),
             mean_ab=(float(a), float(b)),
             fingerprint=fingerprint,
         )

@@ -1,0 +1,198 @@
+"""What ImageNet's weights in the encoder are worth, at equal CPU seconds and equal colourfulness.
+
+    python -m tests.experiments.pretrained --photos DIR --test DIR --out FOLDER --seeds 1 2 3
+
+Each variant trains for the same CPU seconds, on one thread per training and two trainings at a
+time, after its speed was measured on a few steps. A paler picture always has the better PSNR, so
+models are compared where they are equally colourful: scores are interpolated over the chroma scale
+(and, for bins, taken from the temperature that is best there) at a few values of colourfulness.
+Seeds give the spread. Results are kept per variant and seed, and trained only once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from colorcore.checkpoints.checkpoint import load_checkpoint
+from colorcore.inference.decoding_search import sweep
+from colorcore.inference.evaluate import score_with_baselines
+from colorcore.models.decoding import Decoding
+from colorcore.recipes.recipe import Recipe, load_recipe
+from colorcore.training.fit import fit, train_step
+from colorcore.training.state import Training
+from tests.experiments.photos import Photos, prepare
+
+COMMON = ("data.batch=16", "data.crop=0.6", "train.ema=0.998", "train.precision=fp32")
+VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "lite0": ("lite0", ()),
+    "lite0, no weights": ("lite0", ("model.encoder_weights=none",)),
+    "lite0-bins": ("lite0-bins", ()),
+    "unet-l1": ("unet-l1", ("model.channels=24", "optim.lr=1e-3", "optim.schedule=cosine")),
+}
+CHROMAS = (0.7, 1.0, 1.3, 1.7, 2.2, 2.8)
+TEMPERATURES = (1.0, 0.6, 0.38)
+WARM, TIMED = 3, 8
+"""Steps before the speed is measured, and steps that measure it."""
+AT = (15.0, 20.0, 25.0)
+"""Gaps of colourfulness at which models are compared."""
+COLUMNS = ("psnr", "delta_e2000", "auc_balanced")
+
+
+def recipe_of(name: str, seed: int, epochs: int) -> Recipe:
+    """A variant's recipe."""
+    recipe, sets = VARIANTS[name]
+    own = [*COMMON, *sets, f"train.epochs={epochs}", f"train.seed={seed}"]
+    # About twelve validations, whatever the length: they cost CPU seconds, too.
+    return load_recipe(recipe, [*own, f"train.eval_every={max(1, epochs // 12)}"])
+
+
+def run(name: str, seed: int, photos: Photos, out: Path, cpu_s: float) -> dict[str, Any]:
+    """Train one variant for about ``cpu_s``, and sweep its decodings on both sets of photos."""
+    file = out / "pretrained" / f"{name}, {seed}, {cpu_s:g} s.json"
+    if file.exists():
+        found: dict[str, Any] = json.loads(file.read_text())
+        return found
+    torch.set_num_threads(1)
+    bins = recipe_of(name, seed, 1).model.options().get("bins", 313)
+    data = photos.fit_data(bins)
+    per_epoch = cpu_s_per_epoch(recipe_of(name, seed, 1), data)
+    epochs = max(2, round(cpu_s / per_epoch))
+    started = time.process_time()
+    folder = out / "models" / f"{name}, {seed}, {cpu_s:g} s"
+    fit(recipe_of(name, seed, epochs), data, folder)
+    used = time.process_time() - started
+    best = load_checkpoint(folder / "best")
+    model = best.model().eval()
+    result: dict[str, Any] = {
+        "epochs": epochs, "best_epoch": best.epoch, "cpu_s": round(used, 1), "scores": {},
+    }  # fmt: skip
+    temperatures: Sequence[float | None] = TEMPERATURES if bins_of(model) else (None,)
+    settings = [Decoding(t, c) for t in temperatures for c in CHROMAS]
+    for split, batches in photos.held_out().items():
+        swept = sweep(model, batches, data.palette, settings)
+        known = score_with_baselines(model, batches[:], data.palette, data.mean_ab)
+        result["scores"][split] = {
+            "grey": known["grey"],
+            "constant": known["constant"],
+            "model": {str(decoding): each.compute() for decoding, each in swept.items()},
+        }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(result, indent=1))
+    return result
+
+
+def bins_of(model: Any) -> bool:
+    return hasattr(model, "use_palette")
+
+
+def cpu_s_per_epoch(recipe: Recipe, data: Any) -> float:
+    """CPU seconds of an epoch, from a few steps of a training that is thrown away."""
+    training = Training(recipe, data, torch.device("cpu"), None)
+    training.begin_epoch()
+    started, steps = 0.0, 0
+    for steps, batch in enumerate(training.loader.epoch(0)):
+        if steps == WARM:
+            started = time.process_time()
+        if steps == WARM + TIMED:
+            break
+        train_step(training, batch)
+    return (time.process_time() - started) / (steps - WARM) * len(training.loader)
+
+
+def at_gap(rows: Iterable[Mapping[str, float]], gap: float) -> dict[str, float] | None:
+    """Scores at a gap of colourfulness, interpolated between neighbouring chroma scales."""
+    rows = sorted(rows, key=lambda row: row["cf_gap"])
+    gaps = [row["cf_gap"] for row in rows]
+    if not gaps or not gaps[0] <= gap <= gaps[-1]:
+        return None
+    return {name: float(np.interp(gap, gaps, [row[name] for row in rows])) for name in COLUMNS}
+
+
+def best_at_gap(model: Mapping[str, Mapping[str, float]], gap: float) -> dict[str, float] | None:
+    """The scores of the temperature with the best balanced AuC at a gap."""
+    fronts: dict[str, list[Mapping[str, float]]] = {}
+    for decoding, scores in model.items():
+        fronts.setdefault(decoding.rpartition("chroma")[0], []).append(scores)
+    # Beyond the most vivid setting the gap grows again; that branch is nobody's choice.
+    found = [at_gap(rows, gap) for rows in fronts.values()]
+    return max(
+        (each for each in found if each is not None),
+        key=lambda each: each["auc_balanced"],
+        default=None,
+    )
+
+
+def report(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Print mean ± spread per variant: with its own decoding, and at equal gaps."""
+    for split in ("val", "test"):
+        first = next(iter(results.values()))[0]["scores"]
+        if split not in first:
+            continue
+        print(f"\n{split:24s} {'PSNR':>14} {'ΔE2000':>14} {'balanced AuC':>16} {'gap':>12}")
+        for name in ("grey", "constant"):
+            _line(name, [first[split][name]])
+        for name, runs in results.items():
+            own = [next(iter(_own(each["scores"][split]["model"]))) for each in runs]
+            cpu = np.mean([each["cpu_s"] for each in runs])
+            _line(f"{name} ({cpu:.0f} s)", own)
+        for gap in AT:
+            print(f"at a gap of {gap:g}")
+            for name, runs in results.items():
+                rows = [best_at_gap(each["scores"][split]["model"], gap) for each in runs]
+                if all(row is not None for row in rows):
+                    _line(f"  {name}", [row for row in rows if row is not None])
+                else:
+                    print(f"  {name:22s} never so vivid")
+
+
+def _own(model: Mapping[str, Mapping[str, float]]) -> Iterable[Mapping[str, float]]:
+    return (scores for name, scores in model.items() if name in ("chroma ×1", "T 1, chroma ×1"))
+
+
+def _line(name: str, rows: Sequence[Mapping[str, float]]) -> None:
+    cells = []
+    for column, digits in (*zip(COLUMNS, (2, 2, 4), strict=True), ("cf_gap", 1)):
+        values = [row[column] for row in rows if column in row]
+        spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+        cells.append(f"{np.mean(values):.{digits}f}{spread}" if values else "")
+    print(f"{name:24s} {cells[0]:>14} {cells[1]:>14} {cells[2]:>16} {cells[3]:>12}")
+
+
+def main() -> None:
+    """Train what is missing, then report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--test", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--cpu-s", type=float, default=480.0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--at-once", type=int, default=2)
+    options = parser.parse_args()
+    photos = prepare(options.photos, options.test, options.size, options.out)
+    with ProcessPoolExecutor(options.at_once, get_context("spawn")) as pool:
+        jobs = {
+            (name, seed): pool.submit(run, name, seed, photos, options.out, options.cpu_s)
+            for seed in options.seeds
+            for name in options.only
+        }
+        results: dict[str, list[dict[str, Any]]] = {}
+        for (name, seed), job in jobs.items():
+            results.setdefault(name, []).append(job.result())
+            print(f"{name}, seed {seed}: {results[name][-1]['epochs']} epochs", flush=True)
+    report(results)
+
+
+if __name__ == "__main__":
+    main()
