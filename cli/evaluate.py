@@ -52,7 +52,7 @@ def evaluate(
     chroma: Chroma = None,
     device: Device = None,
     json: AsJson = False,
-) -> None:
+) -> int:
     """Score a model on a dataset or on photos.
 
     A dataset is scored on its validation split.
@@ -97,7 +97,7 @@ def evaluate(
                 **({"front": _front_rows(report.front)} if report.front else {}),
             }
         )
-        return
+        return show.failed(*report.failed)
     photos_scored = int(report.scores["model"]["photos"])
     print(
         f"{photos_scored} photos at {report.size} px; true CF "
@@ -114,8 +114,9 @@ def evaluate(
         print(f"sign: {each}")
     if report.front:
         _show_front(report.front, report.scores)
-    if report.picture:
+    if report.picture and not report.failed:
         show.line(f"pictures: {report.picture}")
+    return show.failed(*report.failed)
 
 
 def _show_front(front: FrontReport, baselines: dict[str, dict[str, float]]) -> None:

@@ -53,21 +53,19 @@ def inspect(
 
     sheet = None if no_picture else picture or Path("contact-sheet.png")
     if len(what) == 1 and is_dataset(what[0]):
-        _dataset(what[0], sheet, seed, overwrite=overwrite, json=json)
-    elif other := next((each for each in what if not are_photos(each)), None):
+        return _dataset(what[0], sheet, seed, overwrite=overwrite, json=json)
+    if other := next((each for each in what if not are_photos(each)), None):
         if len(what) > 1:
             raise WrongCallError(
                 f"expected one dataset or model, or photos, got {len(what)} places, of which "
                 f"{other} holds no photos; inspect it by itself"
             )
         weights = None if no_picture else picture or Path("weights.png")
-        _model(other, weights, overwrite=overwrite, json=json)
-    else:
-        return _photos(what, sheet, sample, seed, overwrite=overwrite, json=json)
-    return 0
+        return _model(other, weights, overwrite=overwrite, json=json)
+    return _photos(what, sheet, sample, seed, overwrite=overwrite, json=json)
 
 
-def _dataset(dataset: str, picture: Path | None, seed: int, *, overwrite: bool, json: bool) -> None:
+def _dataset(dataset: str, picture: Path | None, seed: int, *, overwrite: bool, json: bool) -> int:
     from cli import show
     from pipelines.inference.inspect import inspect_dataset
 
@@ -82,7 +80,7 @@ def _dataset(dataset: str, picture: Path | None, seed: int, *, overwrite: bool, 
                 "picture": found.picture,
             }
         )
-        return
+        return show.failed(*found.failed)
     show.facts(found.summary)
     if found.refused:
         print()
@@ -94,9 +92,10 @@ def _dataset(dataset: str, picture: Path | None, seed: int, *, overwrite: bool, 
         show.line(f"no palette yet; create it with: cc priors {dataset}")
     else:
         show.facts({f"palette {key}": value for key, value in found.palette.items()})
-    if picture is not None:
+    if picture is not None and not found.failed:
         print()
         show.line(f"contact sheet: {picture}")
+    return show.failed(*found.failed)
 
 
 def _photos(
@@ -145,7 +144,7 @@ def _photos(
                 "picture": found.picture,
             }
         )
-        return show.failed(judged.why_none_is_readable())
+        return show.failed(judged.why_none_is_readable(), *found.failed)
     show.facts(
         {
             "photos": found.photos,
@@ -171,17 +170,17 @@ def _photos(
         print(f"of all {found.photos:,} photos, about {found.kept:,} would be kept")
     print()
     show.bars("colorfulness", colorfulness_rows(judged.colorfulness))
-    if found.picture is not None:
+    if found.picture is not None and not found.failed:
         print()
         show.line(f"contact sheet: {found.picture}")
-    return show.failed(judged.why_none_is_readable())
+    return show.failed(judged.why_none_is_readable(), *found.failed)
 
 
 def _counts(counts: Counter[str]) -> str | None:
     return ", ".join(f"{count:,} {name}" for name, count in counts.most_common()) or None
 
 
-def _model(model: str, picture: Path | None, *, overwrite: bool, json: bool) -> None:
+def _model(model: str, picture: Path | None, *, overwrite: bool, json: bool) -> int:
     from cli import show
     from colorcore.drawing.weight_stats import stats_facts
     from pipelines.inference.inspect import inspect_model
@@ -202,7 +201,7 @@ def _model(model: str, picture: Path | None, *, overwrite: bool, json: bool) -> 
                 "picture": found.picture,
             }
         )
-        return
+        return show.failed(*found.failed)
     show.facts(found.summary)
     if found.scores:
         print()
@@ -214,6 +213,7 @@ def _model(model: str, picture: Path | None, *, overwrite: bool, json: bool) -> 
         ["largest layers", "parameters", "share"],
         [(name, count, f"{count / total:.1%}") for name, count in largest],
     )
-    if picture is not None:
+    if picture is not None and not found.failed:
         print()
         show.line(f"weights: {picture}, {picture.with_suffix('.csv')}")
+    return show.failed(*found.failed)

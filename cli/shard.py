@@ -215,7 +215,7 @@ def _dry_run(
     from cli import show
     from colorcore.photos.write import DRAWN, save_picture
     from pipelines.inference.inspect import colorfulness_rows
-    from pipelines.inference.outputs import check_drawing
+    from pipelines.inference.outputs import check_drawing, drawing
     from pipelines.sharding.preview import dry_run
 
     *sources, dataset = places
@@ -225,7 +225,9 @@ def _dry_run(
     with show.progress("dry run") as advance:
         preview = dry_run(sources, settings, count, dataset=dataset or None, on_progress=advance)
     sheet = preview.sheet(f"{preview.photos} photos of {', '.join(sources)}")
-    save_picture(picture, sheet, software=DRAWN)
+    failed: list[str] = []
+    with drawing(picture, failed):
+        save_picture(picture, sheet, software=DRAWN)
     refused = dict(preview.refused.most_common())
     classes = colorfulness_rows(preview.colorfulness)
     if json:
@@ -239,7 +241,7 @@ def _dry_run(
                 "picture": picture,
             }
         )
-        return show.failed(preview.why_none_is_readable())
+        return show.failed(preview.why_none_is_readable(), *failed)
     rows = [("would be kept", preview.kept)]
     rows += [(f"would be refused: {reason}", number) for reason, number in refused.items()]
     show.table(
@@ -251,9 +253,10 @@ def _dry_run(
     )
     print()
     show.bars("colorfulness", classes)
-    print()
-    show.line(f"contact sheet: {picture}")
-    return show.failed(preview.why_none_is_readable())
+    if not failed:
+        print()
+        show.line(f"contact sheet: {picture}")
+    return show.failed(preview.why_none_is_readable(), *failed)
 
 
 def _is_file(place: str) -> bool:

@@ -32,11 +32,12 @@ def warn(message: str) -> None:
     print(escaped(message), file=sys.stderr, flush=True)
 
 
-def failed(why: str) -> int:
-    """Print why a command failed, if it did; returns its exit code."""
-    if why:
-        warn(f"error: {why}")
-    return int(bool(why))
+def failed(*reasons: str) -> int:
+    """Print why a command failed, if it did; returns its exit code. Empty reasons are none."""
+    given = [reason for reason in reasons if reason]
+    for reason in given:
+        warn(f"error: {reason}")
+    return int(bool(given))
 
 
 def line(text: str) -> None:

@@ -38,7 +38,7 @@ from colorcore.storage.location import open_store
 from pipelines.device import best_device
 from pipelines.errors import JobError, WrongCallError
 from pipelines.inference.knobs import asked_decoding
-from pipelines.inference.outputs import check_drawing
+from pipelines.inference.outputs import check_drawing, drawing
 from pipelines.sources.reading import photos_of, refused_tar
 from pipelines.sources.source import Source, describe, open_sources, show_locations
 from pipelines.tracking.model import local_model
@@ -63,6 +63,7 @@ class EvalReport:
     skipped     files that are not photos, by kind
     statistics  values from which signs are found: colours on these photos, and the losses of the
                 training up to this checkpoint
+    failed      drawings that could not be written, and why
     """
 
     scores: dict[str, dict[str, float]]
@@ -75,6 +76,7 @@ class EvalReport:
     statistics: dict[str, float] = field(default_factory=dict)
     signs: tuple[Advised, ...] = ()
     front: FrontReport | None = None
+    failed: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -167,11 +169,13 @@ def evaluate_model(
     report.refused, report.damaged = dict(read.refused), read.damaged
     report.skipped = dict(read.skipped)
     if report.front is not None:
-        _plot(report, report.front, f"{model} on {names}")
+        with drawing(report.front.picture, report.failed):
+            _plot(report, report.front, f"{model} on {names}")
     if picture is not None:
         lab = decode_lab(torch.cat(shown)[:PICTURES].to(place))
         pictures = triptychs(predict_lab(network, lab, decoding), lab)
-        save_picture(picture, pictures, software=DRAWN)
+        with drawing(picture, report.failed):
+            save_picture(picture, pictures, software=DRAWN)
     history = LossHistory()
     history.load_state(checkpoint.history)
     report.statistics = {**statistics.compute(), **history.compute()}

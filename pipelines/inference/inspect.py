@@ -19,7 +19,7 @@ from colorcore.photos.write import DRAWN, save_picture, write_whole
 from colorcore.storage.location import open_store
 from colorcore.storage.store import Store
 from pipelines.errors import WrongCallError
-from pipelines.inference.outputs import check_drawing, check_table
+from pipelines.inference.outputs import check_drawing, check_table, drawing
 from pipelines.sharding.preview import preview_dataset
 from pipelines.tracking.model import local_model
 
@@ -34,13 +34,14 @@ SHOWN_CLASSES = 11
 
 @dataclass(frozen=True, slots=True)
 class DatasetFacts:
-    """A dataset in numbers."""
+    """A dataset in numbers; ``failed`` says which drawing could not be written, and why."""
 
     summary: dict[str, Any]
     refused: dict[str, int]
     colorfulness: dict[str, int]
     palette: dict[str, Any] | None
     picture: Path | None = None
+    failed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class ModelFacts:
     layers   number of parameters per layer, largest first
     weights  statistics of the whole model, then of each tensor, largest first
     picture  file of the histograms; the numbers are next to it as CSV
+    failed   what of it could not be written, and why
     """
 
     summary: dict[str, Any]
@@ -59,6 +61,7 @@ class ModelFacts:
     layers: dict[str, int]
     weights: list[WeightStats]
     picture: Path | None = None
+    failed: tuple[str, ...] = ()
 
     @property
     def not_finite(self) -> list[str]:
@@ -90,16 +93,19 @@ def inspect_dataset(
         **{f"{split} shards": size_text(size) for split, size in (info.disk or {}).items()},
         "fingerprint": info.fingerprint,
     }
+    failed: list[str] = []
     if picture is not None:
         preview = preview_dataset(store, info, seed=seed)
         sheet = preview.sheet(f"{store.show()}   {info.fingerprint}")
-        save_picture(picture, sheet, software=DRAWN)
+        with drawing(picture, failed):
+            save_picture(picture, sheet, software=DRAWN)
     return DatasetFacts(
         summary=summary,
         refused=dict(info.refused or {}),
         colorfulness=colorfulness_rows(info.colorfulness or ()),
         palette=_palette_facts(store),
         picture=picture,
+        failed=tuple(failed),
     )
 
 
@@ -144,15 +150,18 @@ def inspect_model(
         **about,
     }
     weights = model_stats(network.named_parameters())
+    failed: list[str] = []
     if picture is not None:
         title = (
             f"{named}   ·   {total:,} parameters, {top / total:.0%} in the five largest layers"
             f"   ·   share of the weights in each of {BINS} bins"
             f"   ·   near zero: at most {NEAR_ZERO:g}"
         )
-        write_whole(picture, draw_weights(weights, title))
-        write_whole(_table(picture), stats_csv(weights))
-    return ModelFacts(summary, scores, decoded, dict(layers.most_common()), weights, picture)
+        with drawing(picture, failed):
+            write_whole(picture, draw_weights(weights, title))
+            write_whole(_table(picture), stats_csv(weights))
+    by_size = dict(layers.most_common())
+    return ModelFacts(summary, scores, decoded, by_size, weights, picture, tuple(failed))
 
 
 def _table(picture: Path) -> Path:

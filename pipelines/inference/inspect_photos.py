@@ -18,7 +18,7 @@ from colorcore.photos.refusal import PhotoRefused
 from colorcore.photos.write import DRAWN, save_picture
 from colorcore.storage.location import open_store
 from pipelines.errors import JobError
-from pipelines.inference.outputs import check_drawing
+from pipelines.inference.outputs import check_drawing, drawing
 from pipelines.sharding.preview import Preview, Verdict, judge
 from pipelines.sources.listing import is_tar, list_photos
 from pipelines.sources.patterns import expand_pattern
@@ -51,6 +51,7 @@ class PhotosFacts:
     damaged     damaged tars, each with what is wrong
     unreadable  photos whose header cannot be read
     preview     what `cc shard` would keep and refuse of a random sample
+    failed      drawings that could not be written, and why
     """
 
     photos: int = 0
@@ -63,6 +64,7 @@ class PhotosFacts:
     damaged: dict[str, str] = field(default_factory=dict)
     preview: Preview = field(default_factory=Preview)
     picture: Path | None = None
+    failed: list[str] = field(default_factory=list)
 
     @property
     def kept(self) -> int:
@@ -120,7 +122,8 @@ def inspect_photos(
     facts.preview = chosen.preview()
     if picture is not None:
         title = f"{facts.preview.photos:,} random photos of {show_locations(locations)}"
-        save_picture(picture, facts.preview.sheet(title), software=DRAWN)
+        with drawing(picture, facts.failed):
+            save_picture(picture, facts.preview.sheet(title), software=DRAWN)
         facts.picture = picture
     return facts
 

@@ -6,6 +6,7 @@ import errno
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from colorcore.photos.write import COLORIZED, DRAWN, PICTURE_SUFFIXES, made_by
@@ -166,6 +167,19 @@ def why_not_written(target: Path, error: OSError) -> str:
 
 
 # -- single drawings -------------------------------------------------------------------------------
+
+
+@contextmanager
+def drawing(path: Path, failed: list[str]) -> Iterator[None]:
+    """Keep the error of a drawing that the block writes: the figures are there all the same.
+
+    failed  receives one line that names the file
+    """
+    try:
+        yield
+    except OSError as error:
+        said = error.strerror or str(error) or type(error).__name__
+        failed.append(f"cannot write {_shown(str(path))}: {said}; choose another file")
 
 
 def check_drawing(

@@ -12,6 +12,7 @@ from pipelines.errors import JobError, WrongCallError
 from pipelines.inference.evaluate import EvalReport, evaluate_model
 from tests.conftest import jpeg, scene
 from tests.pipelines.inference.test_inspect_photos import tar
+from tests.pipelines.inference.test_outputs import full_disk
 from tests.servers.s3 import S3
 from tests.trainings import fit_here
 
@@ -95,6 +96,20 @@ def test_what_is_no_photo_is_counted(model: Path, tmp_path: Path, capsys) -> Non
     assert found["skipped"][".DS_Store (macOS)"] == 1
     assert found["skipped"]["._* (AppleDouble)"] == 3  # the member's .json and .txt, too
     assert found["refused"] == {}
+
+
+def test_drawings_that_cannot_be_written_take_no_scores_along(
+    model: Path, photos: Path, tmp_path: Path, capsys
+) -> None:
+    words = ["cc", "eval", str(model), str(photos / "folder")]
+    drawings = [f"--picture={tmp_path / 'a.png'}", f"--front={tmp_path / 'b.png'}"]
+    with full_disk():
+        assert main([*words, *drawings]) == 1
+    shown = capsys.readouterr()
+    assert "constant" in shown.out
+    assert [line.partition(": File")[0] for line in shown.err.splitlines()[-2:]] == [
+        f"error: cannot write {tmp_path / name}" for name in ("b.png", "a.png")
+    ]
 
 
 def test_a_dataset_among_photos(model: Path, photos: Path, dataset: Path) -> None:

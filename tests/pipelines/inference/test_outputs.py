@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -152,6 +155,42 @@ def test_no_command_replaces_a_photo_that_it_reads(
     (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
     assert f"found that {photos / 'b.png'} is the photo {photos / 'b.png'}; choose another" in line
     assert (photos / "b.png").read_bytes() == before
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file gets longer than a few bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["inspect", "{photos}", "--picture"], "shorter side"),
+        (["inspect", "{dataset}", "--picture"], "fingerprint"),
+        (["inspect", "{model}", "--picture"], "largest layers"),
+        (["shard", "{photos}", "--dry-run=5", "--picture"], "would be kept"),
+    ],
+)
+def test_a_drawing_that_cannot_be_written_takes_no_figures_along(
+    words: list[str], shown: str, photos: Path, dataset: Path, tmp_path: Path, capsys
+) -> None:
+    model = save(tmp_path / "best.pt", UNetColorizer())
+    places = {"photos": photos, "dataset": dataset, "model": model}
+    call = ["cc", *(word.format(**places) for word in words), str(tmp_path / "sheet.png")]
+    with full_disk():
+        assert main(call) == 1
+    answer = capsys.readouterr()
+    assert shown in answer.out
+    said = answer.err.strip().splitlines()[-1]
+    assert said.startswith(f"error: cannot write {tmp_path / 'sheet.png'}: File too large; choose")
+    assert str(tmp_path / "sheet.png") not in answer.out
+    assert not list(tmp_path.glob("*sheet*"))
 
 
 def test_inspect_replaces_what_it_drew(photos: Path, dataset: Path, tmp_path: Path) -> None:
