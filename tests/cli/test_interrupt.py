@@ -201,7 +201,7 @@ def test_a_training_that_is_interrupted_again_and_again_is_that_which_never_was(
     code, _, errors = run.end()
     assert code == 130, errors
     assert "stopping after this step" in errors
-    assert "interrupted; rerun the same command to continue" in errors
+    assert "interrupted; rerun the same command with --resume to continue" in errors
     assert "Traceback" not in errors
     assert not remaining(run.family)
     assert step_of(tmp_path) == hung
