@@ -20,6 +20,26 @@ HEAD_STD = 1e-3
 one ab unit."""
 
 
+def require_channels(channels: int) -> None:
+    """Check a network's option ``channels``.
+
+    Raises:
+        ValueError: it is out of range.
+    """
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise ValueError(f"channels must be in 1..{MAX_CHANNELS}, got {channels}")
+
+
+def require_dropout(dropout: float) -> None:
+    """Check a network's option ``dropout``.
+
+    Raises:
+        ValueError: it is out of range.
+    """
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout must be in 0..1 (1 excluded), got {dropout}")
+
+
 def group_norm(width: int) -> nn.GroupNorm:
     """GroupNorm of ``width`` channels, in 32 groups or as many as divide the width."""
     return nn.GroupNorm(gcd(GROUPS, width), width)

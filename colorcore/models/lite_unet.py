@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from colorcore.blocks.efficientnet_lite import STRIDE, EfficientNetLite, Variant
-from colorcore.blocks.layers import MAX_CHANNELS, group_norm, grow, quiet_head
+from colorcore.blocks.layers import group_norm, grow, quiet_head, require_channels, require_dropout
 from colorcore.color.lab import denormalize_ab, lightness_to_grey
 from colorcore.models.bin_model import BinModel, require_bins
 from colorcore.models.prediction import Prediction
@@ -43,16 +43,14 @@ class _Lite(nn.Module):
         self, channels: int, encoder: Variant, encoder_weights: Weights, dropout: float
     ) -> None:
         super().__init__()
-        if not 1 <= channels <= MAX_CHANNELS:
-            raise ValueError(f"channels must be in 1..{MAX_CHANNELS}, got {channels}")
+        require_channels(channels)
         for name, value, kind in (
             ("encoder", encoder, Variant), ("encoder_weights", encoder_weights, Weights),
         ):  # fmt: skip
             if value not in get_args(kind):
                 known = ", ".join(get_args(kind))
                 raise ValueError(f"{name} must be one of {known}, got '{value}'")
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"dropout must be in 0..1 (1 excluded), got {dropout}")
+        require_dropout(dropout)
         self.encoder_weights = encoder_weights
         self.encoder = EfficientNetLite(encoder, colors=1)
         if encoder_weights == "imagenet":

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from colorcore.blocks.layers import MAX_CHANNELS
+from colorcore.blocks.layers import require_channels
 from colorcore.color.lab import normalize_ab, normalize_L
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ class PatchDiscriminator(nn.Module):
 
     def __init__(self, *, channels: int = 64) -> None:
         super().__init__()
-        if not 1 <= channels <= MAX_CHANNELS:
-            raise ValueError(f"channels must be in 1..{MAX_CHANNELS}, got {channels}")
+        require_channels(channels)
         layers: list[nn.Module] = []
         before = 3
         for width, stride in ((1, 2), (2, 2), (4, 2), (8, 1)):

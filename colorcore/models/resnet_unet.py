@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from colorcore.blocks.attention import AttentionGate, SelfAttention
-from colorcore.blocks.layers import MAX_CHANNELS, group_norm, grow
+from colorcore.blocks.layers import group_norm, grow, require_channels, require_dropout
 from colorcore.blocks.resnet34 import STRIDE, WIDTHS, ResNet34
 from colorcore.models.bin_model import BinModel, require_bins
 from colorcore.models.prediction import Prediction
@@ -79,11 +79,9 @@ class ResNetUNet(BinModel):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if not 1 <= channels <= MAX_CHANNELS:
-            raise ValueError(f"channels must be in 1..{MAX_CHANNELS}, got {channels}")
+        require_channels(channels)
         require_bins(bins)
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"dropout must be in 0..1 (1 excluded), got {dropout}")
+        require_dropout(dropout)
         self.encoder_weights = encoder_weights
         *skips, deepest = WIDTHS
         self.encoder = ResNet34()

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from colorcore.blocks.attention import AttentionGate
-from colorcore.blocks.layers import MAX_CHANNELS, group_norm, grow, quiet_head
+from colorcore.blocks.layers import group_norm, grow, quiet_head, require_channels, require_dropout
 from colorcore.color.lab import denormalize_ab, rgb_to_lab
 from colorcore.models.prediction import Prediction
 
@@ -78,8 +78,7 @@ class UNet(nn.Module):
         lightness: Lightness = "centered",
     ) -> None:
         super().__init__()
-        if not 1 <= channels <= MAX_CHANNELS:
-            raise ValueError(f"channels must be in 1..{MAX_CHANNELS}, got {channels}")
+        require_channels(channels)
         if not 1 <= depth <= MAX_DEPTH:
             raise ValueError(f"depth must be in 1..{MAX_DEPTH}, got {depth}")
         if norm not in get_args(Norm):
@@ -89,8 +88,7 @@ class UNet(nn.Module):
         if lightness not in get_args(Lightness):
             known = ", ".join(get_args(Lightness))
             raise ValueError(f"lightness must be one of {known}, got '{lightness}'")
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"dropout must be in 0..1 (1 excluded), got {dropout}")
+        require_dropout(dropout)
         self.unit = lightness == "unit"
         *widths, deepest = [channels * 2**level for level in range(depth + 1)]
         self.encoder = nn.ModuleList(
