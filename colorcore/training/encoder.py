@@ -18,11 +18,11 @@ def parameter_groups(model: nn.Module, optim: OptimPart) -> list[dict[str, Any]]
     no group.
     """
     learning, factor = _learning(model, optim)
-    encoder = {id(parameter) for parameter in _encoder(model)}
-    others = [each for each in model.parameters() if id(each) not in encoder]
-    if factor == 1.0:
-        return [{"params": [*learning, *others] if learning else others}]
-    return [{"params": others}, *([{"params": learning, "factor": factor}] if learning else [])]
+    at_own_rate = {id(each) for each in learning} if factor != 1.0 else set()
+    never = {id(each) for each in _encoder(model)} - {id(each) for each in learning}
+    # In the model's order: checkpoints know an optimizer's parameters by their number.
+    others = [each for each in model.parameters() if id(each) not in never | at_own_rate]
+    return [{"params": others}, *([{"params": learning, "factor": factor}] if at_own_rate else [])]
 
 
 def set_learning(model: nn.Module, optim: OptimPart, epoch: int) -> bool:
@@ -30,17 +30,14 @@ def set_learning(model: nn.Module, optim: OptimPart, epoch: int) -> bool:
 
     No gradient is computed for what is frozen, nor passed through it.
     """
-    learning = {id(each) for each in _learning(model, optim)[0]} if _is_free(optim, epoch) else ()
+    free = epoch >= optim.freeze_epochs
+    learning = {id(each) for each in _learning(model, optim)[0]} if free else set()
     changed = False
     for parameter in _encoder(model):
         learns = id(parameter) in learning
         changed |= parameter.requires_grad != learns
         parameter.requires_grad_(learns)
     return changed
-
-
-def _is_free(optim: OptimPart, epoch: int) -> bool:
-    return epoch >= optim.freeze_epochs
 
 
 def _learning(model: nn.Module, optim: OptimPart) -> tuple[list[nn.Parameter], float]:

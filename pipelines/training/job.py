@@ -249,8 +249,8 @@ def with_absolute_files(recipe: Recipe) -> Recipe:
     A worker runs in another folder than the driver, and a later ``--resume`` may, too.
     """
     values = recipe.values()
-    tables = [*values["loss_options"].items()]
-    if "encoder" not in values["model"]:  # whose weights come in a package
+    tables = list(values["loss_options"].items())
+    if "encoder" not in values["model"]:  # the weights of such an encoder come in a package
         tables.append(("model", values["model"]))
     for table, options in tables:
         for key in ("encoder_weights", "weights"):
