@@ -7,7 +7,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from pipelines.errors import JobError, WrongCallError
 from pipelines.inference import colorize as module
 from pipelines.inference.colorize import GIVE_UP_AFTER, ColorizeReport, _Names, colorize_photos
 from tests.conftest import jpeg, scene
+from tests.mounts import mounted
 from tests.trainings import fit_here
 
 
@@ -408,12 +408,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 kB."""
     place = tmp_path / "disk"
     place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
-    # Nobody but root may mount, and root in a container may not either.
-    if os.geteuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("mounting a file system needs root")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    with mounted(place, "size=256k"):
+        yield place
 
 
 def test_a_full_disk(model: Path, tmp_path: Path, small_disk: Path) -> None:

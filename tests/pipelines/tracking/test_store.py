@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 
 from pipelines.errors import JobError
 from pipelines.tracking.store import client_for
+from tests.mounts import mounted
 
 
 def refused(uri: str, match: str) -> None:
@@ -31,18 +31,9 @@ def test_a_folder_that_cannot_be_written_is_an_error_at_once(tmp_path: Path) -> 
     refused("sqlite:////proc/mlflow.db", r"cannot write .*; choose another with --tracking-uri")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a read-only file system needs root")
 def test_a_read_only_file_system_is_an_error_at_once(tmp_path: Path) -> None:
-    mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "none", tmp_path],
-        check=False, capture_output=True,
-    )  # fmt: skip
-    if mount.returncode:
-        pytest.skip("this machine lets nobody mount")
-    try:
+    with mounted(tmp_path, "ro,size=1m"):
         refused(f"sqlite:///{tmp_path}/mlflow.db", "Read-only file system; choose another")
-    finally:
-        subprocess.run(["umount", tmp_path], check=True)
 
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
