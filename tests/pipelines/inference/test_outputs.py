@@ -20,6 +20,16 @@ from pipelines.inference.outputs import check_drawing
 from tests.colorcore.checkpoints.made_up_unet import UNetColorizer, save
 from tests.conftest import jpeg, scene
 
+DRAWING = [
+    ["inspect", "{photos}", "--picture"],
+    ["inspect", "{dataset}", "--picture"],
+    ["inspect", "{model}", "--picture"],
+    ["eval", "{model}", "{photos}", "--picture"],
+    ["eval", "{model}", "{dataset}", "--front"],
+    ["shard", "{photos}", "--dry-run=5", "--picture"],
+]
+"""The commands that draw; a file's name follows."""
+
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
@@ -86,17 +96,7 @@ def test_names_that_no_picture_can_have(photos: Path) -> None:
         check_drawing(photos / "gone.png", "--picture")
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["inspect", "{photos}", "--picture"],
-        ["inspect", "{dataset}", "--picture"],
-        ["inspect", "{model}", "--picture"],
-        ["eval", "{model}", "{photos}", "--picture"],
-        ["eval", "{model}", "{dataset}", "--front"],
-        ["shard", "{photos}", "--dry-run=5", "--picture"],
-    ],
-)
+@pytest.mark.parametrize("words", DRAWING)
 def test_every_command_refuses_before_it_reads(
     words: list[str], photos: Path, dataset: Path, tmp_path: Path, capsys
 ) -> None:
@@ -109,17 +109,7 @@ def test_every_command_refuses_before_it_reads(
     assert (photos / "b.png").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["inspect", "{photos}", "--picture"],
-        ["inspect", "{dataset}", "--picture"],
-        ["inspect", "{model}", "--picture"],
-        ["eval", "{model}", "{photos}", "--picture"],
-        ["eval", "{model}", "{dataset}", "--front"],
-        ["shard", "{photos}", "--dry-run=5", "--picture"],
-    ],
-)
+@pytest.mark.parametrize("words", DRAWING)
 def test_a_folder_that_cannot_be_written_is_an_error_before_anything_is_read(
     words: list[str], photos: Path, dataset: Path, tmp_path: Path, capsys
 ) -> None:
