@@ -13,6 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,8 @@ def run_study(driver: StudyDriver, deadline: float | None = None) -> None:
         hooks.close_left(LEAVE_S)
         hooks.room.close()
         if hooks.controller is not None:
-            drop_trials(hooks.controller)
+            with suppress(Exception):  # a cluster that is gone must not hide why the study ended
+                drop_trials(hooks.controller)
     if hooks.error is not None:
         raise hooks.error
 
