@@ -83,6 +83,7 @@ def train(
             {
                 "out": report.out,
                 "steps": report.steps,
+                "early": report.is_early,
                 "best": report.scores,
                 "signs": {
                     "best": [each.as_record() for each in report.signs],
@@ -97,6 +98,9 @@ def train(
         )
         return
     show.scores("best checkpoint", report.scores, report.decoded)
+    if report.is_early:
+        waited = show.counted(loaded.train.patience or 0, "validation")
+        show.line(f"ended early: {waited} in a row without a better {report.metric}")
     show.line(f"{report.steps} steps; best by {report.metric}: {report.best}")
     print(
         f"chosen decoding: {report.decoding}; {report.metric} "

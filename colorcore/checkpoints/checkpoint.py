@@ -35,7 +35,7 @@ from safetensors.torch import load_file, save_file
 from colorcore.color.palette import Palette
 from colorcore.models import build_model
 from colorcore.models.decoding import Decoding
-from colorcore.recipes.recipe import Recipe, RecipeError, parse_recipe
+from colorcore.recipes.recipe import Recipe, RecipeError, TrainPart, parse_recipe
 from colorcore.storage.atomic import make_folder, sync_file, sync_folder
 from colorcore.storage.local import LocalStore
 from colorcore.storage.location import open_store
@@ -71,6 +71,7 @@ class Checkpoint:
     epoch, step   position of the training: epochs done, and steps done in the next one
     scores        of the latest validation
     best          the best score so far of the recipe's metric
+    waited        validations since then
     run_id        of the tracking run, which a resumed training continues
     training      raw weights ("model.*", "discriminator.*") and optimizer state ("optimizer.*",
                   "discriminator_optimizer.*"); {} when not loaded
@@ -92,6 +93,7 @@ class Checkpoint:
     step: int = 0
     scores: dict[str, float] = field(default_factory=dict)
     best: float | None = None
+    waited: int = 0
     run_id: str | None = None
     training: dict[str, Tensor] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
@@ -99,6 +101,11 @@ class Checkpoint:
     decoded: dict[str, float] = field(default_factory=dict)
     history: list[float] = field(default_factory=list)
     signs: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the training ends here, after its epochs or out of patience."""
+        return ends(self.recipe.train, self.epoch, self.waited)
 
     def model(self, device: torch.device | str = "cpu") -> nn.Module:
         """The model with the EMA weights, ready to predict.
@@ -117,8 +124,13 @@ class Checkpoint:
 
 
 _FACTS = ("mean_ab", "size", "dataset", "epoch", "step", "scores", "best", "run_id", "optimizer")
-_LATER_FACTS = ("decoded", "history", "signs")
+_LATER_FACTS = ("decoded", "history", "signs", "waited")
 """Facts that checkpoints of older versions lack."""
+
+
+def ends(train: TrainPart, epoch: int, waited: int) -> bool:
+    """Whether a training ends after ``epoch`` epochs, ``waited`` validations after its best one."""
+    return epoch >= train.epochs or (train.patience is not None and waited >= train.patience)
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: str | Path | Store) -> None:

@@ -127,6 +127,12 @@ class DataPart(_Part):
         lt=1,
         description="largest change of brightness, contrast, saturation",
     )
+    gamma: float = Field(
+        0.0, ge=0, le=4, description="largest change of the exponent of L's tone curve"
+    )
+    mixup: float = Field(
+        0.0, ge=0, le=0.5, description="largest share of another photo blended into each"
+    )
 
     _off = field_validator("crop", mode="before")(_off)
 
@@ -144,8 +150,11 @@ class TrainPart(_Part):
         None, ge=1, description="steps between two checkpoints, besides those of validations"
     )
     metric: str = Field("auc_balanced", description="metric that chooses the best checkpoint")
+    patience: int | None = Field(
+        None, ge=1, description="validations in a row without a better metric that end a training"
+    )
 
-    _off = field_validator("save_every", mode="before")(_off)
+    _off = field_validator("save_every", "patience", mode="before")(_off)
 
 
 class DiscriminatorPart(_Part):

@@ -1,4 +1,4 @@
-"""Random flips, crops and light changes of a batch, on its device."""
+"""Random flips, crops, light changes and blends of a batch, on its device."""
 
 from __future__ import annotations
 
@@ -22,14 +22,24 @@ def augment(
     flip: bool,
     crop: float | None,
     jitter: float = 0.0,
+    gamma: float = 0.0,
+    mixup: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Flip each photo with probability 1/2, resize a random square crop, change its light.
+    """Flip each photo with probability 1/2, resize a random square crop, change its light, blend.
 
-    lab (B, 3, H, W) CIELAB -> the same shape. ``crop`` in 0..1 is the smallest share of a side
-    that a crop keeps (its square is the share of the area); None leaves photos whole. ``jitter``
-    is the largest change of the factors of :func:`jitter_light` from 1. Random numbers come only
-    from ``generator`` (on the CPU), so a run can be repeated.
+    lab (B, 3, H, W) CIELAB -> the same shape.
+
+    Args:
+        lab: the photos.
+        flip: whether photos are flipped.
+        crop: smallest share of a side that a crop keeps, in 0..1 (its square is the share of the
+            area); None leaves photos whole.
+        jitter: largest change of the factors of :func:`jitter_light` from 1.
+        gamma: largest change of the exponent of :func:`bend_lightness`; it is drawn between
+            1/(1 + gamma) and 1 + gamma, evenly on a log scale.
+        mixup: largest share of the next photo of the batch in :func:`blend_next`, drawn evenly.
+        generator: the only source of random numbers (on the CPU), so a run can be repeated.
     """
     if flip or crop is not None:
         lab = _flip_and_crop(lab, flip, crop, generator)
@@ -37,7 +47,35 @@ def augment(
         draws = torch.rand(len(lab), 3, generator=generator)
         factors = 1.0 + jitter * (2.0 * draws - 1.0)
         lab = rgb_to_lab(jitter_light(lab_to_rgb(lab), factors.to(lab.device)))
+    if gamma:
+        draws = 2.0 * torch.rand(len(lab), generator=generator) - 1.0
+        lab = bend_lightness(lab, (1.0 + gamma) ** draws.to(lab.device))
+    if mixup:
+        shares = mixup * torch.rand(len(lab), generator=generator)
+        lab = blend_next(lab, shares.to(lab.device))
     return lab
+
+
+def bend_lightness(lab: Tensor, exponents: Tensor) -> Tensor:
+    """Bend the tone curve of each photo: L becomes 100 · (L/100)^exponent, a and b stay.
+
+    lab (B, 3, H, W) CIELAB, exponents (B,) above 0 -> the same shape. Black and white stay; below
+    1 what is between gets lighter, above 1 darker. Old prints and scans differ in this most of
+    all, and a model must give a face the same colour at each.
+    """
+    L, ab = lab[:, :1], lab[:, 1:]
+    bent = 100.0 * (L / 100.0).clamp(min=0.0) ** exponents[:, None, None, None]
+    return torch.cat([bent, ab], dim=1)
+
+
+def blend_next(lab: Tensor, shares: Tensor) -> Tensor:
+    """Blend each photo with the next one of the batch, and the last one with the first.
+
+    lab (B, 3, H, W) CIELAB, shares (B,) of the next photo in 0..1 -> the same shape. This is mixup
+    (Zhang et al. 2018, "mixup: beyond empirical risk minimization", eq. 1) of lightness and colour
+    alike. The paper draws shares from a beta distribution, which is even if its α is 1.
+    """
+    return torch.lerp(lab, lab.roll(-1, dims=0), shares[:, None, None, None])
 
 
 def jitter_light(rgb: Tensor, factors: Tensor) -> Tensor:

@@ -51,6 +51,7 @@ class StepEvent:
 class ValidationEvent:
     """One validation over all ranks; ``pairs`` (N, 2, 3, H, W) are predicted and true LAB.
 
+    ``is_last`` says that the training ends with it, after its epochs or out of patience.
     ``statistics`` are the measurements in which ``signs`` were found (colorcore.scores.signs).
     """
 
@@ -61,6 +62,7 @@ class ValidationEvent:
     pairs: Tensor
     statistics: dict[str, float] = field(default_factory=dict)
     signs: tuple[Sign, ...] = ()
+    is_last: bool = False
 
 
 @dataclass(frozen=True, slots=True)

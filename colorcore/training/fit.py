@@ -65,7 +65,9 @@ def fit(
     observers: Sequence[Observer] = (),
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
-    """Train to the end; writes ``out/last`` and ``out/best`` and returns the last scores.
+    """Train to the end, or out of patience; returns the last scores.
+
+    Writes ``out/last`` and ``out/best``.
 
     ``initial`` are the weights that model and average start from, instead of random ones.
     ``stop`` is asked after every step and must answer at once; when it is true on any rank, all
@@ -84,7 +86,7 @@ def fit(
     training.run_id = run_id or training.run_id
     notify(observers, "on_start", training.total_steps, training.steps_done)
 
-    while training.epoch < recipe.train.epochs:
+    while not training.is_over:
         training.begin_epoch()
         started = time.perf_counter()
         for batch in training.loader.epoch(training.epoch, start_step=training.step_in_epoch):

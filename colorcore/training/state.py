@@ -13,7 +13,7 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from colorcore.checkpoints.checkpoint import Checkpoint, CheckpointError
+from colorcore.checkpoints.checkpoint import Checkpoint, CheckpointError, ends
 from colorcore.checkpoints.optimizer_state import optimizer_state, restore_optimizer, weights_under
 from colorcore.color.lab import decode_lab, normalize_L
 from colorcore.dataset.loader import Batch, TrainLoader, val_batches
@@ -62,6 +62,7 @@ class Training:
         network: the model as called in a step: compiled on a GPU, DDP with several ranks.
         adversary: the discriminator and its optimizer, if a loss term needs one.
         epoch, step_in_epoch: position, as the number of epochs and steps completed.
+        best, waited: the best score so far of the recipe's metric, and the validations since then.
         history: course of the loss, in which signs such as ``diverged`` are found.
 
     Raises:
@@ -114,6 +115,7 @@ class Training:
         self.scores: dict[str, float] = {}
         self.signs: tuple[Sign, ...] = ()
         self.best: float | None = None
+        self.waited = 0
         self.run_id: str | None = None
         self.history = LossHistory(recipe.data.batch, len(self.loader))
         # Before DDP and the compiler wrap the model: wrapped, its parameters have other names.
@@ -179,6 +181,11 @@ class Training:
         return self.recipe.train.epochs * len(self.loader)
 
     @property
+    def is_over(self) -> bool:
+        """Whether the training has ended, after its epochs or out of patience."""
+        return ends(self.recipe.train, self.epoch, self.waited)
+
+    @property
     def lr(self) -> float:
         """The model's learning rate in the latest step."""
         return float(self.optimizer.param_groups[0]["lr"])
@@ -203,11 +210,19 @@ class Training:
     # -- the parts of a step, in order; training.fit.train_step puts them together --------------
 
     def prepare(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """A batch on the device, as CIELAB (B, 3, H, W) float, flipped, cropped and jittered."""
+        """A batch on the device, as CIELAB (B, 3, H, W) float, augmented."""
         # Bytes travel, floats are made on the device: a quarter of the traffic.
         lab = decode_lab(batch.lab_u8.to(self.device, non_blocking=True))
         part = self.recipe.data
-        return augment(lab, flip=part.flip, crop=part.crop, jitter=part.jitter, generator=generator)
+        return augment(
+            lab,
+            flip=part.flip,
+            crop=part.crop,
+            jitter=part.jitter,
+            gamma=part.gamma,
+            mixup=part.mixup,
+            generator=generator,
+        )
 
     @contextlib.contextmanager
     def gradient_sync(self, enabled: bool) -> Iterator[None]:
@@ -323,16 +338,25 @@ class Training:
             statistics.add_state(sums[1])
         scores = evaluation.compute()
         measured = {**statistics.compute(), **self.history.compute()}
-        # The last validation checks every sign, however short the training was.
-        young = self.history.young and self.epoch < self.recipe.train.epochs
         score, metric = scores[self.recipe.train.metric], self.recipe.train.metric
         sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
         is_best = self.best is None or sign * score > sign * self.best
         if is_best:
             self.best = score
-        signs = find_signs(measured, young=young)
+        self.waited = 0 if is_best else self.waited + 1
+        # The last validation checks every sign, however short the training was.
+        signs = find_signs(measured, young=self.history.young and not self.is_over)
         self.scores, self.signs = scores, signs
-        return ValidationEvent(self.epoch, self.steps_done, scores, is_best, pairs, measured, signs)
+        return ValidationEvent(
+            epoch=self.epoch,
+            step=self.steps_done,
+            scores=scores,
+            is_best=is_best,
+            pairs=pairs,
+            statistics=measured,
+            signs=signs,
+            is_last=self.is_over,
+        )
 
     def checkpoint(self, scores: dict[str, float]) -> Checkpoint:
         """The complete state of the training, after any step."""
@@ -356,6 +380,7 @@ class Training:
             step=self.step_in_epoch,
             scores=scores,
             best=self.best,
+            waited=self.waited,
             run_id=self.run_id,
             training=tensors,
             optimizer=numbers,
@@ -392,7 +417,7 @@ class Training:
                 "resume with the recipe it was trained with"
             ) from error
         self.epoch, self.step_in_epoch = resume.epoch, resume.step
-        self.best, self.run_id = resume.best, resume.run_id
+        self.best, self.waited, self.run_id = resume.best, resume.waited, resume.run_id
         self.scores = dict(resume.scores)
         self.signs = tuple(Sign(**values) for values in resume.signs)
         self.history.load_state(resume.history)

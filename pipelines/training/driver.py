@@ -44,12 +44,14 @@ from pipelines.training.trainer import TrainProgress, run_workers, with_advice
 class TrainReport:
     """The result of `cc train`; ``scores`` and ``signs`` are of the best checkpoint.
 
-    ``decoded`` are its scores with ``decoding``, which was chosen at the end.
+    ``decoded`` are its scores with ``decoding``, which was chosen at the end. ``is_early`` says
+    that ``train.patience`` ended the training before its last epoch.
     """
 
     out: Path | str
     best: str
     steps: int
+    is_early: bool
     scores: dict[str, float]
     signs: tuple[Advised, ...]
     last_signs: tuple[Advised, ...]
@@ -142,6 +144,7 @@ def train(
             out=Path(out) if job.store.local is not None else job.store.show(),
             best=str(Path(out) / "best") if job.store.local is not None else job.store.show("best"),
             steps=last.epoch * job.steps_per_epoch,
+            is_early=last.epoch < recipe.train.epochs,
             scores=best.scores,
             signs=_signs(best),
             last_signs=_signs(last),

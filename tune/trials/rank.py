@@ -65,7 +65,7 @@ class Rank:
             with self._joined(meeting, task.workers):
                 return _train_in_local_mode(task, observer)
 
-        self._training = StepwiseTraining(train, task.job.recipe.train.epochs)
+        self._training = StepwiseTraining(train)
 
     def resume(self) -> None:
         """Train on, to the next validation or the end."""

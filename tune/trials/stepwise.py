@@ -36,11 +36,10 @@ class StepwiseTraining(Observer):
     Args:
         train: called in the thread, with this observer. Returns the last result; whatever it
             raises, :meth:`result` raises.
-        epochs: epochs of the training.
     """
 
-    def __init__(self, train: Callable[[Observer], TrialResult], epochs: int) -> None:
-        self._train, self._epochs = train, epochs
+    def __init__(self, train: Callable[[Observer], TrialResult]) -> None:
+        self._train = train
         self._results: queue.Queue[TrialResult | BaseException] = queue.Queue()
         self._may_continue = threading.Semaphore(0)
         self._leaving = False
@@ -85,7 +84,7 @@ class StepwiseTraining(Observer):
             scores=event.scores,
             signs=[sign.name for sign in event.signs],
             seconds=time.perf_counter() - self._since,
-            done=event.epoch == self._epochs,
+            done=event.is_last,
         )
         if result["done"]:
             # Leave before a decoding is chosen, which only the best trial needs, and before the

@@ -152,5 +152,5 @@ def untold_result(job: Job) -> TrialResult | None:
         scores=last.scores,
         signs=[sign["name"] for sign in last.signs],
         seconds=0.0,
-        done=last.epoch == job.recipe.train.epochs,
+        done=last.is_last,
     )

@@ -106,7 +106,7 @@ EVERY_KEY = Recipe.model_validate(
             "betas": (0.6, 0.9),
             "warmup": 0.3,
         },
-        "data": {"batch": 6, "flip": False, "crop": 0.7, "jitter": 0.1},
+        "data": {"batch": 6, "flip": False, "crop": 0.7, "jitter": 0.1, "gamma": 0.2, "mixup": 0.3},
         "train": {
             "epochs": 3,
             "seed": 2**31 - 1,
@@ -116,6 +116,7 @@ EVERY_KEY = Recipe.model_validate(
             "eval_every": 2,
             "save_every": 500,
             "metric": "cf_gap",
+            "patience": 7,
         },
     }
 )
@@ -174,6 +175,8 @@ def test_flat_names_every_setting_by_its_dotted_path():
         "data.flip": True,
         "data.crop": None,
         "data.jitter": 0.0,
+        "data.gamma": 0.0,
+        "data.mixup": 0.0,
         "train.epochs": 15,
         "train.seed": 0,
         "train.precision": "auto",
@@ -182,6 +185,7 @@ def test_flat_names_every_setting_by_its_dotted_path():
         "train.eval_every": 1,
         "train.save_every": None,
         "train.metric": "auc_balanced",
+        "train.patience": None,
     }
 
 
@@ -291,6 +295,9 @@ def test_an_unknown_name_is_refused_with_the_nearest(override: str, message: str
         ("optim.schedule=linear", "input should be 'onecycle', 'cosine' or 'constant'"),
         ("optim.warmup_epochs=-1", "optim.warmup_epochs: input should be greater than or equal"),
         ("data.jitter=1", "data.jitter: input should be less than 1"),
+        ("data.gamma=-1", "data.gamma: input should be greater than or equal to 0"),
+        ("data.mixup=0.6", "data.mixup: input should be less than or equal to 0.5"),
+        ("train.patience=0", "train.patience: input should be greater than or equal to 1"),
         ("discriminator.lr=1e-4", "discriminator: no loss term uses it; set loss.advers"),
         ("optim.warmup=1", "optim.warmup: input should be less than 1"),
         ("optim.clip=0", "optim.clip: input should be greater than 0"),

@@ -355,3 +355,49 @@ def test_the_decoding_of_the_best_is_chosen_at_the_end(data: FitData, tmp_path: 
     assert (last.decoding, last.decoded, last.scores) == (Decoding(), {}, scores)
     own, _ = evaluate(best.model(), [data.val.lab_u8], data.palette)
     assert own.compute() == pytest.approx(best.scores, rel=1e-5)
+
+
+WORSENING = (
+    "train.metric=cf_gap", "train.epochs=8", "optim.lr=0.1", "optim.warmup=0", "train.ema=0",
+)  # fmt: skip
+"""So fast that colours are glaring at first and grey later: no gap is as small as the first."""
+
+
+def out_of_patience(validations: list[ValidationEvent], patience: int) -> int:
+    """The number of validations after which that many in a row were not the best so far."""
+    bests = "".join("x" if each.is_best else "." for each in validations)
+    return bests.index("." * patience) + patience
+
+
+def test_a_training_out_of_patience_ends_with_that_validation(data: FitData, tmp_path: Path):
+    patient, hasty, again = Diary(), Diary(), Diary()
+    fit(recipe_of(*WORSENING), data, tmp_path / "patient", observers=[patient])
+    recipe = recipe_of(*WORSENING, "train.patience=2")
+    fit(recipe, data, tmp_path / "hasty", observers=[hasty])
+    ends = out_of_patience(patient.validations, 2)
+    assert ends < len(patient.validations) == 8
+    whole, part = ([each.scores for each in diary.validations] for diary in (patient, hasty))
+    assert part == whole[:ends]
+    assert [each.is_last for each in hasty.validations] == [False] * (ends - 1) + [True]
+    assert [each.is_last for each in patient.validations] == [False] * 7 + [True]
+    assert len(hasty.decodings) == 1
+    last = load_checkpoint(tmp_path / "hasty/last", training=True)
+    assert (last.epoch, last.waited, last.is_last) == (ends, 2, True)
+    assert load_checkpoint(tmp_path / "hasty/best").epoch == ends - 2
+    # Resumed, it takes no step more.
+    fit(recipe, data, tmp_path / "hasty", resume=last, observers=[again])
+    assert (again.steps, again.validations) == ([], [])
+
+
+def test_a_resumed_training_remembers_how_long_it_has_waited(data: FitData, tmp_path: Path):
+    recipe = recipe_of(*WORSENING, "train.patience=2")
+    whole, rest = Diary(), Diary()
+    fit(recipe, data, tmp_path / "whole", run_id="r", observers=[whole])
+    killer = Killer(whole.steps[-1].step - 2)
+    with pytest.raises(Killed):
+        fit(recipe, data, tmp_path / "parts", run_id="r", observers=[killer])
+    resume = load_checkpoint(tmp_path / "parts/last", training=True)
+    assert (resume.waited, resume.is_last) == (1, False)
+    fit(recipe, data, tmp_path / "parts", resume=resume, observers=[rest])
+    assert len(rest.validations) == 1
+    assert bytes_of(tmp_path / "parts") == bytes_of(tmp_path / "whole")

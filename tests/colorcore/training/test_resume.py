@@ -51,7 +51,15 @@ def test_the_same_seed_gives_the_same_bytes(data: FitData, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "setting", ["model.dropout=0.3", "data.crop=0.6", "data.flip=false", "data.jitter=0.2"]
+    "setting",
+    [
+        "model.dropout=0.3",
+        "data.crop=0.6",
+        "data.flip=false",
+        "data.jitter=0.2",
+        "data.gamma=0.2",
+        "data.mixup=0.2",
+    ],
 )
 def test_each_setting_that_is_random_has_an_effect(data: FitData, tmp_path: Path, setting: str):
     """Without which the tests of repetition around this one would prove little."""

@@ -27,7 +27,10 @@ class Course:
             for epoch in range(1, EPOCHS + 1):
                 self.epoch = epoch
                 event: Any = SimpleNamespace(
-                    epoch=epoch, scores={"psnr": 20.0 + epoch}, signs=[SimpleNamespace(name="grey")]
+                    epoch=epoch,
+                    scores={"psnr": 20.0 + epoch},
+                    signs=[SimpleNamespace(name="grey")],
+                    is_last=epoch == EPOCHS,
                 )
                 observer.on_saved(event)
                 if epoch == self._fails_after:
@@ -48,7 +51,7 @@ def advance(training: StepwiseTraining) -> TrialResult:
 
 def test_it_stops_exactly_after_each_validation_until_it_may_continue() -> None:
     course = Course()
-    training = StepwiseTraining(course, EPOCHS)
+    training = StepwiseTraining(course)
     with pytest.raises(TimeoutError):
         training.result(timeout=0.1)
     assert course.epoch == 0  # it does not start by itself
@@ -66,7 +69,7 @@ def test_it_stops_exactly_after_each_validation_until_it_may_continue() -> None:
 
 def test_the_last_validation_is_reported_once_the_training_is_left() -> None:
     course = Course()
-    training = StepwiseTraining(course, EPOCHS)
+    training = StepwiseTraining(course)
     results = [advance(training) for _ in range(EPOCHS)]
     assert [result["done"] for result in results] == [False, False, True]
     assert course.left
@@ -76,7 +79,7 @@ def test_the_last_validation_is_reported_once_the_training_is_left() -> None:
 @pytest.mark.parametrize("validations", [0, 1])
 def test_a_training_can_be_left_where_it_waits(validations: int) -> None:
     course = Course()
-    training = StepwiseTraining(course, EPOCHS)
+    training = StepwiseTraining(course)
     for _ in range(validations):
         advance(training)
     before = threading.active_count()
@@ -87,7 +90,7 @@ def test_a_training_can_be_left_where_it_waits(validations: int) -> None:
 
 
 def test_what_the_training_raises_is_raised_by_its_result() -> None:
-    training = StepwiseTraining(Course(fails_after=1), EPOCHS)
+    training = StepwiseTraining(Course(fails_after=1))
     assert advance(training)["epoch"] == 1
     with pytest.raises(OSError, match="the disk is full"):
         advance(training)
@@ -95,7 +98,7 @@ def test_what_the_training_raises_is_raised_by_its_result() -> None:
 
 
 def test_time_spent_waiting_is_not_time_spent_training() -> None:
-    training = StepwiseTraining(Course(), EPOCHS)
+    training = StepwiseTraining(Course())
     advance(training)
     threading.Event().wait(0.5)
     assert advance(training)["seconds"] < 0.4
