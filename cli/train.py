@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import Address, AsJson, Dataset, Overrides, RecipeName, TrackingUri
+from cli.options import Address, AsJson, Dataset, Overrides, TrackingUri
 
 if TYPE_CHECKING:
     from cli.show import Advance
@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 def train(
     dataset: Dataset,
-    recipe: RecipeName = "simple",
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Built-in recipe or a TOML file (default: that of --from, or lite0).",
+        ),
+    ] = None,
     set_: Overrides = None,
     workers: Annotated[
         str,
@@ -57,21 +63,27 @@ def train(
     require_writable(open_store(out))
     check_store(uri)
     # What imports torch comes after the errors that are certain.
-    from colorcore.recipes.recipe import load_recipe
+    from colorcore.recipes.recipe import DEFAULT, load_recipe
+    from pipelines.tracking.model import local_model
     from pipelines.training import driver
     from pipelines.training.job import parse_workers
+    from pipelines.training.start_weights import recipe_of
 
-    loaded = load_recipe(recipe, set_ or [])
+    start = None if from_ is None else local_model(from_, uri)
+    loaded = recipe_of(start, set_ or []) if start is not None and recipe is None else None
+    title = recipe or (DEFAULT if loaded is None else str(from_))
+    if loaded is None:
+        loaded = load_recipe(recipe or DEFAULT, set_ or [])
     with show.progress("train") as advance:
         report = driver.train(
             dataset,
             loaded,
             out,
             tracking_uri=uri,
-            name=name or Path(recipe).stem,
+            name=name or Path(title).stem,
             workers=parse_workers(workers),
             resume=resume,
-            initial=from_,
+            initial=start,
             reading=from_reading,
             address=address,
             on_progress=Display(advance).update,

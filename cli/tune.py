@@ -32,7 +32,7 @@ _SHOWN = 10
 
 def tune(
     dataset: Dataset,
-    recipe: RecipeName = "simple",
+    recipe: RecipeName = "lite0",
     set_: Overrides = None,
     space: Annotated[
         Path | None,

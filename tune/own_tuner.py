@@ -8,8 +8,8 @@
     from tune import search_space, trainable
 
     tuner = Tuner(
-        trainable("photos.data", "simple", out="trials"),
-        param_space=search_space("simple"),
+        trainable("photos.data", "lite0", out="trials"),
+        param_space=search_space("lite0"),
         tune_config=TuneConfig(
             metric="auc_balanced", mode="max", num_samples=20, scheduler=ASHAScheduler()
         ),
@@ -24,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colorcore.recipes.recipe import Recipe, load_recipe
+from colorcore.recipes.recipe import DEFAULT, Recipe, load_recipe
 from colorcore.storage.location import absolute_store
 from pipelines.errors import WrongCallError
 from tune.search.objective import objective_of
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def search_space(
-    recipe: str | Recipe = "simple",
+    recipe: str | Recipe = DEFAULT,
     file: str | Path | None = None,
     overrides: Iterable[str] = (),
 ) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def search_space(
 
 def trainable(
     dataset: str | Path,
-    recipe: str | Recipe = "simple",
+    recipe: str | Recipe = DEFAULT,
     *,
     out: str | Path,
     overrides: Iterable[str] = (),

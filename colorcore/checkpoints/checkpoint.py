@@ -24,7 +24,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from colorcore.checkpoints.shipped import SHIPPED, with_encoder, without_encoder
 from colorcore.color.palette import Palette
 from colorcore.models import build_model
 from colorcore.models.decoding import Decoding
@@ -199,9 +200,24 @@ def _record_of(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
+def ship_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write a checkpoint small enough for this package: see :mod:`colorcore.checkpoints.shipped`.
+
+    Raises:
+        ValueError: its encoder is not ImageNet's.
+    """
+    encoder = checkpoint.recipe.model.options().get("encoder", "")
+    weights = without_encoder(checkpoint.weights, encoder)
+    save_checkpoint(replace(checkpoint, weights=weights, training={}, run_id=None), folder)
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    text = json.dumps({**record, "encoder": encoder}, indent=2) + "\n"
+    (folder / RECORD).write_text(text, encoding="utf-8")
+
+
 def load_checkpoint(folder: str | Path | Store, *, training: bool = False) -> Checkpoint:
     """Read a checkpoint, here or in an object store; with ``training``, its training state too.
 
+    A name in :data:`SHIPPED` is a checkpoint in this package; a folder of that name is ``./name``.
     For a folder that contains ``best`` or ``last``, such as `cc train` writes, ``best`` is read.
 
     Raises:
@@ -209,7 +225,7 @@ def load_checkpoint(folder: str | Path | Store, *, training: bool = False) -> Ch
             training state.
         StorageError: a remote store does not answer, or refuses.
     """
-    store = _resolve(open_store(folder))
+    store = _resolve(open_store(SHIPPED.get(str(folder), folder)))
     for reads in range(1, _READS + 1):
         try:
             return _load(store, training=training)
@@ -245,6 +261,8 @@ def _load(store: Store, *, training: bool) -> Checkpoint:
         for kind in _TENSORS if training else _TENSORS[:2]:
             file = files[kind]
             tensors[kind] = _read_tensors(store, file)
+        if "encoder" in record:
+            tensors["model"] = _with_encoder(tensors["model"], record["encoder"], where)
         file = files["palette"]
         arrays = {name: tensor.numpy() for name, tensor in tensors["palette"].items()}
         palette = Palette(**arrays, about=record["palette"])
@@ -273,6 +291,13 @@ def _load(store: Store, *, training: bool) -> Checkpoint:
             f"{store.show(file)} is damaged: {type(error).__name__}: {cause}; "
             f"copy {where} again from its source, or train again"
         ) from error
+
+
+def _with_encoder(weights: dict[str, Tensor], encoder: str, where: str) -> dict[str, Tensor]:
+    try:
+        return with_encoder(weights, encoder)
+    except ValueError as error:
+        raise CheckpointError(f"{where} needs an encoder: {error}") from error
 
 
 def _read_tensors(store: Store, name: str) -> dict[str, Tensor]:

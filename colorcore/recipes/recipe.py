@@ -29,6 +29,8 @@ from colorcore.storage.store import StorageError
 RECIPES = Path(__file__).parent
 OFF = "none"
 """Spelling of None in a recipe's file and in an override, because TOML has no null."""
+DEFAULT = "lite0"
+"""The recipe of commands that are given none: the best one in docs/guides.md."""
 DEFAULT_MODEL = "unet"
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -254,6 +256,18 @@ def load_recipe(name_or_file: str, overrides: Iterable[str] = ()) -> Recipe:
         values = tomllib.loads(open_store(where).read("").decode())
     except (OSError, ValueError, StorageError) as error:
         raise RecipeError(f"cannot read the recipe {where}: {error}") from error
+    for override in overrides:
+        _override(values, override)
+    return parse_recipe(values, where)
+
+
+def overridden(recipe: Recipe, overrides: Iterable[str], where: str) -> Recipe:
+    """A recipe with ``KEY=VALUE`` overrides, as :func:`load_recipe` applies them.
+
+    Raises:
+        RecipeError: an unknown key or a value out of range; the message begins with ``where``.
+    """
+    values = _spelled_out(recipe.values())
     for override in overrides:
         _override(values, override)
     return parse_recipe(values, where)

@@ -6,7 +6,7 @@ left out, because it belongs to the learning rates of another training.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,11 @@ from torch.nn import functional as F
 
 from colorcore.checkpoints.checkpoint import load_checkpoint
 from colorcore.checkpoints.foreign_unet import READINGS, OldCheckpoint, load_old_checkpoint
+from colorcore.checkpoints.shipped import SHIPPED
 from colorcore.color.lab import decode_lab, normalize_L
 from colorcore.dataset.samples import Samples
 from colorcore.models import AnswersInBins, build_model
+from colorcore.recipes.recipe import overridden
 from colorcore.storage.location import open_store
 from pipelines.errors import WrongCallError
 
@@ -58,6 +60,18 @@ class StartWeights:
         return load_checkpoint(self.source).weights
 
 
+def recipe_of(source: str | Path, overrides: Iterable[str]) -> Recipe | None:
+    """The recipe that a checkpoint was trained with, overridden; None of an old .pt file.
+
+    Raises:
+        CheckpointError: ``source`` is no checkpoint.
+        RecipeError: an override is wrong.
+    """
+    if str(source) not in SHIPPED and (here := open_store(source).local) and here.is_file():
+        return None
+    return overridden(load_checkpoint(source).recipe, overrides, f"the recipe of {source}")
+
+
 def choose_start_weights(
     source: str | Path, recipe: Recipe, palette: Palette, samples: Samples, reading: str | None
 ) -> StartWeights:
@@ -68,7 +82,8 @@ def choose_start_weights(
         WrongCallError: its weights belong to another model than the recipe's, or its reading is
             not clear.
     """
-    here = open_store(source).local
+    # A shipped checkpoint keeps its name: a worker on another node has the package elsewhere.
+    here = None if str(source) in SHIPPED else open_store(source).local
     source = str(source) if here is None else here.absolute()
     if here is not None and here.is_file():
         start, options = _from_pt_file(here, samples, reading)

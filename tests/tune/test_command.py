@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from cli.main import main
 from cli.options import parse_duration
+from colorcore.recipes.recipe import DEFAULT, load_recipe
 
 
 @pytest.fixture
@@ -99,3 +101,14 @@ def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
     """Standard error without the frame and the line breaks of the terminal's width."""
     printed = capsys.readouterr().err
     return " ".join(printed.replace("│", " ").split())
+
+
+def test_the_default_is_the_best_recipe_and_a_space_centred_on_it(dry_run) -> None:
+    own = load_recipe(DEFAULT)
+    words = ("--json", "--set", "data.batch=4")
+    assert dry_run(*words) == dry_run(*words, "--recipe", DEFAULT)
+    shown = json.loads(dry_run(*words))
+    assert list(shown["space"]) == ["optim.lr", "model.channels"]
+    assert math.sqrt(math.prod(shown["space"]["optim.lr"]["log"])) == pytest.approx(own.optim.lr)
+    assert own.model.options()["channels"] in shown["space"]["model.channels"]["choices"]
+    assert shown["first"][0] == {"optim.lr": own.optim.lr, "model.channels": 32}

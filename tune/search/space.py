@@ -38,13 +38,13 @@ Kind = Literal["log", "uniform", "choices"]
 KINDS: tuple[Kind, ...] = ("log", "uniform", "choices")
 Value = float | int | bool | str
 
-LR = (1e-5, 1e-3)
-"""The range of the learning rate; wider if the recipe's own lies near an end or outside."""
 BATCHES = (8, 16, 32, 64)
 CHANNEL_FACTORS = (1 / 2, 2 / 3, 1, 4 / 3)
 """Channels as multiples of the recipe's own: 48, 64, 96 and 128 for the guides' 96."""
+LR_SPREAD = 10.0
+"""The range of the learning rate is a tenth to ten times the recipe's own."""
 SPREAD = 4.0
-"""The range of a loss weight w is w / 4 to 4 w, and the learning rate's holds at least that."""
+"""The range of a loss weight w is w / 4 to 4 w."""
 NOT_SEARCHED = {
     "about": "it is a description",
     "train.metric": "all trials of a study share it; set --metric",
@@ -189,7 +189,7 @@ def with_values(recipe: Recipe, values: Mapping[str, Any], where: str = "recipe"
 def default_space(recipe: Recipe, fixed: Collection[str] = ()) -> Space:
     """Learning rate, batch size, channels if the model has them, and the loss weights above 0.
 
-    All ranges hold the recipe's own values.
+    All ranges hold the recipe's own values; those on a log scale are centred on them.
 
     Paths in ``fixed`` are left out: whoever sets a value on the command line means that value. The
     weight of a single loss term is left out too, because AdamW's steps do not depend on the scale
@@ -199,9 +199,8 @@ def default_space(recipe: Recipe, fixed: Collection[str] = ()) -> Space:
         WrongCallError: nothing is left to search.
     """
     rate, batch = recipe.optim.lr, recipe.data.batch
-    rates = (min(LR[0], rate / SPREAD), max(LR[1], rate * SPREAD))
     axes = [
-        Axis("optim.lr", "log", rates),
+        Axis("optim.lr", "log", (rate / LR_SPREAD, rate * LR_SPREAD)),
         Axis("data.batch", "choices", tuple(sorted({*BATCHES, batch}))),
     ]
     if "channels" in recipe.model.options():

@@ -23,7 +23,7 @@ def tables_of(space: Space) -> dict[str, dict[str, list[object]]]:
 def test_learning_rate_batch_channels_and_each_weight_are_searched_by_default() -> None:
     recipe = load_recipe("guide", ["loss.perceptual=0"])
     assert tables_of(default_space(recipe)) == {
-        "optim.lr": {"log": [1e-5, 1e-3]},
+        "optim.lr": {"log": pytest.approx([2e-5, 2e-3])},
         "data.batch": {"choices": [8, 16, 32, 64]},
         "model.channels": {"choices": [48, 64, 96, 128]},
         "loss.rgb_l1": {"log": [0.125, 2.0]},
