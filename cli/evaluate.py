@@ -96,6 +96,7 @@ def evaluate(
         show.as_json(
             {
                 "scores": report.scores,
+                **({"left_out": report.left_out} if report.left_out else {}),
                 "decoding": asdict(report.decoding),
                 "size": report.size,
                 "refused": report.refused,
@@ -106,7 +107,6 @@ def evaluate(
                     for name, value in report.statistics.items()
                 },
                 "signs": [each.as_record() for each in report.signs],
-                **({"left_out": report.left_out} if report.left_out else {}),
                 **({"front": _front_rows(report.front)} if report.front else {}),
             }
         )

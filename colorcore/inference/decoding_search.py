@@ -17,7 +17,7 @@ from torch import distributed
 
 from colorcore.color.lab import decode_lab, normalize_L
 from colorcore.dataset.loader import val_batches
-from colorcore.inference.evaluate import Watcher, evaluation_for
+from colorcore.inference.evaluate import evaluation_for
 from colorcore.models.decoding import Decoding, completed, decode, own_decoding, scaled
 from colorcore.scores.metrics import HIGHER_IS_BETTER, Evaluation, grey_baseline
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from colorcore.color.palette import Palette
     from colorcore.dataset.samples import Samples
+    from colorcore.inference.evaluate import Watcher
 
 TEMPERATURES = (0.2, 0.38, 0.6, 0.8, 1.0)
 """From nearly the most likely bin to the mean; 0.38 is that of Zhang et al. (2016, §2.3)."""
