@@ -23,6 +23,7 @@ _NAMES = {
     "auc": "AuC",
     "auc_balanced": "AuC bal.",
 }
+_PERCEPTUAL = {"kid_lite0": "KID Lite0 ×10³", "perceptual_lite0": "perc. Lite0"}
 _FRONT = ("psnr", "delta_e2000", "auc_balanced", "cf_gap")
 
 
@@ -47,6 +48,14 @@ def evaluate(
             help="Also score a grid of temperatures and chroma factors; write a plot here.",
         ),
     ] = None,
+    perceptual: Annotated[
+        bool,
+        typer.Option(
+            "--perceptual",
+            help="Also report KID and a perceptual distance in the features of EfficientNet-Lite0; "
+            "slower.",
+        ),
+    ] = False,
     overwrite: Overwrite = False,
     temperature: Temperature = None,
     chroma: Chroma = None,
@@ -73,7 +82,10 @@ def evaluate(
         chroma=chroma,
         front=front,
         overwrite=overwrite,
+        perceptual=perceptual,
     )
+    if report.left_out:
+        show.warn(f"left out {' and '.join(_PERCEPTUAL)}: {report.left_out}")
     for reason, count in report.refused.items():
         show.warn(f"refused: {count} {reason}")
     for tar, detail in report.damaged.items():
@@ -84,6 +96,7 @@ def evaluate(
         show.as_json(
             {
                 "scores": report.scores,
+                **({"left_out": report.left_out} if report.left_out else {}),
                 "decoding": asdict(report.decoding),
                 "size": report.size,
                 "refused": report.refused,
@@ -103,10 +116,11 @@ def evaluate(
         f"{photos_scored} photos at {report.size} px; true CF "
         f"{report.scores['model']['cf_true']:.1f}; decoded with {report.decoding}"
     )
+    names = {**_NAMES, **({} if report.left_out or not perceptual else _PERCEPTUAL)}
     show.table(
-        ["", *_NAMES.values()],
+        ["", *names.values()],
         [
-            (name, *(_number(scores[key]) for key in _NAMES))
+            (name, *(_number(scores[key]) if key in scores else "" for key in names))
             for name, scores in report.scores.items()
         ],
     )

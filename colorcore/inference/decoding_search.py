@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from colorcore.color.palette import Palette
     from colorcore.dataset.samples import Samples
-    from colorcore.scores.color_statistics import ColorStatistics
+    from colorcore.inference.evaluate import Watcher
 
 TEMPERATURES = (0.2, 0.38, 0.6, 0.8, 1.0)
 """From nearly the most likely bin to the mean; 0.38 is that of Zhang et al. (2016, §2.3)."""
@@ -61,7 +61,7 @@ def sweep(
     settings: Sequence[Decoding],
     *,
     device: torch.device | str = "cpu",
-    also: Mapping[Decoding, ColorStatistics] | None = None,
+    also: Mapping[Decoding, Watcher] | None = None,
 ) -> dict[Decoding, Evaluation]:
     """Score a model with several settings in one pass of the network.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from colorcore.color.palette import Palette
 
 BASELINES = ("grey", "constant")
+
+
+class Watcher(Protocol):
+    """Receives a model's predictions batch by batch, such as ColorStatistics."""
+
+    def update(self, lab_pred: Tensor, lab_true: Tensor, rgb: Tensor | None = None, /) -> None:
+        """Add a batch: LAB (B, 3, H, W) float; rgb is the output of an RGB head, if any."""
 
 
 def evaluation_for(palette: Palette) -> Evaluation:
@@ -82,7 +89,7 @@ def score_with_baselines(
     *,
     device: torch.device | str = "cpu",
     decoding: Decoding = OWN,
-    statistics: ColorStatistics | None = None,
+    statistics: Watcher | None = None,
 ) -> dict[str, dict[str, float]]:
     """The scores of the model, of grey and of the constant mean ab, in one pass.
 

@@ -78,6 +78,18 @@ class Loss:
         """Whether a term is one of :data:`ADVERSARIAL`."""
         return any(name in ADVERSARIAL for name in self.weights)
 
+    def require(self) -> None:
+        """Check that what the terms need is installed, without loading it.
+
+        What a term would download is not checked.
+
+        Raises:
+            LossError: something is missing.
+        """
+        for term in self._terms.values():
+            if (require := getattr(term, "require", None)) is not None:
+                require()
+
     def prepare(self, device: torch.device) -> None:
         """Load what the terms need onto the device that they run on.
 

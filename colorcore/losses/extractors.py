@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from colorcore.blocks.features import enlarged
 from colorcore.losses.term import LossError
 
 if TYPE_CHECKING:
@@ -149,10 +150,7 @@ class Extractor(nn.Module):
 
         A side too short for the network is upsampled to its minimum (bilinear).
         """
-        x = (rgb - self.mean) / self.std
-        height, width = (max(side, self._plan.smallest) for side in x.shape[-2:])
-        if (height, width) != tuple(x.shape[-2:]):
-            x = F.interpolate(x, size=(height, width), mode="bilinear", align_corners=False)
+        x = enlarged((rgb - self.mean) / self.std, self._plan.smallest)
         x = x.contiguous(memory_format=torch.channels_last)
         taken = []
         for layer in self._plan.layers:
@@ -205,7 +203,8 @@ def official_weights(net: str) -> Path:
     plan = NETWORKS[net]
     path = Path(torch.hub.get_dir()) / "checkpoints" / plan.file
     advice = (
-        f"download {ADDRESS}{plan.file} there, or name a file with loss_options.perceptual.weights"
+        f"download {ADDRESS}{plan.file} there, name a file with loss_options.perceptual.weights, "
+        "or set loss_options.perceptual.net=lite0, which needs no download"
     )
     if path.exists():
         digest = _sha256(path)

@@ -16,13 +16,15 @@ otherwise: its statistics stay those of ImageNet, and no gradient passes through
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from colorcore.blocks.efficientnet_lite import STRIDE, EfficientNetLite, Variant
+from colorcore.blocks.efficientnet_lite import STRIDE, EfficientNetLite, Variant, weights_file
 from colorcore.blocks.layers import group_norm, grow, quiet_head, require_channels, require_dropout
 from colorcore.color.lab import denormalize_ab, lightness_to_grey
 from colorcore.models.bin_model import BinModel, require_bins
@@ -34,6 +36,25 @@ if TYPE_CHECKING:
 Weights = Literal["imagenet", "none"]
 _FACTORS = (4, 3, 2, 1)
 """Widths of the stages at 1/16, 1/8, 1/4 and 1/2 in ``channels``."""
+
+
+def require_imagenet(encoder: Variant) -> None:
+    """Check that the ImageNet weights of an encoder are installed.
+
+    Raises:
+        ValueError: they are not.
+    """
+    with _naming_the_option():
+        weights_file(encoder)
+
+
+@contextmanager
+def _naming_the_option() -> Iterator[None]:
+    """Add to an error about missing weights how to do without them."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"encoder_weights: {error}, or set model.encoder_weights=none") from error
 
 
 class _Lite(nn.Module):
@@ -89,7 +110,8 @@ class _Lite(nn.Module):
             ValueError: their package is not installed, or holds another file.
         """
         if self.encoder_weights == "imagenet":
-            self.encoder.load_imagenet()
+            with _naming_the_option():
+                self.encoder.load_imagenet()
 
     def decoded(self, L_norm: Tensor) -> Tensor:
         """L_norm (B, 1, H, W), H and W multiples of 32 -> map (B, channels, H/2, W/2)."""

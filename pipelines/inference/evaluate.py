@@ -21,6 +21,7 @@ from colorcore.drawing.triptychs import triptychs
 from colorcore.inference.decoding_search import COLOR, FIDELITY, grid, scoring, sweep, undominated
 from colorcore.inference.evaluate import (
     BASELINES,
+    Watcher,
     baselines,
     evaluation_for,
     score_with_baselines,
@@ -31,8 +32,8 @@ from colorcore.models.decoding import Decoding, completed, own_decoding
 from colorcore.photos.refusal import PhotoLimits, PhotoRefused
 from colorcore.photos.write import DRAWN, save_picture, write_whole
 from colorcore.recipes.advice import Advised, advised
-from colorcore.scores.color_statistics import ColorStatistics
 from colorcore.scores.loss_history import LossHistory
+from colorcore.scores.perceptual import PerceptualScores
 from colorcore.scores.signs import find_signs
 from colorcore.storage.location import open_store
 from pipelines.device import best_device
@@ -57,6 +58,7 @@ class EvalReport:
     """Result of `cc eval`.
 
     scores      metrics of "grey", "constant" and "model"
+    left_out    why the perceptual scores that were asked for are missing; "" if they are not
     decoding    the decoding of "model"
     refused     number of refused photos, by reason
     damaged     damaged tars, each with what is wrong
@@ -77,6 +79,7 @@ class EvalReport:
     signs: tuple[Advised, ...] = ()
     front: FrontReport | None = None
     failed: list[str] = field(default_factory=list)
+    left_out: str = ""
 
 
 @dataclass(slots=True)
@@ -105,13 +108,15 @@ def evaluate_model(
     chroma: float | None = None,
     front: Path | None = None,
     overwrite: bool = False,
+    perceptual: bool = False,
 ) -> EvalReport:
     """Score a checkpoint on a dataset's validation split or on photos (folders, tars, patterns).
 
     ``picture`` receives the first photos as grey | predicted | truth. ``temperature`` and
     ``chroma`` replace those of the checkpoint. ``front`` scores a grid of other settings as well
     and receives their plot. Both files may be earlier ones; other files are replaced only with
-    ``overwrite``, and photos never.
+    ``overwrite``, and photos never. ``perceptual`` adds the scores of :class:`PerceptualScores`, or
+    the reason why their network is missing.
 
     Raises:
         CheckpointError, DatasetError: the checkpoint is missing, or the dataset is damaged.
@@ -148,6 +153,8 @@ def evaluate_model(
     shown: list[Tensor] = []
     report = EvalReport({}, checkpoint.size, decoding, picture=picture)
     statistics = statistics_for(checkpoint.palette, checkpoint.mean_ab)
+    features = _perceptual_scores(checkpoint, place, report) if perceptual else None
+    watchers = _Watchers([statistics, *([features] if features else [])])
     kept = _keep_first(batches, shown)
     try:
         if front is None:
@@ -158,14 +165,16 @@ def evaluate_model(
                 checkpoint.mean_ab,
                 device=place,
                 decoding=decoding,
-                statistics=statistics,
+                statistics=watchers,
             )
         else:
-            report.front = _front(checkpoint, network, kept, place, report, statistics, front)
+            report.front = _front(checkpoint, network, kept, place, report, watchers, front)
     except ValueError as error:
         raise JobError(
             f"expected readable photos, found none in {names} ({read.describe()}); check the path"
         ) from error
+    for name, scores in features.compute().items() if features else ():
+        report.scores[name].update(scores)
     report.refused, report.damaged = dict(read.refused), read.damaged
     report.skipped = dict(read.skipped)
     if report.front is not None:
@@ -183,13 +192,35 @@ def evaluate_model(
     return report
 
 
+def _perceptual_scores(
+    checkpoint: Checkpoint, place: str, report: EvalReport
+) -> PerceptualScores | None:
+    """Empty perceptual scores; None if their network is missing, with the reason in the report."""
+    try:
+        return PerceptualScores(baselines(checkpoint.mean_ab), device=place)
+    except ValueError as error:
+        report.left_out = str(error)
+        return None
+
+
+class _Watchers:
+    """Passes a model's predictions on to several watchers."""
+
+    def __init__(self, watchers: Sequence[Watcher]) -> None:
+        self._watchers = watchers
+
+    def update(self, lab_pred: Tensor, lab_true: Tensor, rgb: Tensor | None = None) -> None:
+        for watcher in self._watchers:
+            watcher.update(lab_pred, lab_true, rgb)
+
+
 def _front(
     checkpoint: Checkpoint,
     network: nn.Module,
     batches: Iterator[Tensor],
     place: str,
     report: EvalReport,
-    statistics: ColorStatistics,
+    statistics: Watcher,
     picture: Path,
 ) -> FrontReport:
     """Score the grid, the baselines and the report's decoding in one pass; fill report.scores.

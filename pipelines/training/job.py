@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from colorcore.blocks.efficientnet_lite import weights_file
 from colorcore.checkpoints.checkpoint import has_checkpoint, load_checkpoint
 from colorcore.color.palette import Palette, load_palette, mean_ab
 from colorcore.dataset.layout import DatasetInfo, read_histogram, read_info
 from colorcore.dataset.loader import TrainLoader
 from colorcore.dataset.samples import Samples
+from colorcore.losses import build_terms
+from colorcore.losses.term import LossError
+from colorcore.models.lite_unet import require_imagenet
 from colorcore.recipes.recipe import Recipe, parse_recipe
 from colorcore.storage.location import absolute_store
 from colorcore.storage.store import Store
@@ -79,12 +81,13 @@ def prepare_job(
 
     Raises:
         WrongCallError: the batch has fewer photos than there are workers, the numbers of bins of
-            the palette and of the recipe's model differ, or a file of weights that the recipe
-            names does not exist.
+            the palette and of the recipe's model differ, a file of weights that the recipe
+            names does not exist, or the package of a loss term's weights is not installed.
         DatasetError, FileNotFoundError: the dataset is not finished, or has no palette.
     """
     store = absolute_store(dataset)
     recipe = with_absolute_files(recipe)
+    _check_loss(recipe)
     info = read_info(store)
     palette = load_palette(store.below("palette"))
     _check_bins(recipe, palette)
@@ -272,9 +275,16 @@ def require_encoder(recipe: Recipe) -> None:
     options = recipe.model.options()
     if "encoder" in options and options["encoder_weights"] == "imagenet":
         try:
-            weights_file(options["encoder"])
+            require_imagenet(options["encoder"])
         except ValueError as error:
             raise WrongCallError(str(error)) from error
+
+
+def _check_loss(recipe: Recipe) -> None:
+    try:
+        build_terms(recipe.loss, recipe.loss_options).require()
+    except LossError as error:
+        raise WrongCallError(str(error)) from error
 
 
 def _check_bins(recipe: Recipe, palette: Palette) -> None:

@@ -4,6 +4,7 @@ guides     the table of docs/guides.md; guides_run is one training, guides_overf
 peer_gan   a recipe of ours and a pix2pix colorizer, with the same CPU time
 search     how soon `cc tune` finds what random search finds: docs/tuning.md
 photos     the dataset and the held-out photos that guides, peer_gan and search share
+features   what KID and the perceptual distance see of changed colours: docs/training.md
 scale      the driver and the loader at 10⁹ photos: docs/scale.md
 
 Each one is a command, ``python -m tests.experiments.NAME --help``. Those that train keep a file per

@@ -27,6 +27,8 @@ from tests.experiments.photos import Photos, prepare
 
 SMALL = 32
 """Side of the photos, in pixels, where the many trainings are."""
+LITE0 = ("loss_options.perceptual.net=lite0",)
+"""For the perceptual term, on the network whose weights are installed; others leave it out."""
 EXPERIMENTS: dict[str, Experiment] = {
     "simple": Experiment("simple"),
     "unet-l1": Experiment("unet-l1"),
@@ -58,6 +60,9 @@ EXPERIMENTS: dict[str, Experiment] = {
     "simple, no EMA": Experiment("simple", ("train.ema=0",)),
     "guide, no diversity": Experiment("guide", ("loss.diversity=0",)),
     "guide, no attention": Experiment("guide", ("model.attention=false",)),
+    "guide, perceptual": Experiment("guide", ("loss.perceptual=1", *LITE0)),
+    "guide, perceptual / 5": Experiment("guide", ("loss.perceptual=0.2", *LITE0)),
+    "enhanced, perceptual": Experiment("enhanced", ("loss.perceptual=0.5", *LITE0)),
     "enhanced, no saturation": Experiment("enhanced", ("loss.saturation=0",)),
     "bins, not rebalanced": Experiment("bins", ("loss_options.bins_ce.rebalance=0",)),
     "gan, a fifth of the game": Experiment(
@@ -94,6 +99,13 @@ CLAIMS: dict[str, Claim] = {
     "warmup": Claim("Warm-up and decay", ("simple", "simple, no warm-up")),
     "ema": Claim("Averaged weights", ("simple", "simple, no EMA")),
     "diversity": Claim("A diversity term", ("guide", "guide, no diversity")),
+    "perceptual": Claim(
+        "A perceptual term, at a fifth of the guide's weight and at its weight",
+        ("guide, perceptual", "guide, perceptual / 5", "guide"),
+    ),
+    "perceptual-enhanced": Claim(
+        "A perceptual term at the tuning guide's weight", ("enhanced, perceptual", "enhanced")
+    ),
     "attention": Claim("Attention on the skips", ("guide", "guide, no attention")),
     "saturation": Claim("A saturation term", ("enhanced", "enhanced, no saturation")),
     "presets": Claim(

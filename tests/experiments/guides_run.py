@@ -61,7 +61,9 @@ class Experiment:
             overrides += ["optim.warmup_epochs=none", f"optim.warmup={share!r}"]
         if own.discriminator is not None:
             overrides.append("discriminator.channels=16")
-        if "perceptual" in own.loss:  # its weights are not the project's to ship
+        if (
+            "perceptual" in own.loss
+        ):  # the weights of VGG16 and AlexNet are not the project's to ship
             overrides.append("loss.perceptual=0")
         return load_recipe(self.recipe, [*overrides, *self.sets, f"train.seed={seed}"])
 

