@@ -139,6 +139,7 @@ def test_a_curve_is_followed_more_closely_than_by_straight_lines():
 # Made-up fronts
 
 
+@settings(deadline=None)  # the first example imports SciPy
 @given(
     chromas=st.lists(st.integers(1, 60), min_size=2, max_size=8, unique=True),
     slope=st.floats(-5.0, 5.0),
@@ -163,6 +164,7 @@ def test_on_a_straight_front_it_is_exact(
     assert reading.scores["psnr"] == pytest.approx(20.0 + slope * per_chroma * chroma)
 
 
+@settings(deadline=None)
 @given(
     rows=st.lists(
         st.tuples(st.integers(1, 60), st.floats(0.0, 100.0), st.floats(0.0, 40.0)),
