@@ -21,7 +21,7 @@ from colorcore.models.decoding import Decoding
 SHARES = (0.5, 0.75, 1.0)
 """Shares of the photos' mean CF at which models are compared: pale, lively, as the photos are."""
 SHARE = 0.75
-"""The share for a single figure per model: even pale regressions reach it at chroma ×2.8."""
+"""The share for a single figure per model: even pale regressions reach it, at chroma ×2 to ×2.6."""
 JUDGE = "auc_balanced"
 """Chooses among the temperatures of a bin model; higher is better."""
 

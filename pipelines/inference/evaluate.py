@@ -18,7 +18,15 @@ from colorcore.dataset.sample import lab_of
 from colorcore.dataset.samples import Samples
 from colorcore.drawing.front_plot import draw_front
 from colorcore.drawing.triptychs import triptychs
-from colorcore.inference.decoding_search import COLOR, FIDELITY, grid, scoring, sweep, undominated
+from colorcore.inference.decoding_search import (
+    COLOR,
+    FIDELITY,
+    WIDER,
+    grid,
+    scoring,
+    sweep,
+    undominated,
+)
 from colorcore.inference.equal_colorfulness import Reading, read_at_shares
 from colorcore.inference.evaluate import (
     BASELINES,
@@ -221,7 +229,13 @@ def _plot(report: EvalReport, front: FrontReport, title: str) -> None:
     scores = {name: report.scores[name] for name in BASELINES}
     photos = int(report.scores["model"]["photos"])
     title = f"{title}: {photos:,} photos at {report.size} px"
-    write_whole(front.picture, draw_front(front.scores, scores, front.marked, title))
+    # Settings that nobody would choose would squeeze the others into a corner.
+    shown = {
+        setting: row
+        for setting, row in front.scores.items()
+        if setting.chroma not in WIDER or setting in front.marked.values()
+    }
+    write_whole(front.picture, draw_front(shown, scores, front.marked, title))
 
 
 def _keep_first(batches: Iterator[Tensor], shown: list[Tensor]) -> Iterator[Tensor]:

@@ -117,7 +117,7 @@ def test_the_front_as_a_table(cc, models: Path, dataset: Path, tmp_path: Path) -
     assert lines[0].endswith("decoded with chroma ×1.5")
     rows = {line.split()[0]: line for line in lines if line.lstrip().startswith("×")}
     assert list(rows) == [
-        *("×0.5", "×0.8", "×1", "×1.2", "×1.4", "×1.5", "×1.7", "×2", "×2.4", "×2.8")
+        *("×0.5", "×0.8", "×1", "×1.2", "×1.4", "×1.5", "×1.7", "×2", "×2.6", "×4")
     ]
     assert rows["×1"].endswith("default, stored")
     assert rows["×1.5"].endswith("asked")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colorcore.color.palette import Palette
-from colorcore.inference.decoding_search import choose_decoding, grid, sweep
+from colorcore.inference.decoding_search import CHROMAS, WIDER, choose_decoding, grid, sweep
 from colorcore.inference.equal_colorfulness import (
     SHARE,
     SHARES,
@@ -127,13 +127,15 @@ def test_a_curve_is_followed_more_closely_than_by_straight_lines():
     def psnr(chroma: float) -> float:
         return -10 * math.log10(0.006 + 0.002 * (chroma - 1.0) ** 2)
 
-    at = (0.5, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0, 2.4, 2.8)
+    at = sorted((*CHROMAS, *WIDER))
     curve = front(*((chroma, 10.0 * chroma, psnr(chroma)) for chroma in at))
-    for low, high in pairwise(at):
+    for low, high in pairwise(at[:-1]):
         middle = (low + high) / 2
         reading = read_at(curve, 10.0 * middle)
         assert reading is not None
-        assert reading.scores["psnr"] == pytest.approx(psnr(middle), abs=0.015)
+        assert reading.scores["psnr"] == pytest.approx(psnr(middle), abs=0.008)
+        straight = (psnr(low) + psnr(high)) / 2
+        assert abs(straight - psnr(middle)) > 0.012
 
 
 # Made-up fronts
