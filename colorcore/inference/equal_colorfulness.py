@@ -24,6 +24,8 @@ SHARE = 0.75
 """The share for a single figure per model: even pale regressions reach it, at chroma ×2 to ×2.6."""
 JUDGE = "auc_balanced"
 """Chooses among the temperatures of a bin model; higher is better."""
+ROUNDING = 1e-6
+"""A rise in CF that a grey model's rounding may cause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Reading:
 
 
 def read_at(front: Mapping[Decoding, Mapping[str, float]], colorfulness: float) -> Reading | None:
-    """The scores that a model has at a mean CF of ``colorfulness``, above 0.
+    """The scores that a model has at a mean CF of ``colorfulness``.
 
     ``front`` holds the scores of each decoding, as :func:`decoding_search.sweep` gives them; each
     temperature is a branch of it, of which only the part counts where CF rises with chroma. On it,
@@ -49,8 +51,11 @@ def read_at(front: Mapping[Decoding, Mapping[str, float]], colorfulness: float) 
     apart. Of the temperatures, the one with the best balanced AuC at this point counts.
 
     Returns None if no branch has the wanted CF: the model is never so vivid, or is more vivid at
-    all chroma scales. Nothing is extrapolated.
+    all chroma scales. Nothing is extrapolated. A branch with scores that are not finite does not
+    count, and a CF of 0, which grey photos have, is no place to compare colours.
     """
+    if not colorfulness > 0:
+        return None
 
     def temperature(decoding: Decoding) -> float:
         return decoding.temperature or 0.0
@@ -60,7 +65,6 @@ def read_at(front: Mapping[Decoding, Mapping[str, float]], colorfulness: float) 
         reading
         for _, branch in groupby(settings, key=temperature)
         if (reading := _on_branch({each: front[each] for each in branch}, colorfulness))
-        and not math.isnan(reading.scores[JUDGE])
     ]
     return max(found, key=lambda reading: reading.scores[JUDGE], default=None)
 
@@ -87,18 +91,19 @@ def _on_branch(
 
     rising = list(branch.items())
     for number, ((_, paler), (_, livelier)) in enumerate(pairwise(branch.items()), start=1):
-        if not paler["cf"] < livelier["cf"]:
+        if not livelier["cf"] - paler["cf"] > ROUNDING:
             rising = rising[:number]
             break
     cf = [scores["cf"] for _, scores in rising]
     if not cf[0] <= colorfulness <= cf[-1]:  # also if NaN
         return None
+    if not all(math.isfinite(value) for _, scores in rising for value in scores.values()):
+        return None
     if len(rising) == 1:
         return Reading(rising[0][0], dict(rising[0][1]))
 
     def read(values: list[float]) -> float:
-        known = all(map(math.isfinite, values))
-        return float(PchipInterpolator(cf, values)(colorfulness)) if known else math.nan
+        return float(PchipInterpolator(cf, values)(colorfulness))
 
     chroma = read([decoding.chroma for decoding, _ in rising])
     scores = {name: read([row[name] for _, row in rising]) for name in rising[0][1]}

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cli import show
 from cli.main import main
 from colorcore.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from colorcore.color.fit_palette import fit_palette
@@ -126,6 +127,16 @@ def test_the_front_as_a_table(cc, models: Path, dataset: Path, tmp_path: Path) -
     at = next(i for i, line in enumerate(lines) if line.startswith("equal colorfulness"))
     assert [line.split("%")[0] for line in lines[at + 1 :]] == ["at 50", "at 75", "at 100"]
     assert made_by(tmp_path / "f.png", DRAWN)  # so the next call may replace it
+
+
+def test_the_line_at_the_end_of_a_training(capsys: pytest.CaptureFixture[str]) -> None:
+    show.equal_cf({})  # never so vivid
+    assert capsys.readouterr().out == ""
+    scores = {"psnr": 21.249, "delta_e2000": 12.5, "auc_balanced": 0.858, "cf": 30, "cf_true": 40}
+    show.equal_cf(scores)
+    assert capsys.readouterr().out == (
+        "at 75% of the photos' colorfulness: PSNR 21.25 dB, ΔE2000 12.50, balanced AuC 0.8580\n"
+    )
 
 
 @pytest.mark.parametrize(

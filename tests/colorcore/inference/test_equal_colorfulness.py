@@ -99,6 +99,7 @@ def test_the_temperature_that_is_best_there_counts():
 def test_a_model_without_colour_has_no_reading():
     grey = front((1.0, 0.0, 22.0), (2.0, 0.0, 22.0))
     assert read_at_shares(grey) == dict.fromkeys(SHARES)
+    assert read_at(grey, 0.0) is None  # all photos are grey, too
     diverged = {each: dict.fromkeys(row, math.nan) for each, row in grey.items()}
     assert read_at_shares(diverged) == dict.fromkeys(SHARES)
 
@@ -180,7 +181,7 @@ def test_whatever_the_front_a_reading_lies_within_it(
     made = front(*((chroma / 10, cf, psnr) for chroma, cf, psnr in rows))
     reading = read_at(made, cf)
     ordered = [made[each] for each in sorted(made, key=lambda each: each.chroma)]
-    ends = (n for n in range(1, len(ordered)) if not ordered[n]["cf"] > ordered[n - 1]["cf"])
+    ends = (n for n in range(1, len(ordered)) if not ordered[n]["cf"] - ordered[n - 1]["cf"] > 1e-6)
     ordered = ordered[: next(ends, None)]
     assert (reading is not None) == (ordered[0]["cf"] <= cf <= ordered[-1]["cf"])
     if reading is not None:
