@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +11,7 @@ import typer
 from cli.options import AsJson, Chroma, Device, Model, Overwrite, Temperature
 
 if TYPE_CHECKING:
+    from colorcore.models.decoding import Decoding
     from pipelines.inference.evaluate import FrontReport
 
 _NAMES = {
@@ -25,6 +26,7 @@ _NAMES = {
 }
 _PERCEPTUAL = {"kid_lite0": "KID Lite0 ×10³", "perceptual_lite0": "perc. Lite0"}
 _FRONT = ("psnr", "delta_e2000", "auc_balanced", "cf_gap")
+_EQUAL = ("psnr", "delta_e2000", "auc_balanced", "cf", "cf_gap")
 
 
 def evaluate(
@@ -45,7 +47,8 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="FILE.png",
-            help="Also score a grid of temperatures and chroma factors; write a plot here.",
+            help="Also score a grid of temperatures and chroma factors, and the model at fixed "
+            "shares of the photos' colorfulness; write a plot here.",
         ),
     ] = None,
     perceptual: Annotated[
@@ -107,7 +110,11 @@ def evaluate(
                     for name, value in report.statistics.items()
                 },
                 "signs": [each.as_record() for each in report.signs],
-                **({"front": _front_rows(report.front)} if report.front else {}),
+                **(
+                    {"front": _front_rows(report.front), "equal_cf": _equal_rows(report.front)}
+                    if report.front
+                    else {}
+                ),
             }
         )
         return show.failed(*report.failed)
@@ -158,6 +165,25 @@ def _show_front(front: FrontReport, baselines: dict[str, dict[str, float]]) -> N
         ],
     )
     show.line(f"* no other setting is at least as good in all four scores; plot: {front.picture}")
+    _show_equal(front)
+
+
+def _show_equal(front: FrontReport) -> None:
+    """The scores at equal colourfulness, which another model's may be compared with."""
+    from cli import show
+
+    print()
+    show.table(
+        ["equal colorfulness", *(_NAMES[key] for key in _EQUAL), "decoding"],
+        [
+            (
+                f"at {share:.0%} of the true CF",
+                *(_number(reading.scores[key]) if reading else "" for key in _EQUAL),
+                _rounded(reading.decoding) if reading else "out of reach",
+            )
+            for share, reading in front.equal.items()
+        ],
+    )
 
 
 def _front_rows(front: FrontReport) -> list[dict[str, Any]]:
@@ -170,6 +196,17 @@ def _front_rows(front: FrontReport) -> list[dict[str, Any]]:
         }
         for decoding, scores in front.scores.items()
     ]
+
+
+def _equal_rows(front: FrontReport) -> list[dict[str, Any]]:
+    return [
+        {"share": share, **(asdict(reading) if reading else {"decoding": None, "scores": None})}
+        for share, reading in front.equal.items()
+    ]
+
+
+def _rounded(decoding: Decoding) -> Decoding:
+    return replace(decoding, chroma=round(decoding.chroma, 2))
 
 
 def _number(value: float) -> str:

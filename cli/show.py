@@ -113,6 +113,16 @@ def scores(title: str, own: Mapping[str, float], decoded: Mapping[str, float]) -
         table([title, "score"], list(own.items()))
 
 
+def equal_cf(scores: Mapping[str, float]) -> None:
+    """Print a model's scores at equal colourfulness in one line; nothing if it has none."""
+    if scores:
+        print(
+            f"at {scores['cf'] / scores['cf_true']:.0%} of the photos' colorfulness: "
+            f"PSNR {scores['psnr']:.2f} dB, ΔE2000 {scores['delta_e2000']:.2f}, "
+            f"balanced AuC {scores['auc_balanced']:.4f}"
+        )
+
+
 def facts(pairs: Mapping[str, object]) -> None:
     """Print names and values on stdout, one pair per line."""
     width = max(map(len, pairs), default=0)

@@ -103,6 +103,7 @@ def train(
                 },
                 "decoding": asdict(report.decoding),
                 "decoded": report.decoded,
+                "equal_cf": report.equal_cf,
                 "metric": report.metric,
                 "tracking_uri": report.tracking_uri,
                 "run_id": report.run_id,
@@ -118,6 +119,7 @@ def train(
         f"chosen decoding: {report.decoding}; {report.metric} "
         f"{report.scores[report.metric]:.4f} -> {report.decoded[report.metric]:.4f}"
     )
+    show.equal_cf(report.equal_cf)
     show.line(f"run {report.run_id} in {report.tracking_uri}; look at it with: cc ui")
 
 

@@ -80,6 +80,8 @@ class Checkpoint:
                   under "scaler"
     decoding      of predictions: the model's own until one is chosen
     decoded       scores with the chosen decoding, on the validation photos; {} until then
+    equal_cf      scores at a fixed share of the validation photos' colourfulness
+                  (colorcore.inference.equal_colorfulness); {} if it cannot be read there
     history       the course of the loss (LossHistory.state); [] if unknown
     signs         of the latest validation, each as the fields of a Sign
     """
@@ -100,6 +102,7 @@ class Checkpoint:
     optimizer: dict[str, Any] = field(default_factory=dict)
     decoding: Decoding = field(default_factory=Decoding)
     decoded: dict[str, float] = field(default_factory=dict)
+    equal_cf: dict[str, float] = field(default_factory=dict)
     history: list[float] = field(default_factory=list)
     signs: list[dict[str, Any]] = field(default_factory=list)
 
@@ -125,7 +128,7 @@ class Checkpoint:
 
 
 _FACTS = ("mean_ab", "size", "dataset", "epoch", "step", "scores", "best", "run_id", "optimizer")
-_LATER_FACTS = ("decoded", "history", "signs", "waited")
+_LATER_FACTS = ("decoded", "equal_cf", "history", "signs", "waited")
 """Facts that checkpoints of older versions lack."""
 
 

@@ -2,7 +2,8 @@
 
 Each setting in a grid of temperatures and chroma scales is scored on validation photos. The
 network runs once per batch, whatever the number of settings, and only the sums of each setting's
-scores are kept. Then one setting is chosen by the metric that chose the checkpoint.
+scores are kept. Then one setting is chosen by the metric that chose the checkpoint, and the same
+scores tell how good the model is at a colourfulness at which others can be read, too.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import distributed
 
 from colorcore.color.lab import decode_lab, normalize_L
 from colorcore.dataset.loader import val_batches
+from colorcore.inference.equal_colorfulness import SHARE, Reading, read_at_shares
 from colorcore.inference.evaluate import evaluation_for
 from colorcore.models.decoding import Decoding, completed, decode, own_decoding, scaled
 from colorcore.scores.metrics import HIGHER_IS_BETTER, Evaluation, grey_baseline
@@ -31,6 +33,13 @@ if TYPE_CHECKING:
 TEMPERATURES = (0.2, 0.38, 0.6, 0.8, 1.0)
 """From nearly the most likely bin to the mean; 0.38 is that of Zhang et al. (2016, §2.3)."""
 CHROMAS = (0.8, 1.0, 1.2, 1.4, 1.7, 2.0)
+WIDER = (0.5, 2.6, 4.0)
+"""Chroma scales that are scored but never chosen.
+
+They reach the colourfulness at which models are compared, for vivid models as for pale ones: small
+regressions have a third of the photos' colourfulness at ×1 and need up to ×3.7 for all of it
+(tests/experiments/pretrained.py).
+"""
 PHOTOS = 500
 """Validation photos used at most: enough to choose two values on the same photos.
 
@@ -45,10 +54,10 @@ _BATCH = 32
 
 
 def grid(model: nn.Module, extra: Iterable[Decoding] = ()) -> list[Decoding]:
-    """The settings to try for a model, ordered by temperature, plus ``extra`` ones."""
+    """The settings to score for a model, ordered by temperature, plus ``extra`` ones."""
     own = own_decoding(model)
     temperatures = [None] if own.temperature is None else TEMPERATURES
-    settings = {Decoding(t, c) for t in temperatures for c in CHROMAS}
+    settings = {Decoding(t, c) for t in temperatures for c in (*CHROMAS, *WIDER)}
     settings |= {own, *(completed(model, decoding) for decoding in extra)}
     return sorted(settings, key=lambda setting: (setting.temperature or 0.0, setting.chroma))
 
@@ -143,11 +152,12 @@ def choose_decoding(
     device: torch.device | str = "cpu",
     rank: int = 0,
     world: int = 1,
-) -> tuple[Decoding, dict[str, float]]:
+) -> tuple[Decoding, dict[str, float], Reading | None]:
     """Choose a decoding on at most ``PHOTOS`` validation samples, and score it on all of them.
 
-    With several ranks, each calls this with the same weights, scores its share, and gets the same
-    result.
+    Also returns the scores on the former at ``SHARE`` of the photos' colourfulness, or None if the
+    model cannot be read there (:func:`equal_colorfulness.read_at`). With several ranks, each calls
+    this with the same weights, scores its share, and gets the same result.
     """
 
     def scored(settings: Sequence[Decoding], stride: int) -> list[dict[str, float]]:
@@ -164,8 +174,10 @@ def choose_decoding(
     settings, stride = grid(model), -(-len(samples) // PHOTOS)
     grey, *rows = scored(settings, stride)
     scores = dict(zip(settings, rows, strict=True))
-    chosen = choose(scores, metric, own_decoding(model), grey[metric])
-    return chosen, scores[chosen] if stride == 1 else scored([chosen], 1)[1]
+    choices = {each: row for each, row in scores.items() if each.chroma in CHROMAS}
+    chosen = choose(choices, metric, own_decoding(model), grey[metric])
+    equal = read_at_shares(scores, [SHARE])[SHARE]
+    return chosen, scores[chosen] if stride == 1 else scored([chosen], 1)[1], equal
 
 
 def scoring(

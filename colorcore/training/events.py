@@ -67,11 +67,16 @@ class ValidationEvent:
 
 @dataclass(frozen=True, slots=True)
 class DecodingEvent:
-    """The decoding chosen for ``best``, and the scores with it over all ranks."""
+    """The decoding chosen for ``best``, and the scores with it over all ranks.
+
+    ``equal_cf`` are the scores at a fixed share of the photos' colourfulness
+    (:mod:`colorcore.inference.equal_colorfulness`); {} if the model cannot be read there.
+    """
 
     step: int
     decoding: Decoding
     scores: dict[str, float]
+    equal_cf: dict[str, float] = field(default_factory=dict)
 
 
 class Observer:

@@ -223,12 +223,12 @@ def _choose_decoding(training: Training, out: Store) -> DecodingEvent | None:
     # Only rank 0 touches files, which the other nodes may not share. It broadcasts the weights,
     # so all ranks score the same model, each on its share of the photos.
     best = load_checkpoint(folder) if training.rank == 0 and has_checkpoint(folder) else None
-    there = [None if best is None else (best.decoding, best.decoded)]
+    there = [None if best is None else (best.decoding, best.decoded, best.equal_cf)]
     if training.world > 1:
         distributed.broadcast_object_list(there, 0, device=training.device)
     if there[0] is None:
         return None
-    decoding, scores = there[0]
+    decoding, scores, equal_cf = there[0]
     # A resumed run that is finished has its decoding already; it is reported again, in case the
     # process was killed between storing and reporting it.
     if not scores:
@@ -239,7 +239,7 @@ def _choose_decoding(training: Training, out: Store) -> DecodingEvent | None:
         if training.world > 1:
             for tensor in model.state_dict().values():
                 distributed.broadcast(tensor, 0)
-        decoding, scores = choose_decoding(
+        decoding, scores, reading = choose_decoding(
             model,
             data.val,
             data.palette,
@@ -248,6 +248,8 @@ def _choose_decoding(training: Training, out: Store) -> DecodingEvent | None:
             rank=training.rank,
             world=training.world,
         )
+        equal_cf = {} if reading is None else reading.scores
         if best is not None:
-            save_checkpoint(replace(best, decoding=decoding, decoded=scores), folder)
-    return DecodingEvent(training.steps_done, decoding, scores)
+            chosen = replace(best, decoding=decoding, decoded=scores, equal_cf=equal_cf)
+            save_checkpoint(chosen, folder)
+    return DecodingEvent(training.steps_done, decoding, scores, equal_cf)

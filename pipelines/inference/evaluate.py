@@ -18,7 +18,16 @@ from colorcore.dataset.sample import lab_of
 from colorcore.dataset.samples import Samples
 from colorcore.drawing.front_plot import draw_front
 from colorcore.drawing.triptychs import triptychs
-from colorcore.inference.decoding_search import COLOR, FIDELITY, grid, scoring, sweep, undominated
+from colorcore.inference.decoding_search import (
+    COLOR,
+    FIDELITY,
+    WIDER,
+    grid,
+    scoring,
+    sweep,
+    undominated,
+)
+from colorcore.inference.equal_colorfulness import Reading, read_at_shares
 from colorcore.inference.evaluate import (
     BASELINES,
     Watcher,
@@ -90,12 +99,15 @@ class FrontReport:
              balanced AuC and colourfulness gap, and better in one of them
     marked   the model's own setting ("default"), the checkpoint's ("stored") and the command
              line's ("asked")
+    equal    the scores at shares of the photos' mean colourfulness, for comparing models; None
+             where the model cannot be read, because it is never so vivid or never so pale
     """
 
     scores: dict[Decoding, dict[str, float]]
     optimal: list[Decoding]
     marked: dict[str, Decoding]
     picture: Path
+    equal: dict[float, Reading | None]
 
 
 def evaluate_model(
@@ -240,14 +252,21 @@ def _front(
     scores = {setting: evaluation.compute() for setting, evaluation in swept.items()}
     report.scores = {name: evaluation.compute() for name, evaluation in evaluations.items()}
     report.scores["model"] = scores[report.decoding]
-    return FrontReport(scores, undominated(scores, (*FIDELITY, COLOR)), marked, picture)
+    optimal = undominated(scores, (*FIDELITY, COLOR))
+    return FrontReport(scores, optimal, marked, picture, read_at_shares(scores))
 
 
 def _plot(report: EvalReport, front: FrontReport, title: str) -> None:
     scores = {name: report.scores[name] for name in BASELINES}
     photos = int(report.scores["model"]["photos"])
     title = f"{title}: {photos:,} photos at {report.size} px"
-    write_whole(front.picture, draw_front(front.scores, scores, front.marked, title))
+    # Settings that nobody would choose would squeeze the others into a corner.
+    shown = {
+        setting: row
+        for setting, row in front.scores.items()
+        if setting.chroma not in WIDER or setting in front.marked.values()
+    }
+    write_whole(front.picture, draw_front(shown, scores, front.marked, title))
 
 
 def _keep_first(batches: Iterator[Tensor], shown: list[Tensor]) -> Iterator[Tensor]:

@@ -20,6 +20,7 @@ from pipelines.tracking.names import (
     BEST_PICTURE_KEY,
     BEST_STEP,
     DECODING,
+    EQUAL_CF,
     PICTURE_KEY,
     SIGN_TAG,
     TRAIN,
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 LOG_EVERY = 10
 """Steps between two logged points of the loss."""
+READ = ("psnr", "ssim", "ab_l1", "delta_e2000", "cf", "cf_gap", "auc", "auc_balanced")
+"""Scores that are logged at equal colourfulness: those that are means over photos."""
 _GONE = "gone at step "
 
 
@@ -135,11 +138,16 @@ class RunObserver(NodeObserver):
         self._log.picture(lambda: triptychs(pairs[:, 0], pairs[:, 1]), *names)
 
     def on_decoding(self, event: DecodingEvent) -> None:
-        """Log the chosen knobs and the scores with them as metrics, for comparing runs."""
+        """Log the chosen knobs and the scores with them as metrics, for comparing runs.
+
+        And the scores at equal colourfulness, unless the model cannot be read there: a missing
+        value leaves the run out of a sorted column, where NaN or 0 would rank it.
+        """
         decoding = event.decoding
         knobs = {"temperature": decoding.temperature, "chroma": decoding.chroma}
         values = {name: value for name, value in knobs.items() if value is not None}
         named = {DECODING + name: value for name, value in {**values, **event.scores}.items()}
+        named |= {EQUAL_CF + name: event.equal_cf[name] for name in READ if name in event.equal_cf}
         self._log.metrics(named, event.step)
 
     def on_diverged(self) -> None:

@@ -44,7 +44,8 @@ from pipelines.training.trainer import TrainProgress, run_workers, with_advice
 class TrainReport:
     """The result of `cc train`; ``scores`` and ``signs`` are of the best checkpoint.
 
-    ``decoded`` are its scores with ``decoding``, which was chosen at the end. ``is_early`` says
+    ``decoded`` are its scores with ``decoding``, which was chosen at the end; ``equal_cf`` those at
+    a fixed share of the photos' colourfulness, or {} if it cannot be read there. ``is_early`` says
     that ``train.patience`` ended the training before its last epoch.
     """
 
@@ -57,6 +58,7 @@ class TrainReport:
     last_signs: tuple[Advised, ...]
     decoding: Decoding
     decoded: dict[str, float]
+    equal_cf: dict[str, float]
     metric: str
     tracking_uri: str
     experiment_id: str
@@ -150,6 +152,7 @@ def train(
             last_signs=_signs(last),
             decoding=best.decoding,
             decoded=best.decoded,
+            equal_cf=best.equal_cf,
             metric=recipe.train.metric,
             tracking_uri=without_secrets(tracking_uri),
             experiment_id=run.experiment_id,

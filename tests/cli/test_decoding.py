@@ -12,11 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
+from cli import show
 from cli.main import main
 from colorcore.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from colorcore.color.fit_palette import fit_palette
 from colorcore.dataset.layout import read_histogram, read_info
-from colorcore.inference.decoding_search import CHROMAS, TEMPERATURES
+from colorcore.inference.decoding_search import CHROMAS, TEMPERATURES, WIDER
 from colorcore.models import build_model
 from colorcore.models.decoding import Decoding
 from colorcore.photos.write import DRAWN, made_by
@@ -81,7 +82,7 @@ def test_the_front_as_json_and_as_a_plot(cc, models: Path, dataset: Path, tmp_pa
     assert answer.code == 0, answer.stderr
     found = json.loads(answer.stdout)
     settings = [(row["temperature"], row["chroma"]) for row in found["front"]]
-    assert settings == [(t, c) for t in TEMPERATURES for c in CHROMAS]
+    assert settings == [(t, c) for t in TEMPERATURES for c in sorted((*CHROMAS, *WIDER))]
     stored = [row for row in found["front"] if row["marked"] == ["stored"]]
     default = [row for row in found["front"] if row["marked"] == ["default"]]
     assert [(row["temperature"], row["chroma"]) for row in stored] == [(0.6, 1.2)]
@@ -91,6 +92,17 @@ def test_the_front_as_json_and_as_a_plot(cc, models: Path, dataset: Path, tmp_pa
     assert 0 < sum(row["optimal"] for row in found["front"]) < len(settings)
     with Image.open(tmp_path / "f.png") as plot:
         assert plot.size == (1800, 720)
+    # At equal colourfulness: what the command line gives with the decoding that is named.
+    assert [row["share"] for row in found["equal_cf"]] == [0.5, 0.75, 1.0]
+    for row in found["equal_cf"]:
+        if row["scores"] is not None:
+            cf = row["share"] * found["scores"]["model"]["cf_true"]
+            assert row["scores"]["cf"] == pytest.approx(cf)
+    row = next(row for row in found["equal_cf"] if row["scores"] is not None)
+    knobs = [f"--{name}={value!r}" for name, value in row["decoding"].items()]
+    there = json.loads(cc("eval", models / "bins", dataset, "--json", *knobs).stdout)
+    for name, rel in {"cf": 0.02, "psnr": 0.01, "auc_balanced": 0.01, "cf_gap": 0.05}.items():
+        assert there["scores"]["model"][name] == pytest.approx(row["scores"][name], rel=rel)
     # One setting without the front scores the same, by the checkpoint and by asking for it.
     for knobs in ([], ["--temperature", "0.6", "--chroma", "1.2"]):
         again = json.loads(cc("eval", models / "bins", dataset, "--json", *knobs).stdout)
@@ -105,12 +117,26 @@ def test_the_front_as_a_table(cc, models: Path, dataset: Path, tmp_path: Path) -
     lines = answer.stdout.splitlines()
     assert lines[0].endswith("decoded with chroma ×1.5")
     rows = {line.split()[0]: line for line in lines if line.lstrip().startswith("×")}
-    assert list(rows) == ["×0.8", "×1", "×1.2", "×1.4", "×1.5", "×1.7", "×2"]
+    assert list(rows) == [
+        *("×0.5", "×0.8", "×1", "×1.2", "×1.4", "×1.5", "×1.7", "×2", "×2.6", "×4")
+    ]
     assert rows["×1"].endswith("default, stored")
     assert rows["×1.5"].endswith("asked")
-    assert lines[-1].endswith("plot: f.png")
     assert sum(line.startswith(("grey", "constant")) for line in lines) == 4
+    assert any(line.endswith("plot: f.png") for line in lines)
+    at = next(i for i, line in enumerate(lines) if line.startswith("equal colorfulness"))
+    assert [line.split("%")[0] for line in lines[at + 1 :]] == ["at 50", "at 75", "at 100"]
     assert made_by(tmp_path / "f.png", DRAWN)  # so the next call may replace it
+
+
+def test_the_line_at_the_end_of_a_training(capsys: pytest.CaptureFixture[str]) -> None:
+    show.equal_cf({})  # never so vivid
+    assert capsys.readouterr().out == ""
+    scores = {"psnr": 21.249, "delta_e2000": 12.5, "auc_balanced": 0.858, "cf": 30, "cf_true": 40}
+    show.equal_cf(scores)
+    assert capsys.readouterr().out == (
+        "at 75% of the photos' colorfulness: PSNR 21.25 dB, ΔE2000 12.50, balanced AuC 0.8580\n"
+    )
 
 
 @pytest.mark.parametrize(

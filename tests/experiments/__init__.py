@@ -2,9 +2,11 @@
 
 guides     the table of docs/guides.md; guides_run is one training, guides_overfit its ceilings
 peer_gan   a recipe of ours and a pix2pix colorizer, with the same CPU time
+pretrained what ImageNet's weights in the encoder are worth
 search     how soon `cc tune` finds what random search finds: docs/tuning.md
-photos     the dataset and the held-out photos that guides, peer_gan and search share
 features   what KID and the perceptual distance see of changed colours: docs/training.md
+equal      the sides of all of these at equal colourfulness, with their spread over seeds
+photos     the dataset and the held-out photos that they share
 scale      the driver and the loader at 10⁹ photos: docs/scale.md
 
 Each one is a command, ``python -m tests.experiments.NAME --help``. Those that train keep a file per

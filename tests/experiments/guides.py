@@ -5,7 +5,9 @@
     python -m tests.experiments.guides --photos DIR --test DIR --out FOLDER [--only CLAIM ...]
 
 ``--photos`` are for training and for choosing the best checkpoint, ``--test`` for scores only.
-Each finished training leaves a file in ``FOLDER/results``, and the same command resumes after it.
+Sides are compared with their own decoding, and at equal colourfulness, where none gains by being
+paler. Each finished training leaves a file in ``FOLDER/results``, and the same command resumes
+after it.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.experiments.equal import Front, equal_table
 from tests.experiments.guides_overfit import ceilings, overfit, palettes
 from tests.experiments.guides_run import EPOCHS, Experiment, result_of, run
 from tests.experiments.photos import Photos, prepare
@@ -169,6 +172,7 @@ def main() -> None:
         print(f"\n### {claim.says} ({claim.size} px)\n")
         for split in splits:
             print("\n".join(table(claim, split, epochs, out)), end="\n\n")
+            print("\n".join(equal_table(split, fronts(claim, split, epochs, out))), end="\n\n")
     for name, size in wanted:
         print("\n".join(decoding_table(name, size, splits[0], epochs, out)))
 
@@ -224,6 +228,15 @@ def table(claim: Claim, split: str, epochs: int, out: Path) -> Iterator[str]:
             rises = statistics.mean(_rises(result["curve"]["loss"]) for result in found)
             scores = [result["scores"][split]["model"] for result in found]
             yield _row(name, str(len(found)), scores, f"{rises:.1f}")
+
+
+def fronts(claim: Claim, split: str, epochs: int, out: Path) -> dict[str, list[Front]]:
+    """The fronts of each side, seed by seed; results of before fronts were kept have none."""
+    every = {name: results(name, claim.size, epochs, out) for name in claim.sides}
+    return {
+        name: [result["front"][split] for result in found if "front" in result]
+        for name, found in every.items()
+    }
 
 
 def decoding_table(name: str, size: int, split: str, epochs: int, out: Path) -> Iterator[str]:

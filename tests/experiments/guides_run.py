@@ -22,6 +22,7 @@ from colorcore.models import AnswersInBins
 from colorcore.recipes.recipe import Recipe, load_recipe
 from colorcore.training.events import Observer, StepEvent, ValidationEvent
 from colorcore.training.fit import fit
+from tests.experiments.equal import front_of
 from tests.experiments.photos import Photos
 
 EPOCHS = 8
@@ -120,6 +121,7 @@ def run(name: str, seed: int, recipe: Recipe, photos: Photos, out: Path) -> dict
     }
     for split, batches in photos.held_out().items():
         result["scores"][split] = score_with_baselines(model, batches, data.palette, data.mean_ab)
+        result.setdefault("front", {})[split] = front_of(model, batches, data.palette)
         if isinstance(model, AnswersInBins):
             result.setdefault("decoding", {})[split] = decodings(model, batches, data.palette)
     path = _file(name, seed, recipe, photos.size, out)

@@ -2,14 +2,15 @@
 
 ::
 
-    python -m tests.experiments.peer_gan --photos DIR --test DIR --out FOLDER [--epochs 80]
+    python -m tests.experiments.peer_gan --photos DIR --test DIR --out FOLDER [--seeds 0 1 2]
 
 The peer is what public colorization code mostly is: pix2pix (Isola et al. 2017) in LAB, a U-Net of
 stride-2 convolutions against a 70×70 PatchGAN, L1 times 100, Adam at 2e-4 with betas .5 and .999,
 batches of 16, flips. It is written here from the paper (§3.2, appendix 6.1) and shares only the
 stored photos and the scores with ours. Our small regression recipe trains first; the peer then
-trains for the same number of CPU seconds, on one thread. ``--photos`` are for training and for
-choosing (checkpoints, chroma scales), ``--test`` for scores only.
+trains for the same number of CPU seconds, on one thread. The peer is the livelier of the two, which
+costs it fidelity, so both are also compared at equal colourfulness. ``--photos`` are for training
+and for choosing (checkpoints, chroma scales), ``--test`` for scores only.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import argparse
 import copy
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -33,9 +35,11 @@ from colorcore.inference.evaluate import score_with_baselines
 from colorcore.models.decoding import Decoding
 from colorcore.recipes.recipe import Recipe, load_recipe
 from colorcore.scores.metrics import HIGHER_IS_BETTER
+from colorcore.scores.spread import spread_of
 from colorcore.training.fit import fit
 from colorcore.training.state import FitData
-from tests.experiments.photos import prepare
+from tests.experiments.equal import Front, equal_table, front_of
+from tests.experiments.photos import Photos, prepare
 
 SIZE = 64
 BATCH = 16
@@ -54,14 +58,15 @@ OURS = (
     "train.precision=bf16",
 )
 SHOWN = {
-    "psnr": "{:.2f}",
-    "ssim": "{:.4f}",
-    "ab_l1": "{:.2f}",
-    "delta_e2000": "{:.2f}",
-    "cf_gap": "{:.1f}",
-    "auc": "{:.4f}",
-    "auc_balanced": "{:.4f}",
+    "psnr": 2,
+    "ssim": 4,
+    "ab_l1": 2,
+    "delta_e2000": 2,
+    "cf_gap": 1,
+    "auc": 4,
+    "auc_balanced": 4,
 }
+"""Scores in the tables, with their digits."""
 
 
 class PeerUNet(nn.Module):
@@ -120,9 +125,9 @@ def _start(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 1.0, 0.02)
 
 
-def train_peer(data: FitData, seconds: float) -> Iterator[tuple[int, float, nn.Module]]:
+def train_peer(data: FitData, seconds: float, seed: int) -> Iterator[tuple[int, float, nn.Module]]:
     """After each epoch: its number, CPU seconds so far, and the model; the last one is late."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model, judge = PeerUNet(), patchgan()
     betas = (0.5, 0.999)
     colors = torch.optim.Adam(model.parameters(), 2e-4, betas)
@@ -158,9 +163,9 @@ def _bce(logits: Tensor, answer: float) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, answer))
 
 
-def ours(epochs: int) -> Recipe:
+def ours(epochs: int, seed: int) -> Recipe:
     """The recipe, small."""
-    return load_recipe("unet-l1", [*OURS, f"train.epochs={epochs}"])
+    return load_recipe("unet-l1", [*OURS, f"train.epochs={epochs}", f"train.seed={seed}"])
 
 
 def most_colorful(model: nn.Module, val: list[Tensor], data: FitData) -> Decoding:
@@ -178,72 +183,90 @@ def most_colorful(model: nn.Module, val: list[Tensor], data: FitData) -> Decodin
     return min(good, key=lambda at: swept[at]["cf_gap"], default=Decoding())
 
 
-def as_vivid(model: nn.Module, val: list[Tensor], data: FitData, gap: float) -> Decoding:
-    """The smallest chroma scale whose colourfulness gap on validation photos is at most ``gap``."""
-    settings = [Decoding(chroma=chroma) for chroma in CHROMAS]
-    swept = sweep(model, val, data.palette, settings).items()
-    return next((at for at, made in swept if made.compute()["cf_gap"] <= gap), settings[-1])
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One seed: scores by split and row, and fronts by split and side."""
+
+    scores: dict[str, dict[str, dict[str, float]]]
+    fronts: dict[str, dict[str, Front]]
 
 
-def main() -> None:
-    """Train both, print the table."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--photos", type=Path, required=True, help="a folder of photos")
-    parser.add_argument("--test", type=Path, required=True, help="a folder of other photos")
-    parser.add_argument("--out", type=Path, default=Path("peer-bench"))
-    parser.add_argument("--epochs", type=int, default=80, help="of ours")
-    arguments = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
-    photos = prepare(arguments.photos, arguments.test, SIZE, arguments.out)
+def measure(seed: int, epochs: int, photos: Photos, out: Path) -> Measured:
+    """Train both with one seed, and score them on all held-out photos."""
     data, held_out = photos.fit_data(), photos.held_out()
-
-    folder = arguments.out / f"ours-{arguments.epochs}"
+    folder = out / f"ours-{epochs}-seed-{seed}"
     started = time.process_time()
-    fit(ours(arguments.epochs), data, folder)
+    fit(ours(epochs, seed), data, folder)
     seconds = time.process_time() - started
     model = load_checkpoint(folder / "best").model()
     chosen = most_colorful(model, held_out["val"], data)
     print(f"ours: {_parameters(model):,} parameters, {seconds:.0f} CPU s", flush=True)
 
-    best, best_score, best_gap = None, 0.0, 0.0
-    for epoch, spent, peer in train_peer(data, seconds):
+    best, best_score = None, 0.0
+    for epoch, spent, peer in train_peer(data, seconds, seed):
         if epoch % 4:
             continue
         scores = score_with_baselines(peer, held_out["val"], data.palette, data.mean_ab)["model"]
-        line = ", ".join(f"{name} {form.format(scores[name])}" for name, form in SHOWN.items())
+        line = ", ".join(f"{name} {scores[name]:.{digits}f}" for name, digits in SHOWN.items())
         print(f"peer, epoch {epoch}, {spent:.0f} CPU s, val: {line}", flush=True)
         if scores["auc_balanced"] > best_score:
             best, best_score = copy.deepcopy(peer), scores["auc_balanced"]
-            best_gap = scores["cf_gap"]
     print(f"peer: {_parameters(peer):,} parameters, {spent:.0f} CPU s, {epoch} epochs")
 
-    val = held_out["val"]
-    last_gap = score_with_baselines(peer, val, data.palette, data.mean_ab)["model"]["cf_gap"]
-    vivid = {
-        f"ours, {at}, as vivid as the peer's {which}": (model, at)
-        for which, gap in (("best", best_gap), ("last", last_gap))
-        for at in [as_vivid(model, val, data, gap)]
+    peers = {"peer, last epoch": peer, "peer, its best by val": best or peer}
+    sides = {
+        **{name: (each, Decoding()) for name, each in peers.items()},
+        "ours": (model, Decoding()),
+        "ours, most colourful ahead of the constant": (model, chosen),
     }
+    measured = Measured({}, {})
     for split, batches in held_out.items():
-        print(f"\n| {split} | {' | '.join(SHOWN)} |\n{'|---' * (len(SHOWN) + 1)}|")
-        sides = {
-            "peer, last epoch": (peer, Decoding()),
-            "peer, its best by val": (best or peer, Decoding()),
-            "ours": (model, Decoding()),
-            f"ours, {chosen}": (model, chosen),
-            **vivid,
-        }
-        rows = {}
+        rows: dict[str, dict[str, float]] = {}
         for name, (each, decoding) in sides.items():
-            scores = score_with_baselines(
+            three = score_with_baselines(
                 each, batches, data.palette, data.mean_ab, decoding=decoding
             )
-            rows |= {**scores, name: scores["model"]}
-        del rows["model"]
-        for name, row in rows.items():
-            cells = " | ".join(form.format(row[key]) for key, form in SHOWN.items())
-            print(f"| {name} | {cells} |")
+            rows |= {"grey": three["grey"], "constant": three["constant"], name: three["model"]}
+        measured.scores[split] = rows
+        measured.fronts[split] = {
+            name: front_of(each, batches, data.palette)
+            for name, each in {"ours": model, **peers}.items()
+        }
+    return measured
+
+
+def report(results: Sequence[Measured]) -> None:
+    """Print mean ± standard deviation over seeds: as decoded, and at equal colourfulness."""
+    for split, first in results[0].scores.items():
+        print(f"\n| {split} | {' | '.join(SHOWN)} |\n{'|---' * (len(SHOWN) + 1)}|")
+        for name in first:
+            rows = [each.scores[split][name] for each in results]
+            cells = (
+                spread_of([row[key] for row in rows]).show(digits) for key, digits in SHOWN.items()
+            )
+            print(f"| {name} | {' | '.join(cells)} |")
+        sides = results[0].fronts[split]
+        fronts = {name: [each.fronts[split][name] for each in results] for name in sides}
+        print("", *equal_table(split, fronts), sep="\n")
+
+
+def main() -> None:
+    """Train both with each seed, print the tables."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--photos", type=Path, required=True, help="a folder of photos")
+    parser.add_argument("--test", type=Path, required=True, help="a folder of other photos")
+    parser.add_argument("--out", type=Path, default=Path("peer-bench"))
+    parser.add_argument("--epochs", type=int, default=80, help="of ours")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    photos = prepare(arguments.photos, arguments.test, SIZE, arguments.out)
+    results = []
+    for seed in arguments.seeds:
+        print(f"seed {seed}", flush=True)
+        results.append(measure(seed, arguments.epochs, photos, arguments.out))
+    report(results)
 
 
 def _parameters(model: nn.Module) -> int:

@@ -4,9 +4,8 @@
 
 Each variant trains for the same CPU seconds, on one thread per training and two trainings at a
 time, after its speed was measured on a few steps. A paler picture always has the better PSNR, so
-models are compared where they are equally colourful: scores are interpolated over the chroma scale
-(and, for bins, taken from the temperature that is best there) at a few values of colourfulness.
-Seeds give the spread. Results are kept per variant and seed, and trained only once.
+models are compared where they are equally colourful, each with the first variant. Seeds give the
+spread. Results are kept per variant and seed, and trained only once.
 """
 
 from __future__ import annotations
@@ -24,12 +23,14 @@ import numpy as np
 import torch
 
 from colorcore.checkpoints.checkpoint import load_checkpoint
-from colorcore.inference.decoding_search import sweep
+from colorcore.color.bins import TEMPERATURE
 from colorcore.inference.evaluate import score_with_baselines
 from colorcore.models.decoding import Decoding
 from colorcore.recipes.recipe import Recipe, load_recipe
+from colorcore.scores.spread import spread_of
 from colorcore.training.fit import fit, train_step
 from colorcore.training.state import Training
+from tests.experiments.equal import COLUMNS, Front, equal_table, front_of
 from tests.experiments.photos import Photos, prepare
 
 COMMON = ("data.batch=16", "data.crop=0.6", "train.ema=0.998", "train.precision=fp32")
@@ -39,13 +40,8 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lite0-bins": ("lite0-bins", ()),
     "unet-l1": ("unet-l1", ("model.channels=24", "optim.lr=1e-3", "optim.schedule=cosine")),
 }
-CHROMAS = (0.7, 1.0, 1.3, 1.7, 2.2, 2.8)
-TEMPERATURES = (1.0, 0.6, 0.38)
 WARM, TIMED = 3, 8
 """Steps before the speed is measured, and steps that measure it."""
-AT = (15.0, 20.0, 25.0)
-"""Gaps of colourfulness at which models are compared."""
-COLUMNS = ("psnr", "delta_e2000", "auc_balanced")
 
 
 def recipe_of(name: str, seed: int, epochs: int) -> Recipe:
@@ -76,23 +72,16 @@ def run(name: str, seed: int, photos: Photos, out: Path, cpu_s: float) -> dict[s
     result: dict[str, Any] = {
         "epochs": epochs, "best_epoch": best.epoch, "cpu_s": round(used, 1), "scores": {},
     }  # fmt: skip
-    temperatures: Sequence[float | None] = TEMPERATURES if bins_of(model) else (None,)
-    settings = [Decoding(t, c) for t in temperatures for c in CHROMAS]
     for split, batches in photos.held_out().items():
-        swept = sweep(model, batches, data.palette, settings)
         known = score_with_baselines(model, batches[:], data.palette, data.mean_ab)
         result["scores"][split] = {
             "grey": known["grey"],
             "constant": known["constant"],
-            "model": {str(decoding): each.compute() for decoding, each in swept.items()},
+            "model": front_of(model, batches, data.palette),
         }
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(result, indent=1))
     return result
-
-
-def bins_of(model: Any) -> bool:
-    return hasattr(model, "use_palette")
 
 
 def cpu_s_per_epoch(recipe: Recipe, data: Any) -> float:
@@ -109,31 +98,8 @@ def cpu_s_per_epoch(recipe: Recipe, data: Any) -> float:
     return (time.process_time() - started) / (steps - WARM) * len(training.loader)
 
 
-def at_gap(rows: Iterable[Mapping[str, float]], gap: float) -> dict[str, float] | None:
-    """Scores at a gap of colourfulness, interpolated between neighbouring chroma scales."""
-    rows = sorted(rows, key=lambda row: row["cf_gap"])
-    gaps = [row["cf_gap"] for row in rows]
-    if not gaps or not gaps[0] <= gap <= gaps[-1]:
-        return None
-    return {name: float(np.interp(gap, gaps, [row[name] for row in rows])) for name in COLUMNS}
-
-
-def best_at_gap(model: Mapping[str, Mapping[str, float]], gap: float) -> dict[str, float] | None:
-    """The scores of the temperature with the best balanced AuC at a gap."""
-    fronts: dict[str, list[Mapping[str, float]]] = {}
-    for decoding, scores in model.items():
-        fronts.setdefault(decoding.rpartition("chroma")[0], []).append(scores)
-    # Beyond the most vivid setting the gap grows again; that branch is nobody's choice.
-    found = [at_gap(rows, gap) for rows in fronts.values()]
-    return max(
-        (each for each in found if each is not None),
-        key=lambda each: each["auc_balanced"],
-        default=None,
-    )
-
-
 def report(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Print mean ± spread per variant: with its own decoding, and at equal gaps."""
+    """Print mean ± spread per variant: with its own decoding, and at equal colourfulness."""
     for split in ("val", "test"):
         first = next(iter(results.values()))[0]["scores"]
         if split not in first:
@@ -145,26 +111,24 @@ def report(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
             own = [next(iter(_own(each["scores"][split]["model"]))) for each in runs]
             cpu = np.mean([each["cpu_s"] for each in runs])
             _line(f"{name} ({cpu:.0f} s)", own)
-        for gap in AT:
-            print(f"at a gap of {gap:g}")
-            for name, runs in results.items():
-                rows = [best_at_gap(each["scores"][split]["model"], gap) for each in runs]
-                if all(row is not None for row in rows):
-                    _line(f"  {name}", [row for row in rows if row is not None])
-                else:
-                    print(f"  {name:22s} never so vivid")
+        fronts = {
+            name: [each["scores"][split]["model"] for each in runs]
+            for name, runs in results.items()
+        }
+        print("", *equal_table(split, fronts), sep="\n")
 
 
-def _own(model: Mapping[str, Mapping[str, float]]) -> Iterable[Mapping[str, float]]:
-    return (scores for name, scores in model.items() if name in ("chroma ×1", "T 1, chroma ×1"))
+def _own(model: Front) -> Iterable[Mapping[str, float]]:
+    own = (str(Decoding()), str(Decoding(TEMPERATURE)))
+    return (scores for name, scores in model.items() if name in own)
 
 
 def _line(name: str, rows: Sequence[Mapping[str, float]]) -> None:
-    cells = []
-    for column, digits in (*zip(COLUMNS, (2, 2, 4), strict=True), ("cf_gap", 1)):
-        values = [row[column] for row in rows if column in row]
-        spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-        cells.append(f"{np.mean(values):.{digits}f}{spread}" if values else "")
+    shown = [*((metric, digits) for metric, (_, digits) in COLUMNS.items()), ("cf_gap", 1)]
+    cells = [
+        spread_of([row[metric] for row in rows]).show(digits) if metric in rows[0] else ""
+        for metric, digits in shown
+    ]
     print(f"{name:24s} {cells[0]:>14} {cells[1]:>14} {cells[2]:>16} {cells[3]:>12}")
 
 

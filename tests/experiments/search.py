@@ -8,10 +8,11 @@ For each seed, random search runs 24 trainings of full length, sampled from the 
 of `cc tune` (channels divided by 16, so that one core needs twenty seconds per training). A study
 with the space, TPE and ASHA of `cc tune` then has a third of that compute to reach the same best
 score. Compute is measured in training photos and in CPU seconds. Signs of bad colour end no trial
-on either side. The study's best recipe is then trained with other random seeds: a difference within
-twice the standard deviation of these scores is called a tie. Each training leaves a file in
-``FOLDER/trainings``; the same command resumes after the last one, and prints and draws the results
-so far.
+on either side. Both best recipes are then trained with other random seeds. A difference of the best
+scores within twice the standard deviation of the study's is called a tie. Both recipes are also
+compared at equal colourfulness, because a search may win by being paler. Each training leaves a
+file in ``FOLDER/trainings``; the same command resumes after the last one, and prints and draws the
+results so far.
 """
 
 from __future__ import annotations
@@ -25,14 +26,17 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from colorcore.checkpoints.checkpoint import has_checkpoint, load_checkpoint
+from colorcore.dataset.loader import val_batches
 from colorcore.recipes.recipe import Recipe, load_recipe
 from colorcore.training.events import Observer, StepEvent, TrainingDivergedError, ValidationEvent
 from colorcore.training.fit import fit
+from tests.experiments.equal import Front, equal_table, front_of
 from tune.search.objective import Ending, Objective
 from tune.search.search import Search, SearchSettings, TrialRecord, default_grace
 from tune.search.space import Axis, Space, default_space, with_values
@@ -92,11 +96,15 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A training: its epochs, why it ended before its last, and photos trained on."""
+    """A training: its epochs, why it ended before its last, and photos trained on.
+
+    front  of the best checkpoint on the validation photos, if it was asked for
+    """
 
     epochs: tuple[Epoch, ...]
     failure: str
     photos: int
+    front: Front = field(default_factory=dict)
 
     @property
     def cpu_s(self) -> float:
@@ -135,10 +143,15 @@ class _Record(Observer):
         self._since = time.process_time()
 
 
-def train(recipe: Recipe, dataset: Path, out: Path, ask: Callable[[Epoch], bool]) -> Trained:
-    """Train until ``ask`` says no, or what was kept of the same training before."""
+def train(
+    recipe: Recipe, dataset: Path, out: Path, ask: Callable[[Epoch], bool], *, front: bool = False
+) -> Trained:
+    """Train until ``ask`` says no, or what was kept of the same training before.
+
+    With ``front``, a training that was kept without its front is done again.
+    """
     file = out / "trainings" / f"{_key(recipe)}.json"
-    if file.exists():
+    if file.exists() and (_read(file).front or not front):
         known = _read(file)
         for at, epoch in enumerate(known.epochs, 1):
             if not ask(epoch):
@@ -147,21 +160,27 @@ def train(recipe: Recipe, dataset: Path, out: Path, ask: Callable[[Epoch], bool]
             return known
         file.unlink()  # it is wanted for longer; what it told so far, it will tell again
         skip = len(known.epochs)
-        return train(recipe, dataset, out, lambda epoch: epoch.epoch <= skip or ask(epoch))
+        return train(
+            recipe, dataset, out, lambda epoch: epoch.epoch <= skip or ask(epoch), front=front
+        )
     import torch
 
-    from tests.experiments.photos import Photos
+    from tests.experiments.photos import BATCH, Photos
 
     torch.set_num_threads(1)
     record, failure = _Record(recipe.train.epochs, ask), ""
+    data, kept = Photos(SIZE, dataset, None).fit_data(), {}
     with TemporaryDirectory() as folder:
         try:
-            fit(recipe, Photos(SIZE, dataset, None).fit_data(), Path(folder), observers=[record])
+            fit(recipe, data, Path(folder), observers=[record])
         except _EndError:
             pass
         except TrainingDivergedError as error:
             failure = str(error)
-    trained = Trained(tuple(record.kept), failure, record.steps * recipe.data.batch)
+        if front and has_checkpoint(Path(folder) / "best"):
+            model = load_checkpoint(Path(folder) / "best").model()
+            kept = front_of(model, val_batches(data.val, BATCH), data.palette)
+    trained = Trained(tuple(record.kept), failure, record.steps * recipe.data.batch, kept)
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(f".{os.getpid()}")
     part.write_text(json.dumps({"recipe": recipe.values(), **asdict(trained)}))
@@ -172,7 +191,7 @@ def train(recipe: Recipe, dataset: Path, out: Path, ask: Callable[[Epoch], bool]
 def _read(file: Path) -> Trained:
     found = json.loads(file.read_text())
     epochs = tuple(Epoch(**{**epoch, "signs": tuple(epoch["signs"])}) for epoch in found["epochs"])
-    return Trained(epochs, found["failure"], found["photos"])
+    return Trained(epochs, found["failure"], found["photos"], found.get("front", {}))
 
 
 def _cut(trained: Trained, epochs: int) -> Trained:
@@ -273,11 +292,16 @@ def _points(
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A seed's random search and its study, and the scores of the study's best recipe by seed."""
+    """A seed's random search and its study, and their best recipes with other seeds.
+
+    spread  the scores of the study's best recipe by seed
+    fronts  of both best recipes by seed
+    """
 
     found: list[Point]
     points: list[Point]
     spread: list[float]
+    fronts: dict[str, list[Front]]
 
     @property
     def deviation(self) -> float:
@@ -296,16 +320,21 @@ def measure(seed: int, dataset: Path, out: Path) -> Measured:
     print(f"seed {seed}: random search, {_told(found[-1])}", flush=True)
     points = list(study(_STUDY_SEEDS + seed, base, run, SHARE * found[-1].photos))
     print(f"seed {seed}: study, {_told(points[-1])}", flush=True)
-    best = within(found, points)[-1]
-    scores = [
-        run(
-            with_values(base, {**best.values, "train.metric": METRIC, "train.seed": other}),
-            lambda _: True,
-        ).best(METRIC)
-        for other in range(1, SPREAD_SEEDS + 1)
-    ]
-    print(f"seed {seed}: its best recipe with other seeds, {scores}", flush=True)
-    return Measured(found, points, scores)
+
+    def again(best: Point) -> list[Trained]:
+        """The trainings of a search's best recipe with other seeds."""
+        recipes = [
+            with_values(base, {**best.values, "train.metric": METRIC, "train.seed": other})
+            for other in range(1, SPREAD_SEEDS + 1)
+        ]
+        return [train(recipe, dataset, out, lambda _: True, front=True) for recipe in recipes]
+
+    sides = {"random search": again(found[-1]), "study": again(within(found, points)[-1])}
+    scores = {name: [each.best(METRIC) for each in side] for name, side in sides.items()}
+    for name, side in scores.items():
+        print(f"seed {seed}: best recipe of the {name} with other seeds, {side}", flush=True)
+    fronts = {name: [each.front for each in side] for name, side in sides.items()}
+    return Measured(found, points, scores["study"], fronts)
 
 
 def within(found: Sequence[Point], points: Sequence[Point]) -> list[Point]:
@@ -413,6 +442,8 @@ def main() -> None:
         for future in as_completed(futures):
             results[futures[future]] = future.result()
     print("\n".join(table(results)))
+    for seed, measured in sorted(results.items()):
+        print("", *equal_table(f"seed {seed}, val", measured.fronts), sep="\n")
     (arguments.out / "search.png").write_bytes(draw(results))
 
 

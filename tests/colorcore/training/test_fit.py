@@ -15,6 +15,8 @@ from colorcore.checkpoints.checkpoint import load_checkpoint
 from colorcore.color.lab import decode_lab
 from colorcore.dataset.loader import TrainLoader
 from colorcore.dataset.samples import Samples
+from colorcore.inference.decoding_search import grid, sweep
+from colorcore.inference.equal_colorfulness import SHARE, read_at_shares
 from colorcore.inference.evaluate import evaluate, score_with_baselines
 from colorcore.models import MultiScaleDiscriminator, build_model
 from colorcore.models.decoding import Decoding
@@ -346,11 +348,14 @@ def test_the_decoding_of_the_best_is_chosen_at_the_end(data: FitData, tmp_path: 
     best, last = load_checkpoint(tmp_path / "best"), load_checkpoint(tmp_path / "last")
     assert best.decoding == Decoding(None, 2.0)
     assert best.decoded["cf_gap"] < best.scores["cf_gap"]
-    assert diary.decodings == [DecodingEvent(10, best.decoding, best.decoded)]
+    assert diary.decodings == [DecodingEvent(10, best.decoding, best.decoded, best.equal_cf)]
     beside = score_with_baselines(
         best.model(), [data.val.lab_u8], data.palette, data.mean_ab, decoding=best.decoding
     )
     assert beside["model"] == pytest.approx(best.decoded, rel=1e-5)
+    front = sweep(best.model(), [data.val.lab_u8], data.palette, grid(best.model()))
+    at = read_at_shares({one: made.compute() for one, made in front.items()}, [SHARE])[SHARE]
+    assert best.equal_cf == pytest.approx(at.scores if at else {}, rel=1e-5)
     # The curve, and what goes on from it, stay those of the model itself.
     assert (last.decoding, last.decoded, last.scores) == (Decoding(), {}, scores)
     own, _ = evaluate(best.model(), [data.val.lab_u8], data.palette)

@@ -166,12 +166,19 @@ def test_two_ranks_score_what_is_saved_as_one_does(two_ranks: Path, data: FitDat
 @pytest.mark.parametrize("name", ["group", "batch"])
 def test_two_ranks_choose_what_one_would(two_ranks: Path, data: FitData, name: str):
     best = load_checkpoint(two_ranks / name / "best")
-    chosen, scores = choose_decoding(best.model(), data.val, data.palette, "auc_balanced")
+    metric = "auc_balanced"
+    chosen, scores, equal = choose_decoding(best.model(), data.val, data.palette, metric)
     assert (best.decoding, best.decoded["photos"]) == (chosen, 7)
     assert best.decoded == pytest.approx(scores, rel=1e-5)
+    assert best.equal_cf == pytest.approx(equal.scores if equal else {}, rel=1e-5)
     for seen in seen_by(two_ranks, name):
         assert seen["decodings"] == [
-            {"step": 4, "decoding": asdict(best.decoding), "scores": best.decoded}
+            {
+                "step": 4,
+                "decoding": asdict(best.decoding),
+                "scores": best.decoded,
+                "equal_cf": best.equal_cf,
+            }
         ]
 
 

@@ -201,7 +201,8 @@ def test_a_finished_run_has_nothing_to_resume(data: FitData, tmp_path: Path):
     again = fit(recipe_of("train.epochs=1"), data, tmp_path, resume=resume, observers=[diary])
     assert again == scores
     best = load_checkpoint(tmp_path / "best")
-    told = DecodingEvent(5, best.decoding, best.decoded)  # so that it is not lost with a kill
+    # Told again, so that it is not lost with a kill.
+    told = DecodingEvent(5, best.decoding, best.decoded, best.equal_cf)
     assert diary == Diary(starts=[(5, 5)], decodings=[told])
     assert bytes_of(tmp_path) == before
 
@@ -256,7 +257,7 @@ def test_a_run_that_ended_before_there_were_decodings_gets_one(data: FitData, tm
     whole = bytes_of(tmp_path)
     for record in (tmp_path / "best/checkpoint.json", tmp_path / "last/checkpoint.json"):
         values = json.loads(record.read_text())
-        del values["decoding"], values["decoded"]
+        del values["decoding"], values["decoded"], values["equal_cf"]
         record.write_text(json.dumps(values))
     resume = load_checkpoint(tmp_path / "last", training=True)
     fit(recipe_of("train.epochs=1"), data, tmp_path, resume=resume)

@@ -11,17 +11,23 @@ import pytest
 import torch
 
 from colorcore import __version__
+from colorcore.checkpoints.checkpoint import load_checkpoint
+from colorcore.inference.equal_colorfulness import SHARE
 from colorcore.recipes.advice import advice
 from colorcore.recipes.recipe import Recipe, load_recipe
 from colorcore.scores.signs import Sign
 from colorcore.training.events import ValidationEvent
+from colorcore.training.fit import fit
 from pipelines.errors import JobError
-from pipelines.run_log.observer import NodeObserver, RunObserver
+from pipelines.inference.evaluate import evaluate_model
+from pipelines.run_log.observer import READ, NodeObserver, RunObserver
 from pipelines.run_log.runs import start_run
 from pipelines.tracking.names import EXPERIMENT
 from pipelines.tracking.provenance import provenance
 from pipelines.tracking.store import client_for, resolve_tracking_uri
 from pipelines.training.driver import TrainReport
+from pipelines.training.job import prepare_job
+from tests.trainings import TINY
 
 
 def test_where_runs_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -115,6 +121,33 @@ def test_tags_record_when_a_sign_appeared_and_disappeared(tracking: str, tmp_pat
     assert "sign.diverged" in client_for(tracking).get_run(run.run_id).data.tags
     values = client_for(tracking).get_metric_history(run.run_id, "val/sign/hue_focus")
     assert {point.value for point in values} == {0.5}
+
+
+def test_a_training_logs_its_scores_at_equal_colourfulness(
+    dataset_with_palette: Path, tracking: str, tmp_path: Path
+) -> None:
+    """At a share of the photos' own; told again, with the same values, when it is resumed."""
+    vivid = load_recipe("unet-l1", [*TINY, "optim.lr=0.02", "loss={ab = 3.0, saturation = 9.0}"])
+    job = prepare_job(dataset_with_palette, vivid, tmp_path / "model", 1)
+    run = start_run(tracking, "vivid", {}, {}, None)
+    logged = []
+    for resume in (False, True):
+        last = load_checkpoint(tmp_path / "model/last", training=True) if resume else None
+        observer = RunObserver(run, vivid, tmp_path / "model")
+        fit(vivid, job.data(), tmp_path / "model", resume=last, observers=[observer])
+        assert observer.close() == 0
+        metrics = client_for(tracking).get_run(run.run_id).data.metrics
+        logged.append({k: v for k, v in metrics.items() if k.startswith("equal_cf/")})
+    best = load_checkpoint(tmp_path / "model/best")
+    assert logged[0] == pytest.approx({f"equal_cf/{name}": best.equal_cf[name] for name in READ})
+    assert logged[0] == logged[1]
+    assert logged[0]["equal_cf/cf"] == pytest.approx(SHARE * best.decoded["cf_true"])
+    # What cc eval reads on the same photos.
+    report = evaluate_model(tmp_path / "model", dataset_with_palette, front=tmp_path / "front.png")
+    assert report.front is not None
+    reading = report.front.equal[SHARE]
+    assert reading is not None
+    assert reading.scores == pytest.approx(best.equal_cf, rel=1e-4)
 
 
 def test_a_run_records_its_provenance(trained: TrainReport, tracking: str, tiny: Recipe) -> None:

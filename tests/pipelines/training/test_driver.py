@@ -59,6 +59,8 @@ def test_the_run_in_mlflow_holds_parameters_curves_and_pictures(
     assert run.data.metrics["decoding/chroma"] == trained.decoding.chroma
     assert run.data.metrics["decoding/psnr"] == pytest.approx(trained.decoded["psnr"])
     assert "decoding/temperature" not in run.data.metrics  # a regression has none
+    assert trained.equal_cf == {}  # two epochs: never so vivid
+    assert not [key for key in run.data.metrics if key.startswith("equal_cf/")]
     pictures = [item.path for item in client.list_artifacts(trained.run_id, "images")]
     scores = [
         point.value for point in client.get_metric_history(trained.run_id, "val/auc_balanced")
