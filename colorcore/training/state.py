@@ -27,6 +27,7 @@ from colorcore.scores.loss_history import LossHistory
 from colorcore.scores.metrics import HIGHER_IS_BETTER
 from colorcore.scores.signs import Sign, find_signs
 from colorcore.training.adversary import Adversary, influence
+from colorcore.training.allocator import keep_freed_memory
 from colorcore.training.augment import augment
 from colorcore.training.encoder import parameter_groups, set_learning
 from colorcore.training.events import ValidationEvent
@@ -80,6 +81,8 @@ class Training:
         self.recipe, self.data, self.device = recipe, data, device
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
         self.world = distributed.get_world_size() if distributed.is_initialized() else 1
+        if device.type == "cpu":
+            keep_freed_memory()
         torch.manual_seed(recipe.train.seed)
         self.model = self._build()
         if initial is not None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 PARTS = (
     "shard", "img2dataset", "writer", "loader", "palette", "encode", "workers", "train",
-    "observers", "tracking", "tune", "sync",
+    "allocator", "observers", "tracking", "tune", "sync",
 )  # fmt: skip
 
 
-def main() -> None:
+def main() -> None:  # noqa: PLR0912 - one branch per part
     """Measure sharding, reading and the palette on a folder of photos (default: installed ones)."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
     arguments = parser.parse_args()
     from tests.benchmarks import (
+        bench_allocator,
         bench_encode,
         bench_loader,
         bench_observers,
@@ -66,6 +67,8 @@ def main() -> None:
             bench_workers.run(photos, work, size=size, rounds=min(rounds, 3))
         if "tracking" in only:
             bench_tracking.run(work, rounds=rounds)
+        if "allocator" in only:
+            bench_allocator.run(rounds=rounds)
         if "train" in only:
             bench_train.run(rounds=rounds)
         if "observers" in only:

@@ -62,7 +62,7 @@ def _rank(folder: str, world: int, rank: int) -> Child:
     return Child("tests.benchmarks.bench_train", folder, str(world), str(rank))
 
 
-class _Noise:
+class Noise:
     """What a training asks of its samples: random photos, held in memory."""
 
     def __init__(self, count: int) -> None:
@@ -94,7 +94,7 @@ def main(folder: str, world: str, rank: str) -> None:
     settings = [f"model.channels={BASE}", f"data.batch={BATCH * int(world)}"]
     recipe = load_recipe("simple", settings)
     palette = fit_palette(np.ones((256, 256), np.int64), bins=8, dataset="0123456789abcdef")
-    samples: Any = _Noise(BATCH * int(world) * STEPS)
+    samples: Any = Noise(BATCH * int(world) * STEPS)
     data = FitData(samples, samples, palette, (0.0, 0.0), "0123456789abcdef")
     training = Training(recipe, data, torch.device("cpu"), None)
     parent.send()

@@ -1,0 +1,35 @@
+"""Keep freed memory in the process: a step on a CPU allocates what the step before it freed."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+"""Parameters of glibc's mallopt(3)."""
+_LARGEST = 32 << 20
+"""Bytes: the largest threshold that glibc takes on 64 bits; most tensors of a step are smaller."""
+_PAD = 64 << 20
+"""Bytes that the heap grows by at least."""
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc not to return freed memory to the system; returns whether it is told.
+
+    By default glibc maps each large block anew and unmaps it when it is freed, so every activation
+    of every step is zeroed by the kernel, page by page. Kept, the memory of one step serves the
+    next: about 15% fewer CPU seconds per photo (``python -m tests.benchmarks --only allocator``).
+    The process stays at its peak size until it ends.
+
+    Nothing changes where the allocator is another one, or where a variable ``MALLOC_…`` says what
+    to do.
+    """
+    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:  # another C library
+        return False
+    settings = ((_MMAP_THRESHOLD, _LARGEST), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, _PAD))
+    return sum(mallopt(parameter, value) for parameter, value in settings) == len(settings)
