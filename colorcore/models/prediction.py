@@ -22,6 +22,8 @@ class Prediction(TypedDict, total=False):
                  than H, W, and ``ab`` is decoded from them
     residual     (B, 2, h, w) ab units; confidence · residual is added to the decoded ab
     confidence   (B, 1, h, w) 0..1, how sure the model is of its bins
+    shares       (B,) in 0..1, in training with mixup: share of the next photo of the batch in what
+                 was predicted, so the target is that blend, too (colorcore.blocks.mixup)
     histograms   (B, 2, 64) of a and of b over -128..128 in the whole photo, each summing to 1
     fake_logits, fake_features, real_features  a discriminator's outputs, filled in by the
                  training loop: logits for each scale, and its layers' features for each scale
@@ -32,6 +34,7 @@ class Prediction(TypedDict, total=False):
     logits: Tensor
     residual: Tensor
     confidence: Tensor
+    shares: Tensor
     histograms: Tensor
     fake_logits: list[Tensor]
     fake_features: list[list[Tensor]]

@@ -132,9 +132,6 @@ class DataPart(_Part):
     gamma: float = Field(
         0.0, ge=0, le=4, description="largest change of the exponent of L's tone curve"
     )
-    mixup: float = Field(
-        0.0, ge=0, le=0.5, description="largest share of another photo blended into each"
-    )
 
     _off = field_validator("crop", mode="before")(_off)
 

@@ -32,4 +32,4 @@ def keep_freed_memory() -> bool:
     except AttributeError:  # another C library
         return False
     settings = ((_MMAP_THRESHOLD, _LARGEST), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, _PAD))
-    return sum(mallopt(parameter, value) for parameter, value in settings) == len(settings)
+    return sum(int(mallopt(*setting)) for setting in settings) == len(settings)

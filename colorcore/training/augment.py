@@ -1,4 +1,4 @@
-"""Random flips, crops, light changes and blends of a batch, on its device."""
+"""Random flips, crops, light changes of a batch, on its device."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ def augment(
     crop: float | None,
     jitter: float = 0.0,
     gamma: float = 0.0,
-    mixup: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Flip each photo with probability 1/2, resize a random square crop, change its light, blend.
+    """Flip each photo with probability 1/2, resize a random square crop, change its light.
 
     lab (B, 3, H, W) CIELAB -> the same shape.
 
@@ -38,7 +37,6 @@ def augment(
         jitter: largest change of the factors of :func:`jitter_light` from 1.
         gamma: largest change of the exponent of :func:`bend_lightness`; it is drawn between
             1/(1 + gamma) and 1 + gamma, evenly on a log scale.
-        mixup: largest share of the next photo of the batch in :func:`blend_next`, drawn evenly.
         generator: the only source of random numbers (on the CPU), so a run can be repeated.
     """
     if flip or crop is not None:
@@ -50,9 +48,6 @@ def augment(
     if gamma:
         draws = 2.0 * torch.rand(len(lab), generator=generator) - 1.0
         lab = bend_lightness(lab, (1.0 + gamma) ** draws.to(lab.device))
-    if mixup:
-        shares = mixup * torch.rand(len(lab), generator=generator)
-        lab = blend_next(lab, shares.to(lab.device))
     return lab
 
 
@@ -66,16 +61,6 @@ def bend_lightness(lab: Tensor, exponents: Tensor) -> Tensor:
     L, ab = lab[:, :1], lab[:, 1:]
     bent = 100.0 * (L / 100.0).clamp(min=0.0) ** exponents[:, None, None, None]
     return torch.cat([bent, ab], dim=1)
-
-
-def blend_next(lab: Tensor, shares: Tensor) -> Tensor:
-    """Blend each photo with the next one of the batch, and the last one with the first.
-
-    lab (B, 3, H, W) CIELAB, shares (B,) of the next photo in 0..1 -> the same shape. This is mixup
-    (Zhang et al. 2018, "mixup: beyond empirical risk minimization", eq. 1) of lightness and colour
-    alike. The paper draws shares from a beta distribution, which is even if its α is 1.
-    """
-    return torch.lerp(lab, lab.roll(-1, dims=0), shares[:, None, None, None])
 
 
 def jitter_light(rgb: Tensor, factors: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
+from colorcore.blocks.mixup import blend_next
 from colorcore.checkpoints.checkpoint import Checkpoint, CheckpointError, ends
 from colorcore.checkpoints.optimizer_state import optimizer_state, restore_optimizer, weights_under
 from colorcore.color.lab import decode_lab, normalize_L
@@ -223,7 +224,6 @@ class Training:
             crop=part.crop,
             jitter=part.jitter,
             gamma=part.gamma,
-            mixup=part.mixup,
             generator=generator,
         )
 
@@ -251,6 +251,8 @@ class Training:
         """The model's loss and its terms; with an adversary, ``discriminator`` is its own loss."""
         judged: dict[str, Tensor] = {}
         share = 1.0
+        if (shares := prediction.get("shares")) is not None:
+            lab = blend_next(lab, shares)
         if self.adversary is not None:
             with autocast(self.device, self.recipe.train.precision):
                 judged["discriminator"] = self.adversary.loss(prediction, lab)

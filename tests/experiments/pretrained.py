@@ -33,12 +33,21 @@ from colorcore.training.state import Training
 from tests.experiments.equal import COLUMNS, Front, equal_table, front_of
 from tests.experiments.photos import Photos, prepare
 
-COMMON = ("data.batch=16", "data.crop=0.6", "train.ema=0.998", "train.precision=fp32")
+COMMON = ("train.ema=0.998", "train.precision=fp32")
 VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lite0": ("lite0", ()),
     "lite0, no weights": ("lite0", ("model.encoder_weights=none",)),
     "lite0-bins": ("lite0-bins", ()),
-    "unet-l1": ("unet-l1", ("model.channels=24", "optim.lr=1e-3", "optim.schedule=cosine")),
+    "unet-l1": (
+        "unet-l1",
+        (
+            "model.channels=24",
+            "optim.lr=1e-3",
+            "optim.schedule=cosine",
+            "data.batch=16",
+            "data.crop=0.6",
+        ),
+    ),
 }
 WARM, TIMED = 3, 8
 """Steps before the speed is measured, and steps that measure it."""
@@ -54,7 +63,8 @@ def recipe_of(name: str, seed: int, epochs: int) -> Recipe:
 
 def run(name: str, seed: int, photos: Photos, out: Path, cpu_s: float) -> dict[str, Any]:
     """Train one variant for about ``cpu_s``, and sweep its decodings on both sets of photos."""
-    file = out / "pretrained" / f"{name}, {seed}, {cpu_s:g} s.json"
+    title = f"{name}, {seed}, {photos.size} px, {cpu_s:g} s"
+    file = out / "pretrained" / f"{title}.json"
     if file.exists():
         found: dict[str, Any] = json.loads(file.read_text())
         return found
@@ -64,7 +74,7 @@ def run(name: str, seed: int, photos: Photos, out: Path, cpu_s: float) -> dict[s
     per_epoch = cpu_s_per_epoch(recipe_of(name, seed, 1), data)
     epochs = max(2, round(cpu_s / per_epoch))
     started = time.process_time()
-    folder = out / "models" / f"{name}, {seed}, {cpu_s:g} s"
+    folder = out / "models" / title
     fit(recipe_of(name, seed, epochs), data, folder)
     used = time.process_time() - started
     best = load_checkpoint(folder / "best")

@@ -134,7 +134,6 @@ EVERYTHING_RANDOM = (
     "data.crop=0.6",
     "data.jitter=0.2",
     "data.gamma=0.3",
-    "data.mixup=0.2",
     "data.flip=true",
     "loss.ab_l1=0.2",
 )

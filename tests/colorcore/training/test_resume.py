@@ -58,7 +58,6 @@ def test_the_same_seed_gives_the_same_bytes(data: FitData, tmp_path: Path):
         "data.flip=false",
         "data.jitter=0.2",
         "data.gamma=0.2",
-        "data.mixup=0.2",
     ],
 )
 def test_each_setting_that_is_random_has_an_effect(data: FitData, tmp_path: Path, setting: str):
