@@ -16,16 +16,15 @@ def demo(
         Path | None, typer.Option(help="Folder of your own photos (default: installed ones).")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for all output.")] = Path("demo"),
-    photo_steps: Annotated[
-        int, typer.Option(min=1, help="Photos shown to the network during training.")
-    ] = 18_000,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="Seconds of training; the rest takes about two minutes.")
+    ] = 90.0,
 ) -> None:
     """Run the whole workflow on a few photos, with pictures."""
-    import json
-
     from cli import show
     from pipelines.demo import (
         before_and_after,
+        epochs_for,
         held_out_photos,
         installed_photos,
         own_photos,
@@ -38,25 +37,19 @@ def demo(
     pictures, uri = out / "pictures", f"sqlite:///{(out / 'mlflow.db').absolute()}"
     if photos is None:
         whole = installed_photos(source, out / "photographs")
-        show.warn(f"cut {len(whole)} installed photographs into tiles in {source}")
+        show.warn(f"cut installed photographs into tiles in {source}; held out {len(whole)}")
     else:
         whole = []
         show.warn(f"linked {own_photos(photos, source)} photos into {source}")
-    _step("shard", source, dataset, "--size", 96, "--val-percent", 10, "--photos-per-unit", 50)
+    _step("shard", source, dataset, "--size", 128, "--val-percent", 10, "--photos-per-unit", 50)
     _step("priors", dataset)
-    train_samples = json.loads((dataset / "dataset.json").read_text())["counts"]["train"]
-    epochs = max(1, round(photo_steps / max(1, train_samples)))
-    settings = {
-        "model.channels": 16,
-        "data.batch": 8,
-        "optim.lr": 2e-3,
-        "train.epochs": epochs,
-        "train.eval_every": max(1, epochs // 10),
-        "train.ema": 0.995,
-    }
-    overrides = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    settings = ["data.batch=16", "optim.lr=5e-4"]
+    epochs, speed = epochs_for(dataset, settings, seconds)
+    show.warn(f"{speed:.0f} photos/s in a training step here: training for {epochs} epochs")
+    settings += [f"train.epochs={epochs}", f"train.eval_every={max(1, epochs // 4)}"]
+    overrides = [part for each in settings for part in ("--set", each)]
     _step(
-        "train", dataset, "--recipe", "simple", *overrides,
+        "train", dataset, "--from", "start", *overrides,
         "--out", model, "--tracking-uri", uri, "--name", "demo",
     )  # fmt: skip
     _step("eval", model, dataset, "--picture", out / "validation.png")

@@ -21,7 +21,7 @@ FLOORS = ("cli", "tune", "pipelines", "colorcore")
 """Top to bottom: a floor imports itself and the floors below it."""
 ROOMS: Mapping[str, Sequence[frozenset[str]]] = {
     "colorcore": (
-        frozenset({"options", "torch_internals", "waiting"}),
+        frozenset({"allocator", "options", "torch_internals", "waiting"}),
         frozenset({"storage"}),
         frozenset({"blocks", "color", "photos"}),
         frozenset({"models", "scores", "dataset"}),

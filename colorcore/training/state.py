@@ -13,6 +13,7 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
+from colorcore.allocator import keep_freed_memory
 from colorcore.blocks.mixup import blend_next
 from colorcore.checkpoints.checkpoint import Checkpoint, CheckpointError, ends
 from colorcore.checkpoints.optimizer_state import optimizer_state, restore_optimizer, weights_under
@@ -28,7 +29,6 @@ from colorcore.scores.loss_history import LossHistory
 from colorcore.scores.metrics import HIGHER_IS_BETTER
 from colorcore.scores.signs import Sign, find_signs
 from colorcore.training.adversary import Adversary, influence
-from colorcore.training.allocator import keep_freed_memory
 from colorcore.training.augment import augment
 from colorcore.training.encoder import parameter_groups, set_learning
 from colorcore.training.events import ValidationEvent

@@ -14,7 +14,7 @@ SCRIPT = """
 import resource
 import torch
 from torch import nn
-from colorcore.training.allocator import keep_freed_memory
+from colorcore.allocator import keep_freed_memory
 
 torch.set_num_threads(1)
 layers = [(nn.LazyConv2d(16, 3, padding=1), nn.GroupNorm(4, 16), nn.ReLU()) for _ in range(4)]
