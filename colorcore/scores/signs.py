@@ -14,7 +14,7 @@ make a brown picture colourful.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from colorcore.scores.color_statistics import PURPLE
@@ -27,6 +27,10 @@ FOCUSED = 0.9
 """Bound of ``hue_focus`` and ``axis_focus`` above which a picture seems to have one hue, or two,"""
 NARROWER = 4.0
 """... provided that the photos' own hues are spread at least this many times as much."""
+WELL = 0.005
+"""``gain`` from which two hues are no collapse. Of the models in docs/guides.md, those that paint
+everything in one hue gained at most .003, those with many hues at least .011.
+"""
 PURPLE_CAST = 6.0
 """Bound of ``purple``, in ab units."""
 WRONG_BRIGHTNESS = 10.0
@@ -90,6 +94,16 @@ def find_signs(statistics: Mapping[str, float], *, young: bool = False) -> tuple
     if young:
         return tuple(_divergence(statistics))
     return (*_divergence(statistics), *_colors(statistics), *_course(statistics))
+
+
+def without_excused(signs: Sequence[Sign], statistics: Mapping[str, float]) -> list[Sign]:
+    """The signs, without ``two_tone`` if the model does well all the same.
+
+    Few photos may have hardly more than two hues worth learning, and a model of them is no
+    collapse if its ``gain`` is at least .005.
+    """
+    does_well = statistics.get("gain", 0.0) >= WELL
+    return [sign for sign in signs if not (does_well and sign.name == "two_tone")]
 
 
 def _divergence(statistics: Mapping[str, float]) -> Iterator[Sign]:

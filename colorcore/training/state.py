@@ -343,6 +343,10 @@ class Training:
             statistics.add_state(sums[1])
         scores = evaluation.compute()
         measured = {**statistics.compute(), **self.history.compute()}
+        # A model from before the discriminator had its full say is the generator alone. It may
+        # score better, but is not what the recipe is for: it is the best only until then.
+        if self._plays(self.epoch) and not self._plays(self.epoch - self.recipe.train.eval_every):
+            self.best = None
         score, metric = scores[self.recipe.train.metric], self.recipe.train.metric
         sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
         is_best = self.best is None or sign * score > sign * self.best
@@ -362,6 +366,13 @@ class Training:
             signs=signs,
             is_last=self.is_over,
         )
+
+    def _plays(self, epoch: int) -> bool:
+        """Whether the adversarial terms have their full influence after an epoch."""
+        if self.adversary is None:
+            return False
+        done = epoch * len(self.loader)
+        return influence(self.adversary.part.warmup, done, self.total_steps) >= 1.0
 
     def checkpoint(self, scores: dict[str, float]) -> Checkpoint:
         """The complete state of the training, after any step."""

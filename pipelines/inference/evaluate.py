@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn import functional as F
 
 from colorcore.checkpoints.checkpoint import load_checkpoint
 from colorcore.color.lab import decode_lab
@@ -132,9 +133,9 @@ def evaluate_model(
 
     Raises:
         CheckpointError, DatasetError: the checkpoint is missing, or the dataset is damaged.
-        WrongCallError: ``photos`` does not exist, has samples of another size, or has a dataset
-            among several places; the model has no such setting; ``front`` does not end in .png; or
-            there is a file to be written, and it is no earlier one.
+        WrongCallError: ``photos`` does not exist, has smaller samples than the model's, or has a
+            dataset among several places; the model has no such setting; ``front`` does not end in
+            .png; or there is a file to be written, and it is no earlier one.
         JobError: no photo could be read, or one of several places holds none.
     """
     if front is not None and front.suffix.lower() != ".png":
@@ -154,12 +155,13 @@ def evaluate_model(
                 f"{len(places)} places; score it by itself"
             )
         size = read_info(dataset).settings.size
-        if size != checkpoint.size:
+        if size < checkpoint.size:
             raise WrongCallError(
-                f"expected samples of {checkpoint.size} px, on which the model was trained, found "
-                f"{size} px in {dataset}; shard the photos with --size {checkpoint.size}"
+                f"expected samples of at least {checkpoint.size} px, on which the model was "
+                f"trained, found {size} px in {dataset}; shard the photos with "
+                f"--size {checkpoint.size}"
             )
-        batches = val_batches(Samples(dataset, "val"), BATCH)
+        batches = _reduced(val_batches(Samples(dataset, "val"), BATCH), checkpoint.size)
     else:
         batches = read.batches(open_sources(places), checkpoint.size)
     shown: list[Tensor] = []
@@ -267,6 +269,16 @@ def _plot(report: EvalReport, front: FrontReport, title: str) -> None:
         if setting.chroma not in WIDER or setting in front.marked.values()
     }
     write_whole(front.picture, draw_front(shown, scores, front.marked, title))
+
+
+def _reduced(batches: Iterator[Tensor], size: int) -> Iterator[Tensor]:
+    """Stored LAB (B, 3, H, W) uint8, downsampled to ``size`` if it is larger."""
+    for batch in batches:
+        if batch.shape[-1] == size:
+            yield batch
+        else:
+            small = F.interpolate(batch.float(), size=(size, size), mode="bilinear", antialias=True)
+            yield small.round().clamp(0, 255).to(torch.uint8)
 
 
 def _keep_first(batches: Iterator[Tensor], shown: list[Tensor]) -> Iterator[Tensor]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TypedDict
 
+from colorcore.scores.signs import without_excused
 from colorcore.training.events import Observer, ValidationEvent
 
 
@@ -82,7 +83,7 @@ class StepwiseTraining(Observer):
             epoch=event.epoch,
             training_iteration=event.epoch,
             scores=event.scores,
-            signs=[sign.name for sign in event.signs],
+            signs=[sign.name for sign in without_excused(event.signs, event.statistics)],
             seconds=time.perf_counter() - self._since,
             done=event.is_last,
         )

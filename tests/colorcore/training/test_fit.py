@@ -406,3 +406,19 @@ def test_a_resumed_training_remembers_how_long_it_has_waited(data: FitData, tmp_
     fit(recipe, data, tmp_path / "parts", resume=resume, observers=[rest])
     assert len(rest.validations) == 1
     assert bytes_of(tmp_path / "parts") == bytes_of(tmp_path / "whole")
+
+
+def test_the_best_of_a_game_is_not_from_before_it_began(data: FitData, tmp_path: Path):
+    """Its warm-up and fading in take two of five epochs; the score is best after the first."""
+    recipe = recipe_of(
+        *JUDGED, "train.metric=cf_gap", "train.epochs=5", "discriminator.warmup=0.2",
+        "optim.lr=0.1", "optim.warmup=0", "train.ema=0",
+    )  # fmt: skip
+    diary = Diary()
+    fit(recipe, data, tmp_path, observers=[diary])
+    gaps = [each.scores["cf_gap"] for each in diary.validations]
+    assert min(gaps) == gaps[0]
+    assert [each.is_best for each in diary.validations][:2] == [True, True]
+    best = load_checkpoint(tmp_path / "best")
+    played = min(range(1, 5), key=lambda number: gaps[number])
+    assert best.epoch == played + 1 > 1

@@ -14,6 +14,7 @@ from colorcore.checkpoints.checkpoint import (
 )
 from colorcore.color.lab import decode_lab
 from colorcore.inference.evaluate import evaluate
+from colorcore.losses import build_terms
 from colorcore.losses.term import LossError
 from colorcore.models import build_model
 from colorcore.recipes.recipe import load_recipe, recipe_names
@@ -122,6 +123,23 @@ def test_ranks_and_steps_draw_different_random_numbers(data: FitData, setting: s
         losses.append(float(train_step(training, batch)[0]))
     assert losses[0] == losses[1]
     assert len(set(losses)) == 3
+
+
+def test_targets_are_blended_as_the_features_are(data: FitData):
+    """The Huber term by hand, between a prediction and the blend that its shares name."""
+    recipe = load_recipe("lite0", ["data.batch=4", "model.channels=4", "model.mixup=0.5"])
+    training = Training(recipe, data, CPU, None)
+    lab = decode_lab(data.train.read(np.arange(4)))
+    torch.manual_seed(5)
+    prediction = training.forward(lab)
+    shares = prediction["shares"][:, None, None, None]
+    assert float(shares.min()) > 0
+    target = (1 - shares) * lab + shares * lab[[1, 2, 3, 0]]
+    terms = build_terms(recipe.loss, {}, data.palette)
+    expected = terms({"ab": prediction["ab"]}, target)[0]
+    loss, _ = training.losses(prediction, lab)
+    torch.testing.assert_close(loss, expected)
+    assert float(loss) != float(terms(prediction, lab)[0])
 
 
 def test_the_average_is_that_of_the_formula(data: FitData):

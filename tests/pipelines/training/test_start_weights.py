@@ -12,14 +12,15 @@ from mlflow import MlflowClient
 
 from colorcore.checkpoints.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from colorcore.checkpoints.foreign_unet import READINGS, load_old_checkpoint
+from colorcore.checkpoints.shipped import START
 from colorcore.color.lab import decode_lab
 from colorcore.color.palette import Palette, load_palette
 from colorcore.dataset.samples import Samples
 from colorcore.models import build_model
-from colorcore.recipes.recipe import load_recipe
+from colorcore.recipes.recipe import RecipeError, load_recipe
 from pipelines.errors import WrongCallError
 from pipelines.training.driver import TrainReport, train
-from pipelines.training.start_weights import choose_start_weights, measure_readings
+from pipelines.training.start_weights import choose_start_weights, measure_readings, recipe_of
 from tests.colorcore.checkpoints.made_up_unet import UNetColorizer, save
 from tests.trainings import TINY
 
@@ -159,3 +160,28 @@ def test_not_with_resume(trained: TrainReport, dataset_with_palette: Path, track
             dataset_with_palette, load_recipe("unet-l1", TINY), trained.out, tracking_uri=tracking,
             resume=True, initial=trained.out,
         )  # fmt: skip
+
+
+def test_the_shipped_model_keeps_its_name_and_brings_its_recipe(val, palette) -> None:
+    recipe = recipe_of(START, ["train.epochs=2"])
+    assert recipe is not None
+    assert (recipe.model.name, recipe.train.epochs) == ("lite-unet", 2)
+    start = choose_start_weights(START, recipe, palette, val, None)
+    assert start.source == START  # not a path, which is another one on another node
+    expected = load_checkpoint(START).weights
+    assert all(torch.equal(value, expected[name]) for name, value in start.weights().items())
+    with pytest.raises(WrongCallError, match=r"--set model\.name=lite-unet"):
+        choose_start_weights(START, load_recipe("unet-l1"), palette, val, None)
+
+
+def test_the_recipe_of_a_checkpoint_is_taken_and_that_of_an_old_file_is_not(
+    trained: TrainReport, old_file: Path
+) -> None:
+    own = load_checkpoint(trained.out).recipe
+    assert recipe_of(trained.out, []) == own
+    changed = recipe_of(trained.out, ["optim.lr=1e-5", "optim.clip=none"])
+    assert changed is not None
+    assert (changed.optim.lr, changed.optim.clip) == (1e-5, None)
+    assert recipe_of(old_file, []) is None
+    with pytest.raises(RecipeError, match=r"the recipe of .*unknown key optim\.lrr"):
+        recipe_of(trained.out, ["optim.lrr=1"])

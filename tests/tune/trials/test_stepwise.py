@@ -30,6 +30,7 @@ class Course:
                     epoch=epoch,
                     scores={"psnr": 20.0 + epoch},
                     signs=[SimpleNamespace(name="grey")],
+                    statistics={},
                     is_last=epoch == EPOCHS,
                 )
                 observer.on_saved(event)
