@@ -43,7 +43,7 @@ def demo(
         show.warn(f"linked {own_photos(photos, source)} photos into {source}")
     _step("shard", source, dataset, "--size", 128, "--val-percent", 10, "--photos-per-unit", 50)
     _step("priors", dataset)
-    settings = ["data.batch=16", "optim.lr=5e-4"]
+    settings = ["data.batch=16", "optim.lr=1e-4"]
     epochs, speed = epochs_for(dataset, settings, seconds)
     show.warn(f"{speed:.0f} photos/s in a training step here: training for {epochs} epochs")
     settings += [f"train.epochs={epochs}", f"train.eval_every={max(1, epochs // 4)}"]

@@ -34,8 +34,8 @@ MAX_PHOTOS = 2000
 """The demo uses at most this many of the user's own photos."""
 TRAIN_S = 90.0
 """Seconds that the demo's training should take on any machine."""
-MAX_EPOCHS = 12
-"""Enough for a few hundred samples; more would only learn them by heart."""
+MAX_EPOCHS = 6
+"""Enough for a few hundred samples; more would forget what the model knew of all others."""
 _WARM, _TIMED = 2, 4
 """Steps before the speed is measured, and steps that measure it."""
 MAX_SHOWN = 8
