@@ -4,6 +4,7 @@ guides     the table of docs/guides.md; guides_run is one training, guides_overf
 peer_gan   a recipe of ours and a pix2pix colorizer, with the same CPU time
 pretrained what ImageNet's weights in the encoder are worth
 start      trains the model that ships as `start`, and writes its card
+stages     which stages of the encoder tell colours
 search     how soon `cc tune` finds what random search finds: docs/tuning.md
 features   what KID and the perceptual distance see of changed colours: docs/training.md
 equal      the sides of all of these at equal colourfulness, with their spread over seeds
