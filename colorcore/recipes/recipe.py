@@ -30,7 +30,7 @@ RECIPES = Path(__file__).parent
 OFF = "none"
 """Spelling of None in a recipe's file and in an override, because TOML has no null."""
 DEFAULT = "lite0"
-"""The recipe of commands that are given none: the best one in docs/guides.md."""
+"""The recipe of commands that are given none: the best in docs/guides.md that fits any palette."""
 DEFAULT_MODEL = "unet"
 Decay = Annotated[float, Field(ge=0, lt=1)]
 

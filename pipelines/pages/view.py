@@ -22,7 +22,6 @@ from pipelines.tracking.names import (
     BEST,
     BEST_PICTURE_KEY,
     BEST_STEP,
-    EQUAL_CF,
     EXPERIMENT,
     OUTCOME_TAG,
     PICTURE_KEY,
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
 
 CURVES = ("val/cf_gap", "val/psnr", "train/loss")
 """Curves that the page shows in addition to the objectives'."""
-COMPARED = ("auc_balanced", "psnr")
-"""Scores at equal colourfulness in the table of trials; only trials that finished have them."""
 
 
 # -- links ----------------------------------------------------------------------------------------
@@ -169,7 +166,6 @@ def _charts(study: Study, axes: Sequence[str]) -> dict[str, Any]:
         "groupBy": None,
         "selectedColumns": [
             *(f"metrics.`{key}`" for key in study.objectives),
-            *(f"metrics.`{EQUAL_CF}{name}`" for name in COMPARED),
             *(f"params.`{key}`" for key in axes),
             f"tags.`{OUTCOME_TAG}`",
             f"tags.`{REASON_TAG}`",

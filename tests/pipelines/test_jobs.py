@@ -101,12 +101,25 @@ def test_eval_of_a_folder_counts_what_it_cannot_read(
         assert picture.size == (3 * 64 + 2 * 4, 16 * 64 + 15 * 4)
 
 
-def test_eval_refuses_samples_of_another_size(
+def test_eval_refuses_samples_smaller_than_the_models(
     trained: TrainReport, build_dataset, photo_folder, tmp_path: Path
 ) -> None:
-    build_dataset([photo_folder.path], tmp_path / "other", size=32)
-    with pytest.raises(WrongCallError, match="expected samples of 64 px"):
-        evaluate_model(trained.out, tmp_path / "other")
+    build_dataset([photo_folder.path], tmp_path / "small", size=32)
+    with pytest.raises(WrongCallError, match="expected samples of at least 64 px"):
+        evaluate_model(trained.out, tmp_path / "small")
+
+
+def test_eval_of_larger_samples_is_that_of_the_same_photos_at_the_models_size(
+    trained: TrainReport, build_dataset, photo_folder, tmp_path: Path
+) -> None:
+    """But for resampling twice: the split is that of the photos' bytes."""
+    build_dataset([photo_folder.path], tmp_path / "large", size=128)
+    large = evaluate_model(trained.out, tmp_path / "large")
+    build_dataset([photo_folder.path], tmp_path / "same", size=64)
+    same = evaluate_model(trained.out, tmp_path / "same")
+    assert large.size == same.size == 64
+    assert large.scores["grey"]["photos"] == same.scores["grey"]["photos"]
+    assert large.scores["model"]["ab_l1"] == pytest.approx(same.scores["model"]["ab_l1"], rel=0.05)
 
 
 def test_eval_of_an_empty_folder(trained: TrainReport, tmp_path: Path) -> None:

@@ -111,4 +111,7 @@ def test_the_default_is_the_best_recipe_and_a_space_centred_on_it(dry_run) -> No
     assert list(shown["space"]) == ["optim.lr", "model.channels"]
     assert math.sqrt(math.prod(shown["space"]["optim.lr"]["log"])) == pytest.approx(own.optim.lr)
     assert own.model.options()["channels"] in shown["space"]["model.channels"]["choices"]
-    assert shown["first"][0] == {"optim.lr": own.optim.lr, "model.channels": 32}
+    assert shown["first"][0] == {
+        "optim.lr": own.optim.lr,
+        "model.channels": own.model.options()["channels"],
+    }

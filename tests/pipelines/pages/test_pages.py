@@ -113,9 +113,7 @@ def test_trials_are_ordered_by_their_best_score_where_they_have_one(
     assert charts["PARALLEL"]["selectedMetrics"] == ["best/psnr"]
     assert charts["LINE"]["metricKey"] == "val/psnr"  # its curve over the validations
     columns = shown["selectedColumns"]
-    assert columns[:3] == [
-        "metrics.`best/psnr`", "metrics.`equal_cf/auc_balanced`", "metrics.`equal_cf/psnr`"
-    ]  # fmt: skip
+    assert columns[:2] == ["metrics.`best/psnr`", "params.`lr`"]
 
 
 def test_without_a_best_score_the_recipes_metric_counts(
