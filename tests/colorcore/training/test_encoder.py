@@ -23,9 +23,9 @@ def recipe_of(*sets: str) -> Recipe:
 
 
 def stages_of(folder: Path) -> list[dict[str, torch.Tensor]]:
-    """The encoder's weights by part: the stem, then seven stages."""
+    """The encoder's weights by part: the stem, then six stages."""
     weights = load_checkpoint(folder).weights
-    parts: list[dict[str, torch.Tensor]] = [{} for _ in range(8)]
+    parts: list[dict[str, torch.Tensor]] = [{} for _ in range(7)]
     for name, value in weights.items():
         if name.startswith("encoder.stem"):
             parts[0][name] = value
@@ -42,7 +42,7 @@ def imagenet() -> list[dict[str, torch.Tensor]]:
         {name: state[name] for name in names}
         for names in (
             [name for name in state if name.startswith("encoder.stem")],
-            *([n for n in state if n.startswith(f"encoder.stages.{i}.")] for i in range(7)),
+            *([n for n in state if n.startswith(f"encoder.stages.{i}.")] for i in range(6)),
         )
     ]
 
@@ -58,10 +58,10 @@ def changed(folder: Path) -> list[bool]:
 @pytest.mark.parametrize(
     ("sets", "expected"),
     [
-        ((), [False] * 8),
-        (("optim.encoder_lr=0.1",), [True] * 8),
-        (("optim.encoder_lr=1.0", "optim.encoder_stages=2"), [False] * 6 + [True] * 2),
-        (("optim.encoder_lr=0.1", "optim.freeze_epochs=2"), [False] * 8),
+        ((), [False] * 7),
+        (("optim.encoder_lr=0.1",), [True] * 7),
+        (("optim.encoder_lr=1.0", "optim.encoder_stages=2"), [False] * 5 + [True] * 2),
+        (("optim.encoder_lr=0.1", "optim.freeze_epochs=2"), [False] * 7),
     ],
 )
 def test_only_what_the_recipe_says_learns(sets, expected, data: FitData, tmp_path: Path) -> None:
