@@ -87,17 +87,22 @@ def installed_photos(folder: Path, whole_folder: Path) -> list[Path]:
 
     folder.mkdir(parents=True)
     whole_folder.mkdir(parents=True)
-    for path in map(_installed, COLOUR):
+    for path in map(installed_photo, COLOUR):
         with Image.open(path) as photo:
             rgb = photo.convert("RGB")
         for number, box in enumerate(_tiles(*rgb.size)):
             rgb.crop(box).save(folder / f"{path.stem}-{number:02d}.png")
-    for path in map(_installed, GREY):
+    for path in map(installed_photo, GREY):
         shutil.copy(path, folder / path.name)
-    return [Path(shutil.copy(_installed(name), whole_folder)) for name in HELD_OUT]
+    return [Path(shutil.copy(installed_photo(name), whole_folder)) for name in HELD_OUT]
 
 
-def _installed(name: str) -> Path:
+def installed_photo(name: str) -> Path:
+    """The path of a photograph such as "sklearn/china.jpg".
+
+    Raises:
+        WrongCallError: scikit-image is not installed.
+    """
     package, file = name.split("/")
     if package == "sklearn":
         import sklearn.datasets

@@ -1,4 +1,4 @@
-"""Random flips, crops, light changes of a batch, on its device."""
+"""Random flips, crops and light changes of a batch, on its device."""
 
 from __future__ import annotations
 
@@ -55,8 +55,7 @@ def bend_lightness(lab: Tensor, exponents: Tensor) -> Tensor:
     """Bend the tone curve of each photo: L becomes 100 · (L/100)^exponent, a and b stay.
 
     lab (B, 3, H, W) CIELAB, exponents (B,) above 0 -> the same shape. Black and white stay; below
-    1 what is between gets lighter, above 1 darker. Old prints and scans differ in this most of
-    all, and a model must give a face the same colour at each.
+    1 what is between gets lighter, above 1 darker, as in a fainter or a denser print.
     """
     L, ab = lab[:, :1], lab[:, 1:]
     bent = 100.0 * (L / 100.0).clamp(min=0.0) ** exponents[:, None, None, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,16 @@ class Photos:
         if self.test is not None:
             sets["test"] = list(torch.from_numpy(np.load(self.test)).split(BATCH))
         return sets
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """The options of :func:`prepare`; an experiment adds its own."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--photos", type=Path, required=True, help="photos to train on")
+    parser.add_argument("--test", type=Path, help="photos of another source, which choose nothing")
+    parser.add_argument("--size", type=int, default=128, help="side of the samples in pixels")
+    parser.add_argument("--out", type=Path, required=True, help="folder for all output")
+    return parser
 
 
 def prepare(photos: Path, test: Path | None, size: int, out: Path) -> Photos:

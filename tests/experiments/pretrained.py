@@ -10,7 +10,6 @@ spread. Results are kept per variant and seed, and trained only once.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +30,7 @@ from colorcore.scores.spread import spread_of
 from colorcore.training.fit import fit, train_step
 from colorcore.training.state import Training
 from tests.experiments.equal import COLUMNS, Front, equal_table, front_of
-from tests.experiments.photos import Photos, prepare
+from tests.experiments.photos import Photos, arguments, prepare
 
 COMMON = ("train.ema=0.998", "train.precision=fp32")
 VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -144,11 +143,7 @@ def _line(name: str, rows: Sequence[Mapping[str, float]]) -> None:
 
 def main() -> None:
     """Train what is missing, then report."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--test", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--size", type=int, default=128)
+    parser = arguments(__doc__)
     parser.add_argument("--cpu-s", type=float, default=480.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))

@@ -1,6 +1,6 @@
 """Which stages of EfficientNet-Lite0 tell colours: a linear fit on each, scored on unseen photos.
 
-    python -m tests.experiments.stages --photos DIR --test DIR --out FOLDER --size 160
+    python -m tests.experiments.stages --photos DIR --test DIR --out FOLDER
 
 The maps of one stage, or of several, at 1/16 of the photo's size, are the inputs of a ridge
 regression to (a, b), in closed form: no training, no seed. R² is the share of the variance of ab
@@ -10,9 +10,7 @@ the validation photos.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,7 +19,7 @@ from torch.nn import functional as F
 from colorcore.blocks.efficientnet_lite import EfficientNetLite
 from colorcore.color.lab import decode_lab, lightness_to_grey
 from colorcore.dataset.loader import val_batches
-from tests.experiments.photos import BATCH, Photos, prepare
+from tests.experiments.photos import BATCH, Photos, arguments, prepare
 
 CHOICES = ((0,), (1,), (2,), (3,), (4,), (5,), (6,), (2, 4, 5), (2, 4, 5, 6), (0, 1, 2, 4, 5))
 PENALTIES = (0.03, 0.1, 0.5, 1.5, 4.0)
@@ -101,12 +99,7 @@ def report(photos: Photos, choices: Sequence[Sequence[int]]) -> None:
 
 def main() -> None:
     """Fit and score."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--test", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--size", type=int, default=128)
-    options = parser.parse_args()
+    options = arguments(__doc__).parse_args()
     report(prepare(options.photos, options.test, options.size, options.out), CHOICES)
 
 

@@ -9,7 +9,6 @@ validation photos, read at equal colourfulness, is shipped. The test photos choo
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -31,9 +30,8 @@ from colorcore.models.decoding import Decoding
 from colorcore.recipes.recipe import load_recipe
 from colorcore.scores.spread import spread_of
 from colorcore.training.fit import fit
-from tests.experiments.photos import Photos, prepare
+from tests.experiments.photos import Photos, arguments, prepare
 
-SIZE = 128
 VIVID = Decoding(chroma=1.4)
 """The shipped decoding. The chroma that balanced AuC chooses is about 1, whose colours are right
 but pale; this one costs little of it and shows more of what the model has learned.
@@ -173,17 +171,16 @@ def _row(title: str, scores: Sequence[Mapping[str, float]], *, known: bool) -> s
 
 def main() -> None:
     """Train, choose, ship."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--test", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser = arguments(__doc__)
     parser.add_argument("--source", default="a folder", help="what the photos are, for the card")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
     parser.add_argument("--at-once", type=int, default=2)
     parser.add_argument("--ship", action="store_true")
     options = parser.parse_args()
-    photos = prepare(options.photos, options.test, SIZE, options.out)
+    if options.test is None:
+        parser.error("--test: the card needs photos that chose nothing")
+    photos = prepare(options.photos, options.test, options.size, options.out)
     with ProcessPoolExecutor(options.at_once, get_context("spawn")) as pool:
         jobs = [pool.submit(train, photos, options.out, s, options.set) for s in options.seeds]
         trained = [job.result() for job in jobs]

@@ -24,7 +24,7 @@ from colorcore.color.lab import decode_lab
 from colorcore.dataset.sample import lab_of
 from colorcore.inference.predict import predict_lab
 from colorcore.photos.refusal import PhotoLimits
-from pipelines.demo import COLOUR, HELD_OUT, _installed
+from pipelines.demo import COLOUR, HELD_OUT, installed_photo
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def photographs() -> dict[str, torch.Tensor]:
     limits = PhotoLimits(min_side=1, max_aspect=float("inf"))
     return {
         Path(name).stem: decode_lab(
-            torch.from_numpy(lab_of(_installed(name).read_bytes(), 128, limits))[None]
+            torch.from_numpy(lab_of(installed_photo(name).read_bytes(), 128, limits))[None]
         )
         for name in (*COLOUR, *HELD_OUT)
     }
