@@ -21,7 +21,8 @@ def train(
         str | None,
         typer.Option(
             metavar="NAME|FILE",
-            help="Built-in recipe or a TOML file (default: that of --from, or lite0).",
+            help="Name of a built-in recipe, or a .toml file (default: the recipe of --from, or of "
+            "the training that is resumed, else lite0).",
         ),
     ] = None,
     set_: Overrides = None,
@@ -63,24 +64,20 @@ def train(
     require_writable(open_store(out))
     check_store(uri)
     # What imports torch comes after the errors that are certain.
-    from colorcore.recipes.recipe import DEFAULT, load_recipe
     from pipelines.tracking.model import local_model
     from pipelines.training import driver
     from pipelines.training.job import parse_workers
-    from pipelines.training.start_weights import recipe_of
+    from pipelines.training.start_weights import choose_recipe
 
     start = None if from_ is None else local_model(from_, uri)
-    loaded = recipe_of(start, set_ or []) if start is not None and recipe is None else None
-    title = recipe or (DEFAULT if loaded is None else str(from_))
-    if loaded is None:
-        loaded = load_recipe(recipe or DEFAULT, set_ or [])
+    loaded, title = choose_recipe(recipe, set_ or [], start, out if resume else None)
     with show.progress("train") as advance:
         report = driver.train(
             dataset,
             loaded,
             out,
             tracking_uri=uri,
-            name=name or Path(title).stem,
+            name=name or title,
             workers=parse_workers(workers),
             resume=resume,
             initial=start,

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from colorcore.checkpoints.checkpoint import load_checkpoint
+from colorcore.checkpoints.checkpoint import has_checkpoint, load_checkpoint
 from colorcore.checkpoints.foreign_unet import READINGS, OldCheckpoint, load_old_checkpoint
 from colorcore.checkpoints.shipped import SHIPPED
 from colorcore.color.lab import decode_lab, normalize_L
 from colorcore.dataset.samples import Samples
 from colorcore.models import AnswersInBins, build_model
-from colorcore.recipes.recipe import overridden
+from colorcore.recipes.recipe import DEFAULT, load_recipe, overridden
 from colorcore.storage.location import open_store
 from pipelines.errors import WrongCallError
 
@@ -35,7 +35,7 @@ PHOTOS = 6
 """Photos on which the readings of an old file are compared."""
 SIDE = 128
 """Their side in pixels, or up to twice that; they are small because the CPU does it."""
-FREE = frozenset({"dropout", "encoder_weights"})
+FREE = frozenset({"dropout", "encoder_weights", "mixup"})
 """Options of a model that do not change the weights it can load."""
 CLEAR = 1.02
 """Minimum ratio of the second best reading's error to the best one's."""
@@ -58,6 +58,30 @@ class StartWeights:
         if self.reading is not None:
             return load_old_checkpoint(Path(self.source)).weights(READINGS[self.reading])
         return load_checkpoint(self.source).weights
+
+
+def choose_recipe(
+    recipe: str | None,
+    overrides: Iterable[str],
+    start: str | Path | None,
+    resumed: str | Path | None,
+) -> tuple[Recipe, str]:
+    """The recipe to train with, and a name for the run.
+
+    Without ``recipe``, a name or a file, a training goes on as it began: like ``resumed``,
+    the folder of a training, or like ``start``, a checkpoint. Otherwise it has the default recipe.
+
+    Raises:
+        CheckpointError: ``start`` is no checkpoint.
+        RecipeError: there is no such recipe, or an override is wrong.
+    """
+    if recipe is None:
+        if resumed is not None and has_checkpoint(open_store(resumed).below("last")):
+            start = resumed
+        if start is not None and (own := recipe_of(start, overrides)) is not None:
+            return own, Path(start).stem
+    recipe = recipe or DEFAULT
+    return load_recipe(recipe, overrides), Path(recipe).stem
 
 
 def recipe_of(source: str | Path, overrides: Iterable[str]) -> Recipe | None:

@@ -17,10 +17,15 @@ from colorcore.color.lab import decode_lab
 from colorcore.color.palette import Palette, load_palette
 from colorcore.dataset.samples import Samples
 from colorcore.models import build_model
-from colorcore.recipes.recipe import RecipeError, load_recipe
+from colorcore.recipes.recipe import DEFAULT, RecipeError, load_recipe
 from pipelines.errors import WrongCallError
 from pipelines.training.driver import TrainReport, train
-from pipelines.training.start_weights import choose_start_weights, measure_readings, recipe_of
+from pipelines.training.start_weights import (
+    choose_recipe,
+    choose_start_weights,
+    measure_readings,
+    recipe_of,
+)
 from tests.colorcore.checkpoints.made_up_unet import UNetColorizer, save
 from tests.trainings import TINY
 
@@ -185,3 +190,23 @@ def test_the_recipe_of_a_checkpoint_is_taken_and_that_of_an_old_file_is_not(
     assert recipe_of(old_file, []) is None
     with pytest.raises(RecipeError, match=r"the recipe of .*unknown key optim\.lrr"):
         recipe_of(trained.out, ["optim.lrr=1"])
+
+
+def test_a_training_goes_on_with_the_recipe_that_it_began_with(
+    trained: TrainReport, old_file: Path, tmp_path: Path
+) -> None:
+    own = load_checkpoint(trained.out).recipe
+    assert own != load_recipe(DEFAULT)
+    out = Path(trained.out)
+    assert choose_recipe(None, [], None, out) == (own, out.stem)
+    assert choose_recipe(None, [], trained.out, None) == (own, out.stem)
+    assert choose_recipe(None, [], START, None) == (load_checkpoint(START).recipe, START)
+    # What is named counts, and where nothing is continued, the default.
+    assert choose_recipe("simple", [], trained.out, out) == (load_recipe("simple"), "simple")
+    for start, resumed in ((None, None), (None, tmp_path / "nowhere"), (old_file, None)):
+        assert choose_recipe(None, [], start, resumed) == (load_recipe(DEFAULT), DEFAULT)
+
+
+def test_mixup_is_free_as_it_has_no_weights(val, palette) -> None:
+    recipe = load_recipe("lite0", ["model.mixup=0.1"])
+    assert choose_start_weights(START, recipe, palette, val, None).source == START
