@@ -39,7 +39,8 @@ def train(
         typer.Option(
             "--from",
             metavar="MODEL|FILE.pt",
-            help="Start from the weights of a checkpoint, or of an old .pt file of a UNet.",
+            help="Start from the weights of a checkpoint, or of an old .pt file of a UNet; "
+            "--resume does not read it again.",
         ),
     ] = None,
     from_reading: Annotated[
@@ -69,7 +70,8 @@ def train(
     from pipelines.training.job import parse_workers
     from pipelines.training.start_weights import choose_recipe
 
-    start = None if from_ is None else local_model(from_, uri)
+    # A training that is resumed has its weights; where it began may be gone.
+    start = None if from_ is None or resume else local_model(from_, uri)
     loaded, title = choose_recipe(recipe, set_ or [], start, out if resume else None)
     with show.progress("train") as advance:
         report = driver.train(

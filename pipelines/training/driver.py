@@ -87,8 +87,9 @@ def train(
     once. With a range as ``workers`` it continues with fewer when nodes are lost.
 
     ``initial`` is a checkpoint folder or an old .pt file whose weights a new training starts
-    from, ``reading`` the input convention of the latter. ``on_initial`` receives a description of
-    those weights; ``on_warning`` what the run in MLflow lacks at the end, and where that is.
+    from, ``reading`` the input convention of the latter. A resumed training does not read it again:
+    its own checkpoint holds the weights. ``on_initial`` receives a description of those weights;
+    ``on_warning`` what the run in MLflow lacks at the end, and where that is.
 
     Raises:
         WrongCallError: ``out`` holds another training, the batch is too small, a file of weights
@@ -101,18 +102,16 @@ def train(
         KeyboardInterrupt: it was interrupted before the first step, or twice.
         StorageError: a remote ``out`` or dataset cannot be reached.
     """
-    if initial is not None and resume:
-        raise WrongCallError(
-            "--from starts a new training, --resume continues one; give only one of them"
-        )
     job = prepare_job(dataset, recipe, out, workers)
     with claim(job.store, "cc train"):
         previous = _previous(job, resume=resume)
         tags = {DATASET_TAG: str(dataset), NOTE_TAG: recipe.about}
         start = None
-        if initial is None and previous is None:
+        if previous is not None:
+            pass  # its checkpoint holds all weights
+        elif initial is None:
             require_encoder(job.recipe)
-        if initial is not None:
+        else:
             palette = load_palette(job.dataset.below("palette"))
             val = Samples(job.dataset, "val")
             start = choose_start_weights(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -159,12 +160,22 @@ def test_a_training_starts_there_and_says_so(
     assert MlflowClient(tracking).get_run(report.run_id).data.tags["colorcore.from"] == line
 
 
-def test_not_with_resume(trained: TrainReport, dataset_with_palette: Path, tracking: str) -> None:
-    with pytest.raises(WrongCallError, match="only one of them"):
-        train(
-            dataset_with_palette, load_recipe("unet-l1", TINY), trained.out, tracking_uri=tracking,
-            resume=True, initial=trained.out,
-        )  # fmt: skip
+def test_the_same_command_with_resume_goes_on(
+    trained: TrainReport, dataset_with_palette: Path, tracking: str, tmp_path: Path
+) -> None:
+    """As the message after Ctrl-C says, and as schedulers do: the start weights are not read."""
+    out = tmp_path / "model"
+    shutil.copytree(trained.out, out)
+    told: list[str] = []
+    report = train(
+        dataset_with_palette, load_checkpoint(trained.best).recipe, out, tracking_uri=tracking,
+        resume=True, initial=tmp_path / "gone", on_initial=told.append,
+    )  # fmt: skip
+    assert told == []
+    assert report.run_id == trained.run_id
+    ended, before = (load_checkpoint(Path(each) / "last") for each in (out, trained.out))
+    assert ended.epoch == before.epoch
+    torch.testing.assert_close(ended.weights, before.weights, rtol=0, atol=0)
 
 
 def test_the_shipped_model_keeps_its_name_and_brings_its_recipe(val, palette) -> None:
