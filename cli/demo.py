@@ -24,11 +24,11 @@ def demo(
     from cli import show
     from pipelines.demo import (
         before_and_after,
-        epochs_for,
         held_out_photos,
         installed_photos,
         own_photos,
         start_demo,
+        training_settings,
     )
 
     if start_demo(out):
@@ -43,10 +43,8 @@ def demo(
         show.warn(f"linked {own_photos(photos, source)} photos into {source}")
     _step("shard", source, dataset, "--size", 128, "--val-percent", 10, "--photos-per-unit", 50)
     _step("priors", dataset)
-    settings = ["data.batch=16", "optim.lr=1e-4"]
-    epochs, speed = epochs_for(dataset, settings, seconds)
-    show.warn(f"{speed:.0f} photos/s in a training step here: training for {epochs} epochs")
-    settings += [f"train.epochs={epochs}", f"train.eval_every={max(1, epochs // 4)}"]
+    settings, speed = training_settings(dataset, seconds)
+    show.warn(f"{speed:.0f} photos/s in a training step here: training with {', '.join(settings)}")
     overrides = [part for each in settings for part in ("--set", each)]
     _step(
         "train", dataset, "--from", "start", *overrides,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
@@ -32,8 +32,9 @@ ZOOMS = (1, 2, 3, 4)
 """Divisors of a photograph's shorter side: the sides of the square tiles it is cut into."""
 MAX_PHOTOS = 2000
 """The demo uses at most this many of the user's own photos."""
-TRAIN_S = 90.0
-"""Seconds that the demo's training should take on any machine."""
+BATCH = 16
+LR = 1e-4
+"""A twentieth of the recipe's, so that a few photographs change little of what the model knows."""
 MAX_EPOCHS = 6
 """Enough for a few hundred samples; more would forget what the model knew of all others."""
 _WARM, _TIMED = 2, 4
@@ -126,12 +127,11 @@ def _tiles(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
                 yield left, top, left + side, top + side
 
 
-def epochs_for(
-    dataset: Path, overrides: Sequence[str], seconds: float = TRAIN_S
-) -> tuple[int, float]:
-    """Epochs of the model ``start`` that take about ``seconds`` here, and the photos per second.
+def training_settings(dataset: Path, seconds: float) -> tuple[list[str], float]:
+    """Settings of a training of ``start`` that takes about ``seconds`` here, and photos per second.
 
-    Measured on a few steps in this process, on one thread, as the training's worker has it.
+    The speed is measured on a few steps in this process, on one thread, as the training's worker
+    has it.
     """
     import torch
 
@@ -143,10 +143,13 @@ def epochs_for(
     from colorcore.training.state import FitData, Training
     from pipelines.training.start_weights import recipe_of
 
-    torch.set_num_threads(1)
-    recipe = recipe_of(START, overrides)
-    assert recipe is not None  # noqa: S101 - a checkpoint has one
     train = Samples(dataset, "train")
+    if not len(train):
+        raise WrongCallError(f"expected colourful photos to train on, {dataset} has none")
+    settings = [f"data.batch={min(BATCH, len(train))}", f"optim.lr={LR:g}"]
+    torch.set_num_threads(1)
+    recipe = recipe_of(START, settings)
+    assert recipe is not None  # noqa: S101 - a checkpoint has one
     fingerprint = read_info(dataset).fingerprint or ""
     data = FitData(train, train, load_palette(dataset / "palette"), (0.0, 0.0), fingerprint)
     training = Training(recipe, data, torch.device("cpu"), None)
@@ -157,7 +160,9 @@ def epochs_for(
     for _ in range(_TIMED):
         train_step(training, next(steps))
     speed = _TIMED * recipe.data.batch / (time.perf_counter() - started)
-    return max(1, min(MAX_EPOCHS, round(speed * seconds / len(train)))), speed
+    epochs = max(1, min(MAX_EPOCHS, round(speed * seconds / len(train))))
+    every = max(1, epochs // 4)
+    return [*settings, f"train.epochs={epochs}", f"train.eval_every={every}"], speed
 
 
 def held_out_photos(dataset: Path, folder: Path) -> list[Path]:

@@ -27,7 +27,7 @@ def test_the_demo_goes_from_photos_to_colourized_photos(tmp_path: Path) -> None:
     assert info.counts["train"] > 100
     assert info.refused is not None
     assert info.refused["greyscale"] >= len(GREY)
-    assert "photos/s in a training step here: training for" in answer.stderr
+    assert "photos/s in a training step here: training with data.batch=16" in answer.stderr
     for name in HELD_OUT:
         original = demo / "photographs" / Path(name).name
         made = demo / "pictures" / f"{original.stem}.png"
