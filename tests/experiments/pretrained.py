@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -23,9 +24,10 @@ import torch
 
 from colorcore.checkpoints.checkpoint import load_checkpoint
 from colorcore.color.bins import TEMPERATURE
-from colorcore.inference.evaluate import score_with_baselines
+from colorcore.inference.evaluate import evaluate, score_with_baselines, statistics_for
 from colorcore.models.decoding import Decoding
 from colorcore.recipes.recipe import Recipe, load_recipe
+from colorcore.scores.signs import find_signs
 from colorcore.scores.spread import spread_of
 from colorcore.training.fit import fit, train_step
 from colorcore.training.state import Training
@@ -48,6 +50,7 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
 }
+HUES = ("chroma_ratio", "hue_focus", "hue_focus_true", "gain")
 WARM, TIMED = 3, 8
 """Steps before the speed is measured, and steps that measure it."""
 
@@ -63,17 +66,16 @@ def recipe_of(name: str, seed: int, epochs: int) -> Recipe:
 def run(name: str, seed: int, photos: Photos, out: Path, cpu_s: float) -> dict[str, Any]:
     """Train one variant for about ``cpu_s``, and sweep its decodings on both sets of photos."""
     title = f"{name}, {seed}, {photos.size} px, {cpu_s:g} s"
-    file = out / "pretrained" / f"{title}.json"
+    file, folder = out / "pretrained" / f"{title}.json", out / "models" / title
+    torch.set_num_threads(1)
     if file.exists():
         found: dict[str, Any] = json.loads(file.read_text())
-        return found
-    torch.set_num_threads(1)
+        return {**found, "hues": hues_of(folder, photos)}
     bins = recipe_of(name, seed, 1).model.options().get("bins", 313)
     data = photos.fit_data(bins)
     per_epoch = cpu_s_per_epoch(recipe_of(name, seed, 1), data)
     epochs = max(2, round(cpu_s / per_epoch))
     started = time.process_time()
-    folder = out / "models" / title
     fit(recipe_of(name, seed, epochs), data, folder)
     used = time.process_time() - started
     best = load_checkpoint(folder / "best")
@@ -90,7 +92,22 @@ def run(name: str, seed: int, photos: Photos, out: Path, cpu_s: float) -> dict[s
         }
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(result, indent=1))
-    return result
+    return {**result, "hues": hues_of(folder, photos)}
+
+
+def hues_of(folder: Path, photos: Photos) -> dict[str, dict[str, Any]]:
+    """Per set of photos, what the model's signs are found in, and the signs."""
+    best = load_checkpoint(folder / "best")
+    found = {}
+    for split, batches in photos.held_out().items():
+        statistics = statistics_for(best.palette, best.mean_ab)
+        evaluate(best.model(), batches, best.palette, statistics=statistics)
+        values = statistics.compute()
+        found[split] = {
+            **{name: values[name] for name in HUES},
+            "signs": [sign.name for sign in find_signs(values)],
+        }
+    return found
 
 
 def cpu_s_per_epoch(recipe: Recipe, data: Any) -> float:
@@ -125,6 +142,19 @@ def report(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
             for name, runs in results.items()
         }
         print("", *equal_table(split, fronts), sep="\n")
+        print("", *hue_table(split, results), sep="\n")
+
+
+def hue_table(split: str, results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterable[str]:
+    """How many hues a model uses, and which signs that shows, in Markdown."""
+    yield f"| {split}, own decoding | {' | '.join(HUES)} | signs |"
+    yield "|---" * (len(HUES) + 2) + "|"
+    for name, runs in results.items():
+        rows = [each["hues"][split] for each in runs]
+        cells = [spread_of([row[key] for row in rows]).show(3) for key in HUES]
+        signs = Counter(sign for row in rows for sign in row["signs"])
+        named = ", ".join(f"{sign} ({count} of {len(rows)})" for sign, count in signs.items())
+        yield f"| {name} | {' | '.join(cells)} | {named or 'none'} |"
 
 
 def _own(model: Front) -> Iterable[Mapping[str, float]]:
