@@ -18,7 +18,7 @@ from torch import distributed
 
 from colorcore.color.lab import decode_lab, normalize_L
 from colorcore.dataset.loader import val_batches
-from colorcore.inference.equal_colorfulness import SHARE, Reading, read_at_shares
+from colorcore.inference.equal_colorfulness import EQUAL, JUDGE, SHARE, Reading, read_at_shares
 from colorcore.inference.evaluate import evaluation_for
 from colorcore.models.decoding import Decoding, completed, decode, own_decoding, scaled
 from colorcore.scores.metrics import HIGHER_IS_BETTER, Evaluation, grey_baseline
@@ -175,9 +175,11 @@ def choose_decoding(
     grey, *rows = scored(settings, stride)
     scores = dict(zip(settings, rows, strict=True))
     choices = {each: row for each, row in scores.items() if each.chroma in CHROMAS}
-    chosen = choose(choices, metric, own_decoding(model), grey[metric])
+    judge = JUDGE if metric == EQUAL else metric  # which no choice of chroma changes
+    chosen = choose(choices, judge, own_decoding(model), grey[judge])
     equal = read_at_shares(scores, [SHARE])[SHARE]
-    return chosen, scores[chosen] if stride == 1 else scored([chosen], 1)[1], equal
+    decoded = scores[chosen] if stride == 1 else scored([chosen], 1)[1]
+    return chosen, {**decoded, EQUAL: equal.scores[JUDGE] if equal else 0.0}, equal
 
 
 def scoring(

@@ -15,8 +15,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
+from typing import TYPE_CHECKING
 
-from colorcore.models.decoding import Decoding
+import torch
+
+from colorcore.color.colorfulness import colorfulness
+from colorcore.color.lab import lab_to_rgb
+from colorcore.models.decoding import Decoding, scaled
+from colorcore.scores.metrics import auc, stored_cells
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SHARES = (0.5, 0.75, 1.0)
 """Shares of the photos' mean CF at which models are compared: pale, lively, as the photos are."""
@@ -24,6 +33,12 @@ SHARE = 0.75
 """The share for a single figure per model: even pale regressions reach it, at chroma ×2 to ×2.6."""
 JUDGE = "auc_balanced"
 """Chooses among the temperatures of a bin model; higher is better."""
+EQUAL = f"{JUDGE}_equal_cf"
+"""The judge at ``SHARE`` of the photos' CF, among the scores of a training's validations."""
+VALIDATED = (0.5, 1.0, 1.4, 2.0, 2.8, 4.0)
+"""Chroma scales of the front that each validation of a training reads."""
+SMALL = 64
+"""Pixels: from twice this side on, a validation reads the front on every other row and column."""
 ROUNDING = 1e-6
 """A rise in CF that a grey model's rounding may cause."""
 
@@ -108,3 +123,66 @@ def _on_branch(
     chroma = read([decoding.chroma for decoding, _ in rising])
     scores = {name: read([row[name] for _, row in rising]) for name in rising[0][1]}
     return Reading(Decoding(rising[0][0].temperature, chroma), scores)
+
+
+class EqualColorfulness:
+    """Balanced AuC at ``SHARE`` of the photos' CF, added up batch by batch.
+
+    For the validations of a training, which cannot afford a sweep: one temperature, few chroma
+    scales, two metrics, and a quarter of the pixels of large photos. The state is one vector of
+    sums, as that of :class:`colorcore.scores.metrics.Evaluation`.
+
+    Args:
+        balance: (256, 256) float above 0, the weight of each stored (a, b) cell.
+    """
+
+    def __init__(self, balance: Tensor) -> None:
+        self._balance = balance.float()
+        # Photos, the sum of the true CF, then CF and balanced AuC of each chroma scale.
+        self._state = torch.zeros(2 + 2 * len(VALIDATED), dtype=torch.float64)
+
+    @torch.no_grad()
+    def update(self, lab_pred: Tensor, lab_true: Tensor) -> None:
+        """Add a batch of predictions and truth, LAB (B, 3, H, W) float."""
+        self._balance = self._balance.to(lab_true.device)
+        if min(lab_true.shape[-2:]) >= 2 * SMALL:
+            lab_pred, lab_true = lab_pred[..., ::2, ::2], lab_true[..., ::2, ::2]
+        L, ab, ab_true = lab_true[:, :1], lab_pred[:, 1:], lab_true[:, 1:]
+        weights = self._balance[stored_cells(ab_true)]
+        sums = [L.new_tensor(len(L)), _colorfulness(lab_true).sum()]
+        for chroma in VALIDATED:
+            turned = scaled(ab, chroma)
+            sums += [
+                _colorfulness(torch.cat([L, turned], dim=1)).sum(),
+                auc(turned, ab_true, weights).sum(),
+            ]
+        self._state += torch.stack(sums).cpu().double()
+
+    def state(self) -> Tensor:
+        """The sums so far, as a float64 vector on the CPU; states can be added."""
+        return self._state.clone()
+
+    def add_state(self, state: Tensor) -> None:
+        """Add the state of another one."""
+        self._state += state.to(self._state)
+
+    def compute(self) -> float:
+        """The balanced AuC; 0 for a model that is nowhere as colourful, or has no finite colours.
+
+        Raises:
+            ValueError: no photo was added.
+        """
+        photos, true, *sums = self._state.tolist()
+        if not photos:
+            raise ValueError("nothing to evaluate: no photo was added")
+        pairs = zip(sums[::2], sums[1::2], strict=True)
+        front = {
+            Decoding(None, chroma): {"cf": cf / photos, JUDGE: judged / photos}
+            for chroma, (cf, judged) in zip(VALIDATED, pairs, strict=True)
+        }
+        reading = read_at(front, SHARE * true / photos)
+        return 0.0 if reading is None else reading.scores[JUDGE]
+
+
+def _colorfulness(lab: Tensor) -> Tensor:
+    return colorfulness(lab_to_rgb(lab) * 255.0)

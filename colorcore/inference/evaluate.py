@@ -9,6 +9,7 @@ import torch
 
 from colorcore.color.bins import nearest_bins
 from colorcore.color.lab import decode_lab
+from colorcore.inference.equal_colorfulness import EQUAL, EqualColorfulness
 from colorcore.inference.predict import OWN, predict_with_logits
 from colorcore.models.decoding import Decoding
 from colorcore.scores.color_statistics import ColorStatistics
@@ -27,6 +28,44 @@ class Watcher(Protocol):
 
     def update(self, lab_pred: Tensor, lab_true: Tensor, rgb: Tensor | None = None, /) -> None:
         """Add a batch: LAB (B, 3, H, W) float; rgb is the output of an RGB head, if any."""
+
+
+class Validation:
+    """The scores of a training's validation: those of an ``Evaluation``, and ``EQUAL``.
+
+    It is added up batch by batch and over ranks as its two parts are.
+    """
+
+    def __init__(self, palette: Palette) -> None:
+        self._own = evaluation_for(palette)
+        self._equal = EqualColorfulness(torch.from_numpy(palette.balance()))
+
+    def update(self, lab_pred: Tensor, lab_true: Tensor) -> None:
+        """Add a batch, as ``Evaluation.update`` does."""
+        self._own.update(lab_pred, lab_true)
+        self._equal.update(lab_pred, lab_true)
+
+    def state(self) -> Tensor:
+        """The sums so far, as a float64 vector on the CPU; states can be added."""
+        return torch.cat([self._own.state(), self._equal.state()])
+
+    def add_state(self, state: Tensor) -> None:
+        """Add the state of another validation with the same palette.
+
+        Raises:
+            ValueError: the vector has another length, so the palette was another one.
+        """
+        own = len(self._own.state())
+        self._own.add_state(state[:own])
+        self._equal.add_state(state[own:])
+
+    def compute(self) -> dict[str, float]:
+        """The means over photos, as ``Evaluation.compute`` has them, and ``EQUAL``.
+
+        Raises:
+            ValueError: no photo was added.
+        """
+        return {**self._own.compute(), EQUAL: self._equal.compute()}
 
 
 def evaluation_for(palette: Palette) -> Evaluation:
@@ -51,28 +90,28 @@ def evaluate(
     device: torch.device | str = "cpu",
     pictures: int = 0,
     statistics: ColorStatistics | None = None,
-) -> tuple[Evaluation, Tensor]:
-    """Score a model.
+) -> tuple[Validation, Tensor]:
+    """Score a model with its own decoding.
 
-    batches of stored LAB (B, 3, H, W) uint8. Returns the evaluation, and predicted and true
+    batches of stored LAB (B, 3, H, W) uint8. Returns the validation, and predicted and true
     LAB of the first ``pictures`` photos as (pictures, 2, 3, H, W) on the CPU. Updates
     ``statistics`` too.
     """
     was_training = model.training
     model.eval()
-    evaluation = evaluation_for(palette)
+    validation = Validation(palette)
     shown: list[Tensor] = []
     for lab_u8 in batches:
         lab = decode_lab(lab_u8.to(device, non_blocking=True))
         predicted, rgb = predict_with_logits(model, lab, OWN)
-        evaluation.update(predicted, lab)
+        validation.update(predicted, lab)
         if statistics is not None:
             statistics.update(predicted, lab, rgb)
         missing = pictures - sum(len(pairs) for pairs in shown)
         if missing > 0:
             shown.append(torch.stack([predicted, lab], dim=1)[:missing].cpu())
     model.train(was_training)
-    return evaluation, torch.cat(shown) if shown else torch.empty(0)
+    return validation, torch.cat(shown) if shown else torch.empty(0)
 
 
 def baselines(mean_ab: tuple[float, float]) -> dict[str, Callable[[Tensor], Tensor]]:

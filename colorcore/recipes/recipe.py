@@ -32,6 +32,8 @@ OFF = "none"
 DEFAULT = "lite0"
 """The recipe of commands that are given none: the best in docs/guides.md that fits any palette."""
 DEFAULT_MODEL = "unet"
+PALETTE = "palette"
+"""``model.bins`` of a model that has as many bins as the palette it is trained with has colours."""
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -51,7 +53,7 @@ class ModelPart(_Part):
     """The network: a name in ``colorcore.models.MODELS`` and that model's options.
 
     The options are all keyword arguments of the model's constructor; those not set have the
-    constructor's default.
+    constructor's default. ``bins`` may be ``"palette"`` until :meth:`Recipe.for_palette`.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -77,12 +79,13 @@ class ModelPart(_Part):
                 raise ValueError(
                     f"unknown key model.{key}{nearest(key, ['name', *schema.model_fields])}"
                 )
+        later = {key: given.pop(key) for key in ("bins",) if given.get(key) == PALETTE}
         options = schema.model_validate(given).model_dump()
         try:
             check_model(name, options)
         except ValueError as error:
             raise ValueError(f"model.{error}") from error
-        return {"name": name, **options}
+        return {"name": name, **options, **later}
 
     def options(self) -> dict[str, Any]:
         """Arguments of ``build_model`` other than the name."""
@@ -202,6 +205,13 @@ class Recipe(_Part):
         if values.get("discriminator") is not None:
             raise ValueError(f"discriminator: no loss term uses it; set loss.{ADVERSARIAL[0]} too")
         return values
+
+    def for_palette(self, colors: int) -> Recipe:
+        """The recipe for a palette of so many colours, if it says ``model.bins = "palette"``."""
+        if self.model.options().get("bins") != PALETTE:
+            return self
+        model = ModelPart.model_validate({**self.model.model_dump(), "bins": colors})
+        return self.model_copy(update={"model": model})
 
     def values(self) -> dict[str, Any]:
         """All settings as nested plain values, the input of :func:`parse_recipe`."""

@@ -25,10 +25,14 @@ HIGHER_IS_BETTER: dict[str, bool] = {
     "cf_gap": False,
     "auc": True,
     "auc_balanced": True,
+    "auc_balanced_equal_cf": True,
 }
 """Metrics by which a study or the choice of the best checkpoint may rank models.
 
-Colourfulness itself and the bins in use are not among them: noise has plenty of both.
+Colourfulness itself and the bins in use are not among them: noise has plenty of both. The last one
+is balanced AuC at a set share of the photos' colourfulness, which a training's validations add
+(:class:`colorcore.inference.equal_colorfulness.EqualColorfulness`); the others belong to one
+decoding, and :class:`Evaluation` has them.
 """
 
 PSNR_MAX = 100.0

@@ -20,7 +20,7 @@ from colorcore.checkpoints.optimizer_state import optimizer_state, restore_optim
 from colorcore.color.lab import decode_lab, normalize_L
 from colorcore.dataset.loader import Batch, TrainLoader, val_batches
 from colorcore.dataset.samples import Samples
-from colorcore.inference.evaluate import evaluate, evaluation_for, statistics_for
+from colorcore.inference.evaluate import Validation, evaluate, statistics_for
 from colorcore.losses import build_terms
 from colorcore.losses.adversarial import KINDS
 from colorcore.models import AnswersInBins, StartsPretrained, build_model
@@ -79,7 +79,8 @@ class Training:
         resume: Checkpoint | None,
         initial: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self.recipe, self.data, self.device = recipe, data, device
+        self.recipe = recipe = recipe.for_palette(len(data.palette))
+        self.data, self.device = data, device
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
         self.world = distributed.get_world_size() if distributed.is_initialized() else 1
         if device.type == "cpu":
@@ -317,7 +318,7 @@ class Training:
             for buffer in self.average.buffers():
                 distributed.broadcast(buffer, 0)
         statistics = statistics_for(self.data.palette, self.data.mean_ab)
-        evaluation, pairs = evaluate(
+        validation, pairs = evaluate(
             self.average,
             val_batches(
                 self.data.val,
@@ -333,15 +334,15 @@ class Training:
         )
         if self.world > 1:
             # Sums, not means: ranks may have different numbers of photos.
-            states = [evaluation.state(), statistics.state()]
+            states = [validation.state(), statistics.state()]
             total = torch.cat(states).to(self.device)
             distributed.all_reduce(total)
             sums = total.split([len(state) for state in states])
-            evaluation = evaluation_for(self.data.palette)
-            evaluation.add_state(sums[0])
+            validation = Validation(self.data.palette)
+            validation.add_state(sums[0])
             statistics = statistics_for(self.data.palette, self.data.mean_ab)
             statistics.add_state(sums[1])
-        scores = evaluation.compute()
+        scores = validation.compute()
         measured = {**statistics.compute(), **self.history.compute()}
         # A model from before the discriminator had its full say is the generator alone. It may
         # score better, but is not what the recipe is for: it is the best only until then.

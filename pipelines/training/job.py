@@ -21,7 +21,7 @@ from colorcore.dataset.samples import Samples
 from colorcore.losses import build_terms
 from colorcore.losses.term import LossError
 from colorcore.models.lite_unet import require_imagenet
-from colorcore.recipes.recipe import Recipe, parse_recipe
+from colorcore.recipes.recipe import PALETTE, Recipe, parse_recipe
 from colorcore.storage.location import absolute_store
 from colorcore.storage.store import Store
 from colorcore.training.events import Observer, TrainingDivergedError
@@ -90,6 +90,7 @@ def prepare_job(
     _check_loss(recipe)
     info = read_info(store)
     palette = load_palette(store.below("palette"))
+    recipe = recipe.for_palette(len(palette))
     _check_bins(recipe, palette)
     mean = mean_ab(read_histogram(store))
     return Job(
@@ -292,7 +293,7 @@ def _check_bins(recipe: Recipe, palette: Palette) -> None:
     if bins is not None and bins != len(palette):
         raise WrongCallError(
             f"the recipe's model has {bins} bins, the dataset's palette {len(palette)}; "
-            f"train with --set model.bins={len(palette)}, or: cc priors DATASET --bins {bins}"
+            f"train with --set model.bins={PALETTE}, or: cc priors DATASET --bins {bins}"
         )
 
 

@@ -1,6 +1,9 @@
 """What ImageNet's weights in the encoder are worth, at equal CPU seconds and equal colourfulness.
 
     python -m tests.experiments.pretrained --photos DIR --test DIR --out FOLDER --seeds 1 2 3
+    python -m tests.experiments.pretrained … --variants keys
+
+The second command tells what the recipe's regularization and augmentation are worth instead.
 
 Each variant trains for the same CPU seconds, on one thread per training and two trainings at a
 time, after its speed was measured on a few steps. A paler picture always has the better PSNR, so
@@ -50,6 +53,23 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
 }
+KEYS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "lite0": ("lite0", ()),
+    **{
+        setting: ("lite0", (setting,))
+        for setting in (
+            "model.mixup=0",
+            "model.dropout=0",
+            "optim.weight_decay=0",
+            "data.crop=none",
+            "data.jitter=0.1",
+            "data.gamma=0.5",
+            "train.metric=auc_balanced_equal_cf",
+        )
+    },
+}
+"""The recipe, and what it is without one key of its regularization, or with one more."""
+SETS = {"pretrained": VARIANTS, "keys": KEYS}
 HUES = ("chroma_ratio", "hue_focus", "hue_focus_true", "gain")
 WARM, TIMED = 3, 8
 """Steps before the speed is measured, and steps that measure it."""
@@ -57,7 +77,7 @@ WARM, TIMED = 3, 8
 
 def recipe_of(name: str, seed: int, epochs: int) -> Recipe:
     """A variant's recipe."""
-    recipe, sets = VARIANTS[name]
+    recipe, sets = (VARIANTS | KEYS)[name]
     own = [*COMMON, *sets, f"train.epochs={epochs}", f"train.seed={seed}"]
     # About twelve validations, whatever the length: they cost CPU seconds, too.
     return load_recipe(recipe, [*own, f"train.eval_every={max(1, epochs // 12)}"])
@@ -71,8 +91,7 @@ def run(name: str, seed: int, photos: Photos, out: Path, cpu_s: float) -> dict[s
     if file.exists():
         found: dict[str, Any] = json.loads(file.read_text())
         return {**found, "hues": hues_of(folder, photos)}
-    bins = recipe_of(name, seed, 1).model.options().get("bins", 313)
-    data = photos.fit_data(bins)
+    data = photos.fit_data()
     per_epoch = cpu_s_per_epoch(recipe_of(name, seed, 1), data)
     epochs = max(2, round(cpu_s / per_epoch))
     started = time.process_time()
@@ -176,7 +195,8 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--cpu-s", type=float, default=480.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--variants", choices=SETS, default="pretrained")
+    parser.add_argument("--only", nargs="+", choices=[*VARIANTS, *KEYS])
     parser.add_argument("--at-once", type=int, default=2)
     options = parser.parse_args()
     photos = prepare(options.photos, options.test, options.size, options.out)
@@ -184,7 +204,7 @@ def main() -> None:
         jobs = {
             (name, seed): pool.submit(run, name, seed, photos, options.out, options.cpu_s)
             for seed in options.seeds
-            for name in options.only
+            for name in options.only or SETS[options.variants]
         }
         results: dict[str, list[dict[str, Any]]] = {}
         for (name, seed), job in jobs.items():

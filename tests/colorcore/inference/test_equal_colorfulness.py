@@ -8,11 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from colorcore.color.lab import decode_lab
 from colorcore.color.palette import Palette
 from colorcore.inference.decoding_search import CHROMAS, WIDER, choose_decoding, grid, sweep
 from colorcore.inference.equal_colorfulness import (
+    EQUAL,
     SHARE,
     SHARES,
+    SMALL,
+    EqualColorfulness,
     Reading,
     read_at,
     read_at_shares,
@@ -239,3 +243,42 @@ def test_a_model_that_is_hardly_colourful_is_not_read(palette: Palette):
     stored = stored_photos()
     photos = Photos(stored)
     assert choose_decoding(Knows(stored, 0.05), photos, palette, "psnr")[2] is None
+
+
+# A training's validations
+
+
+def summed(lab_pred: torch.Tensor, lab_true: torch.Tensor, balance: torch.Tensor) -> float:
+    """As two processes with two batches each add it up."""
+    parts = [EqualColorfulness(balance) for _ in range(2)]
+    for number, (mine, true) in enumerate(zip(lab_pred.split(2), lab_true.split(2), strict=True)):
+        parts[number % 2].update(mine, true)
+    parts[0].add_state(parts[1].state())
+    return parts[0].compute()
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["all pixels", "every other pixel"])
+@pytest.mark.parametrize("chroma", [0.2, 0.35, 0.7])
+def test_a_validation_reads_what_a_sweep_does(palette: Palette, chroma: float, large: bool):
+    """Within the interpolation: it has five chroma scales where a sweep has nine."""
+    stored = stored_photos(8)
+    if large:
+        stored = torch.nn.functional.interpolate(stored.float(), 2 * SMALL, mode="bilinear").byte()
+    model, true = Knows(stored, chroma, hue=0.7), decode_lab(stored)
+    predicted = torch.cat([true[:, :1], model.ab], dim=1)
+    expected = read_at_shares(swept(model, stored, palette))[SHARE]
+    assert expected is not None
+    found = summed(predicted, true, torch.from_numpy(palette.balance()))
+    assert found == pytest.approx(expected.scores["auc_balanced"], abs=3e-3)
+    _, decoded, _ = choose_decoding(model, Photos(stored), palette, EQUAL)
+    assert decoded[EQUAL] == pytest.approx(expected.scores["auc_balanced"], rel=1e-5)
+
+
+def test_a_validation_of_a_model_without_colour_is_the_worst(palette: Palette):
+    true = decode_lab(stored_photos(4))
+    balance = torch.from_numpy(palette.balance())
+    grey = true * torch.tensor([1.0, 0.0, 0.0]).reshape(3, 1, 1)
+    assert summed(grey, true, balance) == 0.0
+    assert summed(grey * math.nan, true, balance) == 0.0
+    with pytest.raises(ValueError, match="no photo"):
+        EqualColorfulness(balance).compute()

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
+from colorcore.models import build_model
 from colorcore.recipes.recipe import (
+    PALETTE,
     DiscriminatorPart,
     ModelPart,
     OptimPart,
@@ -405,6 +407,24 @@ def test_a_written_recipe_shows_every_option(tmp_path: Path):
         "dropout": 0.0,
     }
     assert load_recipe(written(tmp_path, recipe.to_toml())) == recipe
+
+
+@pytest.mark.parametrize("name", ["bins", "bins-focal", "gan", "lite0-bins"])
+def test_bins_follow_the_palette(name: str, tmp_path: Path):
+    recipe = load_recipe(name)
+    assert recipe.model.options()["bins"] == PALETTE
+    assert load_recipe(written(tmp_path, recipe.to_toml())) == recipe
+    fitted = recipe.for_palette(20)
+    assert fitted == load_recipe(name, ["model.bins=20"]) != recipe
+    assert fitted.for_palette(30) == fitted  # a number is a number
+    build_model(fitted.model.name, **fitted.model.options())
+
+
+def test_only_models_with_bins_have_those_of_a_palette():
+    recipe = load_recipe("simple")
+    assert recipe.for_palette(20) is recipe
+    with pytest.raises(RecipeError, match="unknown key model"):
+        load_recipe("simple", ["model.bins=palette"])
 
 
 def test_options_that_are_spelled_out_or_not_make_equal_recipes():

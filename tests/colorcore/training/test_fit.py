@@ -16,7 +16,7 @@ from colorcore.color.lab import decode_lab
 from colorcore.dataset.loader import TrainLoader
 from colorcore.dataset.samples import Samples
 from colorcore.inference.decoding_search import grid, sweep
-from colorcore.inference.equal_colorfulness import SHARE, read_at_shares
+from colorcore.inference.equal_colorfulness import EQUAL, SHARE, read_at_shares
 from colorcore.inference.evaluate import evaluate, score_with_baselines
 from colorcore.models import MultiScaleDiscriminator, build_model
 from colorcore.models.decoding import Decoding
@@ -70,6 +70,7 @@ def test_eight_photos_are_learned_by_heart(term: str, steps: int, tmp_path: Path
     assert beside["grey"]["psnr"] < 20.0
     assert beside["model"]["psnr"] > 30.0
     assert beside["model"]["auc"] > 0.95 > beside["grey"]["auc"] + 0.1
+    del scores[EQUAL]  # which is not of one decoding
     assert beside["model"] == pytest.approx(scores, rel=1e-5)
 
 
@@ -309,6 +310,7 @@ class Judged:
         ("auc_balanced", [0.9, 0.2, 0.3, 0.91], [True, False, False, True]),
         ("ab_l1", [3.0, 5.0, 2.0, 2.0], [True, False, True, False]),
         ("cf_gap", [3.0, 2.0, 1.0, 4.0], [True, True, True, False]),
+        (EQUAL, [0.0, 0.7, 0.8, 0.8], [True, True, True, False]),
     ],
 )
 def test_the_best_is_chosen_by_the_metric_in_its_direction(
@@ -352,10 +354,12 @@ def test_the_decoding_of_the_best_is_chosen_at_the_end(data: FitData, tmp_path: 
     beside = score_with_baselines(
         best.model(), [data.val.lab_u8], data.palette, data.mean_ab, decoding=best.decoding
     )
+    equal = best.decoded.pop(EQUAL)
     assert beside["model"] == pytest.approx(best.decoded, rel=1e-5)
     front = sweep(best.model(), [data.val.lab_u8], data.palette, grid(best.model()))
     at = read_at_shares({one: made.compute() for one, made in front.items()}, [SHARE])[SHARE]
     assert best.equal_cf == pytest.approx(at.scores if at else {}, rel=1e-5)
+    assert equal == pytest.approx(at.scores["auc_balanced"] if at else 0.0, rel=1e-5)
     # The curve, and what goes on from it, stay those of the model itself.
     assert (last.decoding, last.decoded, last.scores) == (Decoding(), {}, scores)
     own, _ = evaluate(best.model(), [data.val.lab_u8], data.palette)

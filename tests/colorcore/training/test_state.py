@@ -90,7 +90,6 @@ def test_every_recipe_takes_a_step(name: str, net: str, data: FitData, tmp_path:
 
     The pretrained weights of AlexNet are made up here, those of EfficientNet-Lite0 are real.
     """
-    bins = ["model.bins=8"] if "model.bins" in load_recipe(name).flat() else []
     judge = ["discriminator.channels=4"] if "adversarial" in load_recipe(name).loss else []
     perceptual = []
     if "perceptual" in load_recipe(name).loss:
@@ -99,7 +98,7 @@ def test_every_recipe_takes_a_step(name: str, net: str, data: FitData, tmp_path:
         if net == "alex":
             torch.save(made_up_weights("alex"), tmp_path / "alex.pth")
             perceptual.append(f"{options}.weights={tmp_path / 'alex.pth'}")
-    recipe = load_recipe(name, ["model.channels=4", "data.batch=4", *bins, *judge, *perceptual])
+    recipe = load_recipe(name, ["model.channels=4", "data.batch=4", *judge, *perceptual])
     training = Training(recipe, data, CPU, None)
     loss, terms, _ = train_step(training, next(iter(training.loader.epoch(0))))
     assert math.isfinite(loss)
