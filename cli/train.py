@@ -22,7 +22,7 @@ def train(
         typer.Option(
             metavar="NAME|FILE",
             help="Name of a built-in recipe, or a .toml file (default: the recipe of --from, or of "
-            "the training that is resumed, else lite0).",
+            "the training that is resumed, else lite0-bins).",
         ),
     ] = None,
     set_: Overrides = None,

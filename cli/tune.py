@@ -32,7 +32,7 @@ _SHOWN = 10
 
 def tune(
     dataset: Dataset,
-    recipe: RecipeName = "lite0",
+    recipe: RecipeName = "lite0-bins",
     set_: Overrides = None,
     space: Annotated[
         Path | None,

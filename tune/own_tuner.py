@@ -8,8 +8,8 @@
     from tune import search_space, trainable
 
     tuner = Tuner(
-        trainable("photos.data", "lite0", out="trials"),
-        param_space=search_space("lite0"),
+        trainable("photos.data", "lite0-bins", out="trials"),
+        param_space=search_space("lite0-bins"),
         tune_config=TuneConfig(
             metric="auc_balanced", mode="max", num_samples=20, scheduler=ASHAScheduler()
         ),

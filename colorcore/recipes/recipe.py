@@ -29,8 +29,8 @@ from colorcore.storage.store import StorageError
 RECIPES = Path(__file__).parent
 OFF = "none"
 """Spelling of None in a recipe's file and in an override, because TOML has no null."""
-DEFAULT = "lite0"
-"""The recipe of commands that are given none: the best in docs/guides.md that fits any palette."""
+DEFAULT = "lite0-bins"
+"""The recipe of commands that are given none: the best in docs/guides.md."""
 DEFAULT_MODEL = "unet"
 PALETTE = "palette"
 """``model.bins`` of a model that has as many bins as the palette it is trained with has colours."""
