@@ -28,8 +28,8 @@ FOCUSED = 0.9
 NARROWER = 4.0
 """... provided that the photos' own hues are spread at least this many times as much."""
 WELL = 0.005
-"""``gain`` from which two hues are no collapse. Of twelve models, those that paint everything in one
-hue gain at most .003, those with many hues at least .011 (tests/experiments/pretrained.py, in
+"""``gain`` from which two hues are no collapse. Of twelve models, those that paint everything in
+one hue gain at most .003, those with many hues at least .011 (tests/experiments/pretrained.py, in
 docs/guides.md).
 """
 PURPLE_CAST = 6.0

@@ -108,10 +108,13 @@ def test_the_default_is_the_best_recipe_and_a_space_centred_on_it(dry_run) -> No
     words = ("--json", "--set", "data.batch=4")
     assert dry_run(*words) == dry_run(*words, "--recipe", DEFAULT)
     shown = json.loads(dry_run(*words))
-    assert list(shown["space"]) == ["optim.lr", "model.channels"]
-    assert math.sqrt(math.prod(shown["space"]["optim.lr"]["log"])) == pytest.approx(own.optim.lr)
+    weights = {f"loss.{name}": weight for name, weight in own.loss.items()}
+    assert list(shown["space"]) == ["optim.lr", "model.channels", *weights]
+    for path, value in {"optim.lr": own.optim.lr, **weights}.items():
+        assert math.sqrt(math.prod(shown["space"][path]["log"])) == pytest.approx(value)
     assert own.model.options()["channels"] in shown["space"]["model.channels"]["choices"]
     assert shown["first"][0] == {
         "optim.lr": own.optim.lr,
         "model.channels": own.model.options()["channels"],
+        **weights,
     }
