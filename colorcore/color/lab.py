@@ -35,10 +35,16 @@ AB_NORM = 128.0
 """ab_norm = ab / AB_NORM, so that a tanh head reaches every colour."""
 
 # sRGB -> XYZ (IEC 61966-2-1) and the D65 white point, to the digits scikit-image uses.
-_XYZ_FROM_RGB = np.array(
+XYZ_FROM_RGB = np.array(
     [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
 )
 _WHITE = np.array([0.95047, 1.0, 1.08883])
+RGB_FROM_XYZ = np.linalg.inv(XYZ_FROM_RGB) * _WHITE
+"""To linear RGB from X, Y and Z relative to white."""
+F_OF_BLACK = 16.0 / 116.0
+"""f(Y) of black (CIE 15:2004, eq. 8.4): f(Y) = (L + 16) / 116 runs from here to 1."""
+_KNEE = 6.0 / 29.0
+"""f where the cube root begins (CIE 15:2004, eq. 8.7 and 8.8)."""
 _U16 = 65535
 _HALVINGS = 12
 
@@ -82,7 +88,7 @@ def encode_lab(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise ValueError(f"expected an RGB array (H, W, 3) uint8, got {rgb.shape} {rgb.dtype}")
     linear, f, stored = _stored_tables()
-    xyz = cv2.transform(cv2.LUT(rgb, linear), (_XYZ_FROM_RGB / _WHITE[:, None]).astype(np.float32))
+    xyz = cv2.transform(cv2.LUT(rgb, linear), (XYZ_FROM_RGB / _WHITE[:, None]).astype(np.float32))
     lab = cv2.convertScaleAbs(cv2.transform(cv2.LUT(xyz, f), stored))
     lab_u8 = np.empty((3, *rgb.shape[:2]), np.uint8)
     cv2.split(lab, list(lab_u8))
@@ -127,6 +133,33 @@ def lightness_to_grey(L: Tensor) -> Tensor:
     luminance = torch.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29))
     curved = 1.055 * luminance.clamp(min=0.0031308) ** (1 / 2.4) - 0.055
     return torch.where(luminance > 0.0031308, curved, 12.92 * luminance)
+
+
+def light_of(f: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The light of f (CIE 15:2004, eq. 8.7 and 8.8, solved for it): X, Y or Z relative to white.
+
+    f (...) float32 -> (...) float32. Below the knee it is the tangent of the cube.
+    """
+    cubed = np.maximum(f, np.float32(_KNEE))
+    below = f - cubed
+    below *= np.float32(3 * _KNEE**2)
+    light = cubed * cubed
+    light *= cubed
+    light += below
+    return light
+
+
+def linear_rgb(
+    f: NDArray[np.float32], a: NDArray[np.float32], b: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Linear R, G and B of CIELAB colours, not clipped: in 0..1 if sRGB can show them.
+
+    f = (L + 16) / 116, a and b in ab units, float32 of shapes that broadcast to (...) -> (3, ...).
+    """
+    x, z = f + a / np.float32(500.0), f - b / np.float32(200.0)
+    xyz = np.stack(np.broadcast_arrays(light_of(x), light_of(f), light_of(z)))
+    rgb: NDArray[np.float32] = np.tensordot(RGB_FROM_XYZ.astype(np.float32), xyz, 1)
+    return rgb
 
 
 def normalize_L(L: Tensor) -> Tensor:

@@ -1,98 +1,122 @@
-"""Colorize one photo at its own resolution.
+"""Colorize photos at their own resolution.
 
-The network sees a small copy. Its ab is upsampled and combined with the photo's own lightness, so
-details stay as sharp as they were. Colours that sRGB cannot show at that lightness lose chroma,
-never lightness. The photo is converted strip by strip, so memory is little more than the photo.
+The network sees small copies, in batches. Their ab is upsampled beside the photo's own lightness,
+so details stay as sharp as they were:
+
+``small_copy`` -> ``predict_colors`` (batches of copies of one shape) -> ``paint``
+
+``colorize`` is all three for one photo.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from colorcore.color.lab import fit_gamut, lab_to_rgb, rgb_to_lab
-from colorcore.inference.predict import OWN, predict_lab
+from colorcore.color.lab import normalize_L, rgb_to_lab
+from colorcore.color.pixels import f_of_L
+from colorcore.inference.compose import compose
+from colorcore.inference.predict import OWN
+from colorcore.models.decoding import Decoding, decode
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from colorcore.models.decoding import Decoding
+    from colorcore.color.pixels import Pixels
 
-STRIP_PIXELS = 1 << 20
-"""Pixels per strip (about 100 MB of intermediate results)."""
 MAX_ASPECT = 16
 """Longer photos get a smaller copy: one of 1 x 20,000 pixels would fill the memory."""
 
 
 def colorize(
     model: nn.Module,
-    rgb: NDArray[np.uint8],
+    pixels: Pixels,
     *,
     size: int,
     device: torch.device | str = "cpu",
     decoding: Decoding = OWN,
-) -> NDArray[np.uint8]:
+    strength: float = 1.0,
+    threads: int = 1,
+) -> Pixels:
     """The photo with predicted colours.
 
-    rgb (H, W, 3) uint8 sRGB, grey or not: only its lightness is used. ``size`` is the shorter
-    side, in pixels, of the copy that the network sees (that of its training samples); the copy of
-    a photo longer than 16:1 has no more pixels than one of 16:1.
-    Returns (H, W, 3) uint8 sRGB whose L differs from the photo's only by rounding to 8 bits.
+    pixels (H, W, 3) sRGB or (H, W) grey, uint8 or uint16: only its lightness is used. ``size`` is
+    the shorter side, in pixels, of the copy that the network sees (that of its training samples);
+    the copy of a photo longer than 16:1 has no more pixels than one of 16:1.
+    Returns (H, W, 3) sRGB of the same type, whose L differs from the photo's only by rounding.
     """
-    height, width = rgb.shape[:2]
-    ab = _predict_ab(model, rgb, size, device, decoding)
-    out = np.empty_like(rgb)
-    rows = max(1, STRIP_PIXELS // width)
-    for top in range(0, height, rows):
-        strip = slice(top, min(top + rows, height))
-        lab = rgb_to_lab(_tensor(rgb[strip]).to(device))
-        lab[:, 1:] = torch.from_numpy(_rows_of(ab, strip, height)).to(device)
-        colored = lab_to_rgb(fit_gamut(lab))[0].permute(1, 2, 0)
-        out[strip] = (colored * 255.0).round().byte().cpu().numpy()
-    return out
+    lab = small_copy(pixels, size)
+    (ab,) = predict_colors(model, [lab], device=device, decoding=decoding)
+    return paint(pixels, lab, ab, strength=strength, threads=threads)
 
 
-def _predict_ab(
-    model: nn.Module,
-    rgb: NDArray[np.uint8],
-    size: int,
-    device: torch.device | str,
-    decoding: Decoding = OWN,
-) -> NDArray[np.float32]:
-    """Predicted ab of a small copy, upsampled to the photo's width: (2, h, W) ab units."""
+def small_copy(pixels: Pixels, size: int) -> NDArray[np.float32]:
+    """The copy of a photo that the network sees, in CIELAB: (3, h, w).
+
+    pixels (H, W, 3) sRGB or (H, W) grey, uint8 or uint16; ``size`` as for :func:`colorize`.
+    """
     import cv2
 
-    height, width = rgb.shape[:2]
+    height, width = pixels.shape[:2]
     scale = size * min(1.0 / min(height, width), (MAX_ASPECT / (height * width)) ** 0.5)
     small = (max(1, round(width * scale)), max(1, round(height * scale)))
-    shrinking = scale < 1.0
-    how = cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC
-    copy = np.asarray(cv2.resize(rgb, small, interpolation=how), np.uint8)
-    lab = predict_lab(model, rgb_to_lab(_tensor(copy).to(device)), decoding)
-    predicted = lab[0, 1:].cpu().numpy()
-    return np.stack(
-        [
-            cv2.resize(plane, (width, small[1]), interpolation=cv2.INTER_LINEAR)
-            for plane in predicted
-        ]
-    )
+    how = cv2.INTER_AREA if scale < 1.0 else cv2.INTER_CUBIC
+    copy = np.asarray(cv2.resize(pixels, small, interpolation=how))
+    if copy.ndim == 2:
+        copy = np.repeat(copy[..., None], 3, axis=2)
+    rgb = torch.from_numpy(copy.astype(np.float32) / np.iinfo(pixels.dtype).max)
+    lab: NDArray[np.float32] = rgb_to_lab(rgb.permute(2, 0, 1)[None])[0].numpy()
+    return lab
 
 
-def _rows_of(ab: NDArray[np.float32], strip: slice, height: int) -> NDArray[np.float32]:
-    """Rows of a strip of the photo, interpolated linearly between the rows of ab (2, h, W)."""
-    small = ab.shape[1]
-    where = (np.arange(strip.start, strip.stop) + 0.5) * small / height - 0.5
-    where = where.clip(0, small - 1)
-    above = np.floor(where).astype(int)
-    below = np.minimum(above + 1, small - 1)
-    share = (where - above).astype(np.float32)[None, :, None]
-    rows: NDArray[np.float32] = ab[:, above] * (1 - share) + ab[:, below] * share
-    return rows
+@torch.inference_mode()
+def predict_colors(
+    model: nn.Module,
+    copies: Sequence[NDArray[np.float32]],
+    *,
+    device: torch.device | str = "cpu",
+    decoding: Decoding = OWN,
+    variation: torch.Tensor | None = None,
+) -> list[NDArray[np.float32]]:
+    """Predicted ab of small copies, as one batch.
+
+    copies (3, h, w) CIELAB, all of one shape -> as many (2, h, w), ab units. ``variation`` (Q,) is
+    added to the logits of each pixel.
+
+    Raises:
+        ValueError: the shapes differ, or a temperature or variation is given, but the model does
+            not predict bins.
+    """
+    L = torch.from_numpy(np.stack([lab[:1] for lab in copies])).to(device)
+    prediction = model(normalize_L(L))
+    if variation is not None:
+        if "logits" not in prediction:
+            raise ValueError(
+                f"expected no variation for {type(model).__name__}, which does not predict bins"
+            )
+        varied = prediction["logits"] + variation.to(L)[:, None, None]
+        prediction = {**prediction, "logits": varied}
+    return list(decode(model, prediction, decoding).cpu().numpy())
 
 
-def _tensor(rgb: NDArray[np.uint8]) -> torch.Tensor:
-    """(H, W, 3) uint8 -> (1, 3, H, W) float in 0..1."""
-    return torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None].float() / 255.0
+def paint(
+    pixels: Pixels,
+    lab: NDArray[np.float32],
+    ab: NDArray[np.float32],
+    *,
+    strength: float = 1.0,
+    threads: int = 1,
+) -> Pixels:
+    """A photo in the colours of its small copy.
+
+    pixels as for :func:`colorize`; lab (3, h, w) and ab (2, h, w) as from :func:`small_copy` and
+    :func:`predict_colors`. ``strength`` is the share of the predicted colours, 0..1; the rest is
+    the copy's own, which is none for a grey photo.
+    """
+    if strength < 1.0:
+        ab = np.float32(strength) * ab + np.float32(1.0 - strength) * lab[1:]
+    return compose(pixels, f_of_L(lab[0]), np.ascontiguousarray(ab), threads=threads)

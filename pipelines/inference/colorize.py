@@ -135,7 +135,8 @@ def colorize_photos(
     report.decoding = decoding
 
     def paint(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return colorize(network, rgb, size=checkpoint.size, device=place, decoding=decoding)
+        made = colorize(network, rgb, size=checkpoint.size, device=place, decoding=decoding)
+        return made.astype(np.uint8, copy=False)
 
     job = _Job(sources, tallies, names, paint, suffix, report, overwrite=overwrite)
     report.left = len(planned)

@@ -7,16 +7,15 @@ import torch
 from numpy.typing import NDArray
 from skimage.color import rgb2lab
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from colorcore.inference import colorize as module
+from colorcore.inference import compose as module
 from colorcore.inference.colorize import colorize
 from colorcore.models import build_model
 
 HALF_LEVEL = 0.26
 """ΔL of rounding R, G and B by half a level each in the same direction: see the test of it."""
 GAMUT_EDGE = 0.01
-"""ΔL of clipping what fit_gamut lets out of the gamut: 1e-4, or 0.03 of a level."""
+"""ΔL of clipping what is left outside the gamut."""
 
 SIZES = [(64, 96), (33, 47), (32, 32), (1, 1), (1, 2), (2, 1), (3, 200), (200, 3), (10, 700)]
 
@@ -191,35 +190,3 @@ def test_the_strips_do_not_show(
     different = whole.astype(int) - strips
     assert np.abs(different).max() <= 1
     assert (different != 0).mean() < 0.01
-
-
-@pytest.mark.parametrize("small", [(1, 1), (5, 8), (8, 5), (40, 40), (90, 130)], ids=str)
-@pytest.mark.parametrize("large", [(1, 1), (31, 45), (64, 64), (80, 10)], ids=str)
-def test_ab_is_widened_as_torch_interpolates(small: tuple[int, int], large: tuple[int, int]):
-    """Across by OpenCV and down by us, in strips, against both ways at once by torch."""
-    height, width = large
-    ab = np.random.default_rng(0).uniform(-100, 100, (2, *small)).astype(np.float32)
-    across = np.stack(
-        [cv2.resize(plane, (width, small[0]), interpolation=cv2.INTER_LINEAR) for plane in ab]
-    )
-    strips = [slice(top, min(top + 7, height)) for top in range(0, height, 7)]
-    rows = np.concatenate([module._rows_of(across, strip, height) for strip in strips], axis=1)
-    expected = F.interpolate(
-        torch.from_numpy(ab)[None], size=large, mode="bilinear", align_corners=False
-    )[0]
-    np.testing.assert_allclose(rows, expected.numpy(), atol=2e-3)
-
-
-@pytest.mark.parametrize("size", [(64, 96), (45, 31)], ids=str)
-def test_the_whole_widening_is_that_of_torch(size: tuple[int, int]):
-    """The same, through the function that the photo's ab really comes from."""
-    rgb = photo(*size)
-    painter = vivid_painter()
-    ab = module._predict_ab(painter, rgb, 16, "cpu")
-    rows = module._rows_of(ab, slice(0, size[0]), size[0])
-    small = painter.shapes[0][2:]
-    copy = cv2.resize(rgb, small[::-1], interpolation=cv2.INTER_AREA)
-    L_norm = torch.from_numpy(lightness(copy)).float()[None, None] / 50 - 1
-    predicted = painter.paint(L_norm)
-    expected = F.interpolate(predicted, size=size, mode="bilinear", align_corners=False)[0]
-    np.testing.assert_allclose(rows, expected.numpy(), atol=0.05)

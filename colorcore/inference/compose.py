@@ -1,0 +1,56 @@
+"""The work per pixel of colourizing: a photo's own lightness, with colours of a small copy.
+
+``compose`` does in one pass what conversions to CIELAB and back would do in several: lightness from
+R, G and B, ab beside it, chroma that sRGB can show, and back to R, G and B. Strips are small enough
+for a core's cache, so memory is little more than the photo and its result.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from colorcore.color.gamut import fit_chroma
+from colorcore.color.pixels import luminance, srgb
+from colorcore.inference.upsampling import Upsampled
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from colorcore.color.pixels import Pixels, Plane
+
+STRIP_PIXELS = 1 << 16
+"""Pixels per strip: its dozen planes of 256 kB stay in a core's cache."""
+
+
+def compose(pixels: Pixels, f: Plane, ab: NDArray[np.float32], *, threads: int = 1) -> Pixels:
+    """A photo with the colours of its small copy, and its own lightness.
+
+    pixels (H, W, 3) sRGB or (H, W) grey, uint8 or uint16; f (h, w), which is (L + 16) / 116, and ab
+    (2, h, w), in ab units, are those of the small copy. Strips are shared by ``threads``.
+    Returns (H, W, 3) sRGB of the same type. L differs by rounding, and by at most .01 where chroma
+    had to be reduced to what sRGB can show.
+    """
+    height, width = pixels.shape[:2]
+    out = np.empty((height, width, 3), pixels.dtype)
+    colors = Upsampled(f, ab, height, width)
+    rows = max(1, STRIP_PIXELS // width)
+
+    def strip(top: int) -> None:
+        part = np.s_[top : top + rows]
+        Y, own_f = luminance(pixels[part])
+        a, b = colors.strip(own_f, top)
+        fit_chroma(own_f, a, b)
+        srgb(Y, own_f, a, b, out[part])
+
+    tops = range(0, height, rows)
+    if threads == 1:
+        for top in tops:
+            strip(top)
+        return out
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(strip, top) for top in tops]:
+            done.result()
+    return out
