@@ -86,9 +86,17 @@ def encode_jpeg(pixels: NDArray[np.uint8], metadata: Metadata, quality: Quality)
         options["progressive"] = quality.progressive
     elif isinstance(quality, int):
         options = {"quality": quality}
+    image = Image.fromarray(pixels) if pixels.ndim == 2 else _without_copy(pixels)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", **options)
+    image.save(buffer, "JPEG", **options)
     return _with_segments(buffer.getbuffer(), metadata)
+
+
+def _without_copy(rgb: NDArray[np.uint8]) -> Image.Image:
+    """Pillow's image of RGB in its own layout of four bytes, which OpenCV makes twice as fast."""
+    height, width = rgb.shape[:2]
+    padded = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA), np.uint8)
+    return Image.frombuffer("RGBX", (width, height), padded, "raw", "RGBX", 0, 1)
 
 
 @cache
@@ -217,7 +225,7 @@ def encode_tiff(pages: Sequence[Page]) -> bytes:
 def _add_tags(tiff: io.BytesIO, each: Sequence[Metadata], order: str) -> None:
     """Add each page's metadata to its directory, which moves to the end of the file."""
     with tiff.getbuffer() as view:
-        classic = view[2:4] in {b"*\0", b"\0*"}
+        classic = bytes(view[2:4]) in {b"*\0", b"\0*"}
     pointer = 4
     for metadata in each:
         if not classic:  # a BigTIFF, of more than 4 GB, stays without

@@ -75,7 +75,7 @@ def netpbm_pixels(data: bytes, header: NetpbmHeader) -> Pixels:
     if kind in {5, 6}:
         values = _stored(data, start, count, np.dtype(np.uint8 if top < 256 else ">u2"))
     else:
-        values = _enough(_plain(data[start:], kind, count), count)
+        values = _enough(_plain(data[start:], kind), count)
     return _scaled(values.reshape(shape), top)
 
 
@@ -84,7 +84,7 @@ def _stored(data: bytes, start: int, count: int, kind: np.dtype[Any]) -> Pixels:
     return _enough(np.frombuffer(data, kind, there, start), count)
 
 
-def _plain(text: bytes, kind: int, count: int) -> Pixels:
+def _plain(text: bytes, kind: int) -> Pixels:
     """The numbers of a plain file; PBM's need no spaces between them, and 1 is black."""
     text = _COMMENT.sub(b"", text)
     if not _NUMBERS.fullmatch(text):
@@ -92,7 +92,7 @@ def _plain(text: bytes, kind: int, count: int) -> Pixels:
     if kind == 1:
         digits = np.frombuffer(text, np.uint8)
         return np.asarray(49 - digits[(digits == 48) | (digits == 49)], np.uint8)
-    return np.fromstring(text.decode("ascii"), np.uint16, count, sep=" ")
+    return np.fromstring(text.decode("ascii"), np.uint16, sep=" ")
 
 
 def _enough(values: Pixels, count: int) -> Pixels:

@@ -104,8 +104,6 @@ def straight(image: ImageFile, data: bytes) -> Straight:
         return Straight(inks_to_srgb(np.array(image), icc), None)
     transparent = image.has_transparency_data or image.mode == "La"
     grey = image.mode in {"1", "L", "LA", "La"}
-    if not transparent and image.mode in {"L", "RGB"}:
-        return Straight(pixels_to_srgb(np.array(image), icc), key)
     size = (image.height, image.width)
     pixels = np.empty(size if grey else (*size, 3), np.uint8)
     alpha = np.empty(size, np.uint8) if transparent and key is None else key
@@ -115,7 +113,8 @@ def straight(image: ImageFile, data: bytes) -> Straight:
         if transparent and key is None and alpha is not None:
             alpha[rows] = np.asarray(part.convert("RGBA").getchannel("A"))
             part = part if grey else part.convert("RGBA")
-        pixels[rows] = np.asarray(part.convert("L" if grey else "RGB"))
+        wanted = "L" if grey else "RGB"
+        pixels[rows] = np.asarray(part if part.mode == wanted else part.convert(wanted))
     return Straight(pixels_to_srgb(pixels, icc), alpha)
 
 

@@ -89,6 +89,8 @@ def _grey_table(icc: bytes, mode: str, *, deep: bool) -> Pixels:
 def cms_srgb(pixels: NDArray[np.uint16], icc: bytes, mode: str) -> NDArray[np.uint16]:
     """SRGB through LittleCMS at 16 bits, as :func:`colorcore.photos.icc.conversion` has it.
 
+    Without its optimizations: they replace curves by grids, which are up to 8% off at 16 bits.
+
     pixels: (H, W), (H, W, 3) or, 65,535 being full ink, (H, W, 4) uint16. -> (H, W, 3) uint16.
     """
     import imagecodecs
@@ -102,7 +104,7 @@ def cms_srgb(pixels: NDArray[np.uint16], icc: bytes, mode: str) -> NDArray[np.ui
         outcolorspace="rgb",
         outdtype="uint16",
         intent=imagecodecs.CMS.INTENT.RELATIVE_COLORIMETRIC,
-        flags=flags.BLACKPOINTCOMPENSATION | flags.HIGHRESPRECALC,
+        flags=flags.BLACKPOINTCOMPENSATION | flags.NOOPTIMIZE,
     )
     return np.asarray(converted, np.uint16)
 

@@ -15,6 +15,7 @@ own quality. It has the same limits and the same refusals.
 from __future__ import annotations
 
 import importlib
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -214,12 +215,14 @@ def _decode(
     plugin: type[ImageFile], data: bytes, limits: PhotoLimits, page: int = 0
 ) -> tuple[ImageFile, Straight, Metadata]:
     """A picture that Pillow decodes, as it turns it, and the metadata that Pillow finds."""
-    if plugin is WebPImageFile and (size := webp_size(data)):
+    size = webp_size(data) if plugin is WebPImageFile else None
+    if size:
         check_limits(*size, limits)  # Pillow allocates the canvas as it opens the file
     with warnings.catch_warnings():
         # Pillow warns of odd metadata, and of bombs by its own limit.
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        image = open_image(plugin, data)
+        with pillow_limit_raised(math.prod(size or ())):
+            image = open_image(plugin, data)
         if page:
             image.seek(page)
         check_limits(*image.size, limits)

@@ -7,6 +7,8 @@ TIFF) are left to Pillow, which refuses what it cannot read.
 
 from __future__ import annotations
 
+import logging
+from functools import cache
 from io import BytesIO
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,6 +29,8 @@ _CHANNELS = {0: 1, 1: 1, 2: 3, 5: 4}
 _ASSOCIATED, _UNASSOCIATED = 1, 2
 _MAX_CHANNELS = 8
 _MAX_PAGES = 10_000
+_BUFFER = 1 << 24
+"""Bytes of strips or tiles that are read and decoded at a time, to bound memory."""
 
 
 class TiffPixels(NamedTuple):
@@ -43,7 +47,14 @@ def open_tiff(data: bytes) -> TiffFile:
     """The file's directories; no pixels are read."""
     from tifffile import TiffFile
 
+    _keep_quiet()
     return TiffFile(BytesIO(data))
+
+
+@cache
+def _keep_quiet() -> None:
+    """Keep what tifffile logs about damaged files from the terminal, unless someone asks for it."""
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 def picture_pages(file: TiffFile) -> list[int]:
@@ -114,7 +125,7 @@ def page_pixels(file: TiffFile, number: int, limits: PhotoLimits, size: int) -> 
         raise PhotoRefused(Reason.BOMB, detail)
     _check_whole(page, size)
     planes, _, height, width, channels = page.shaped
-    stored = page.asarray().reshape(planes, height, width, channels)
+    stored = page.asarray(buffersize=_BUFFER).reshape(planes, height, width, channels)
     if planes > 1:
         wanted = [stored[i, ..., 0] for i in range(planes)]
     else:
