@@ -168,7 +168,9 @@ def encode_picture(
     check_encodable(_OWN_SUFFIX[name], *rgb.shape[:2])
     if alpha is not None and name not in _WITH_ALPHA:
         rgb, alpha = _over_white(rgb, alpha), None
-    kept = encode.signed(metadata or Metadata(), None if name == "PNG" else software)
+    kept = metadata or Metadata()
+    if kept.exif or name != "PNG":  # which names the software in a text
+        kept = encode.signed(kept, software)
     eight = _eight_bits(rgb) if name not in _WITH_16_BITS else np.empty(0, np.uint8)
     try:
         if name == "JPEG":

@@ -27,7 +27,10 @@ from colorcore.photos.original.exif import (
     descriptive,
     pack_directory,
     read_fields,
+    shortened,
+    swapped,
     with_software,
+    without_orientation,
 )
 from colorcore.photos.original.metadata import (
     EXIF_MARK,
@@ -74,7 +77,7 @@ def encode_jpeg(pixels: NDArray[np.uint8], metadata: Metadata, quality: Quality)
     """A JPEG with the tables and sampling of ``quality``, if it is another JPEG's.
 
     A grey JPEG's lightness keeps its table, and the colours get libjpeg's of about the same
-    quality. What a segment cannot hold, more than 64 kB of EXIF or XMP, is left out.
+    quality. A segment holds 64 kB: longer EXIF is reduced to names and dates, longer XMP left out.
     """
     options: dict[str, Any] = {"quality": DEFAULT_QUALITY, "subsampling": 0}
     if isinstance(quality, JpegQuality):
@@ -126,7 +129,9 @@ def _with_segments(jpeg: bytes | memoryview, metadata: Metadata) -> bytes:
         struct.pack_into(">BHH", jfif, 11, 1, x, y)
     parts = [b"\xff\xd8", bytes(jfif)]
     if metadata.exif:
-        parts.append(_segment(APP1, EXIF_MARK + metadata.exif))
+        fits = len(EXIF_MARK) + len(metadata.exif) <= _SEGMENT
+        exif = metadata.exif if fits else shortened(metadata.exif)
+        parts.append(_segment(APP1, EXIF_MARK + exif))
     if metadata.xmp:
         parts.append(_segment(APP1, XMP_MARK + metadata.xmp))
     parts.append(_segment(APP2, b"ICC_PROFILE\0\1\1" + srgb_profile()))
@@ -250,11 +255,12 @@ def _add_tags(tiff: io.BytesIO, each: Sequence[Metadata], order: str) -> None:
 def _tags(metadata: Metadata, order: str) -> Directory:
     fields: dict[int, Field] = {}
     below = {}
-    if metadata.exif and byte_order(metadata.exif) == order:
+    if metadata.exif:
         try:
             found = descriptive(metadata.exif)
         except struct.error:
             found = Directory({}, {})
+        found = found if byte_order(metadata.exif) == order else swapped(found)
         fields, below = dict(found.fields), dict(found.below)
     if metadata.xmp:
         fields[700] = Field(1, len(metadata.xmp), metadata.xmp)
@@ -278,7 +284,8 @@ def encode_with_pillow(
     if name == "WEBP" and quality == "lossless":
         options = {"lossless": True, "exact": True}
     if metadata.exif:
-        options["exif"] = EXIF_MARK + metadata.exif
+        # Pillow would write EXIF with an orientation anew for AVIF, and break its texts.
+        options["exif"] = EXIF_MARK + without_orientation(metadata.exif)
     if metadata.xmp:
         options["xmp"] = metadata.xmp
     image = Image.fromarray(pixels)
@@ -293,7 +300,8 @@ def encode_with_pillow(
 def encode_bmp(pixels: NDArray[np.uint8], metadata: Metadata) -> bytes:
     """A BMP of 8 bits, which holds the resolution and nothing else."""
     buffer = io.BytesIO()
-    options = {"dpi": metadata.dpi} if metadata.dpi else {}
+    dpi = metadata.dpi and tuple(min(value, 1e6) for value in metadata.dpi)
+    options = {"dpi": dpi} if dpi else {}
     Image.fromarray(pixels).save(buffer, "BMP", **options)
     return buffer.getvalue()
 

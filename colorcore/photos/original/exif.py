@@ -101,6 +101,16 @@ def pack_directory(directory: Directory, order: str, offset: int) -> bytes:
     return b"".join(entries) + bytes(4) + bytes(values)
 
 
+def swapped(directory: Directory) -> Directory:
+    """The directory in the other byte order."""
+    fields = {}
+    for tag, field in directory.fields.items():
+        width = 4 if field.kind in {5, 10} else _SIZES[field.kind]  # rationals are two integers
+        parts = (field.value[at : at + width] for at in range(0, len(field.value), width))
+        fields[tag] = field._replace(value=b"".join(part[::-1] for part in parts))
+    return Directory(fields, {tag: swapped(below) for tag, below in directory.below.items()})
+
+
 def descriptive(tiff: bytes, offset: int | None = None) -> Directory:
     """What describes the picture in a directory of a TIFF file or EXIF block (default: the first).
 
@@ -226,28 +236,50 @@ def _forget_thumbnail(block: bytearray, order: str, following: int, used: list[F
 def with_software(exif: bytes | None, software: str) -> bytes:
     """The block with ``software`` as the program that made the picture.
 
-    The first directory is written again at the end; everything else stays where it is. A damaged
-    block is replaced.
+    A damaged block is replaced.
     """
-    block = exif or EMPTY
+    name = software.encode("ascii", "replace") + b"\0"
+    return _edited(exif or EMPTY, {SOFTWARE: Field(2, len(name), name)}, frozenset())
+
+
+def without_orientation(exif: bytes) -> bytes:
+    """The block without the tag that encoders may take for an order to turn the picture."""
+    return _edited(exif, {}, frozenset({ORIENTATION}))
+
+
+def _edited(block: bytes, added: Mapping[int, Field], dropped: frozenset[int]) -> bytes:
+    """The block with a first directory of other entries, at the end; all else stays in place."""
     order = byte_order(block)
     try:
         fields, _ = read_fields(block, struct.unpack_from(order + "I", block, 4)[0])
     except struct.error:
         block, order, fields = EMPTY, "<", {}
-    name = software.encode("ascii", "replace") + b"\0"
+    fields = {tag: field for tag, field in {**fields, **added}.items() if tag not in dropped}
     block += bytes(len(block) & 1)
-    directory = len(block)
-    value_at = directory + 2 + 12 * (len(fields.keys() | {SOFTWARE})) + 4
-    entries = []
-    for tag, field in sorted((fields | {SOFTWARE: Field(2, len(name), name, value_at)}).items()):
+    place = len(block)
+    values_at = place + 2 + 12 * len(fields) + 4
+    entries, values = [], b""
+    for tag, field in sorted(fields.items()):
         inline = field.value.ljust(4, b"\0")
-        if len(field.value) > 4:
+        if len(field.value) > 4 and tag in added:
+            inline = struct.pack(order + "I", values_at + len(values))
+            values += field.value + bytes(len(field.value) & 1)
+        elif len(field.value) > 4:
             inline = struct.pack(order + "I", field.at)
         entries.append(struct.pack(order + "HHI", tag, field.kind, field.values) + inline)
-    count = struct.pack(order + "H", len(entries))
-    block = block[:4] + struct.pack(order + "I", directory) + block[8:]
-    return block + count + b"".join(entries) + bytes(4) + (name if len(name) > 4 else b"")
+    head = block[:4] + struct.pack(order + "I", place) + block[8:]
+    return head + struct.pack(order + "H", len(entries)) + b"".join(entries) + bytes(4) + values
+
+
+def shortened(exif: bytes) -> bytes:
+    """The block with names and dates alone, without what cameras add, which may be megabytes."""
+    try:
+        found = descriptive(exif)
+    except struct.error:
+        return EMPTY
+    order = byte_order(exif)
+    header = exif[:2] + struct.pack(order + "HI", 42, 8)
+    return header + pack_directory(Directory(found.fields, {}), order, 8)
 
 
 def exif_dpi(exif: bytes) -> tuple[float, float] | None:
@@ -263,4 +295,4 @@ def exif_dpi(exif: bytes) -> tuple[float, float] | None:
         x, y = (scale * top / bottom for top, bottom in both)
     except (KeyError, ZeroDivisionError, struct.error):
         return None
-    return (x, y) if x > 0 and y > 0 else None
+    return (x, y) if 0 < x < 1e6 and 0 < y < 1e6 else None

@@ -156,6 +156,7 @@ def png_metadata(data: bytes) -> Metadata:
             elif keyword != b"Software" and sum(map(len, texts)) + end - start <= _MAX_TEXTS:
                 texts.append(name + data[start:end])
     iptc = profiles.get(b"iptc", b"")
+    iptc = iptc.removeprefix(PHOTOSHOP_MARK)
     iptc = (iptc_of_photoshop(iptc) or b"") if iptc.startswith(b"8BIM") else iptc
     raw = profiles.get(b"exif") or profiles.get(b"APP1", b"")
     exif = exif or (raw.removeprefix(EXIF_MARK) if raw.startswith(EXIF_MARK) else None)
@@ -171,13 +172,14 @@ def _international_text(data: bytes) -> bytes | None:
 
 
 def _raw_profile(name: bytes, data: bytes) -> bytes:
-    """A profile as ImageMagick and exiftool write it: its kind, its size, and hexadecimal bytes."""
+    """A profile as ImageMagick and exiftool write it: its kind, its size, hexadecimal lines."""
     if name == b"iTXt":
         text = _international_text(data)
     else:
         text = data if name == b"tEXt" else _inflated(data[1:])
+    lines = (text or b"").strip().split(b"\n")
     try:
-        return bytes.fromhex(b"".join((text or b"").split()[2:]).decode("ascii"))
+        return bytes.fromhex(b"".join(lines[2:]).decode("ascii"))
     except ValueError:
         return b""
 
