@@ -402,13 +402,18 @@ def keyed_alpha(image: ImageFile, data: bytes) -> NDArray[np.uint8] | None:
     return np.asarray(np.where(np.asarray(image) == key, 0, 255), np.uint8)
 
 
+def scaled_to_16(levels: NDArray[np.uint16], top: int) -> NDArray[np.uint16]:
+    """Levels of 0..top in all of 16 bits."""
+    if top == 65535:
+        return levels
+    table = np.rint(np.minimum(np.arange(65536), top) * (65535 / top)).astype(np.uint16)
+    return table[levels]
+
+
 def grey_levels(image: Image.Image) -> NDArray[np.uint16]:
     """A picture of mode I;16 in all levels of 16 bits, whatever it has; black is 0. (H, W)."""
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     top = (1 << tags.get(258, (16,))[0]) - 1
-    grey = np.array(image, np.uint16)
-    if top < 65535:
-        levels = np.rint(np.minimum(np.arange(65536), top) * (65535 / top)).astype(np.uint16)
-        grey = levels[grey]
+    grey = scaled_to_16(np.array(image, np.uint16), top)
     white_is_zero = tags.get(262) == 0  # Pillow inverts these at 8 bits only
     return 65535 - grey if white_is_zero else grey

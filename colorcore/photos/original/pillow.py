@@ -14,7 +14,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from colorcore.photos.containers import without_metadata
 from colorcore.photos.original.profiles import bands, inks_to_srgb, pixels_to_srgb
-from colorcore.photos.read import grey_levels, keyed_alpha
+from colorcore.photos.read import grey_levels, keyed_alpha, scaled_to_16
 from colorcore.photos.refusal import PhotoRefused, Reason
 
 if TYPE_CHECKING:
@@ -83,6 +83,44 @@ def deep_png(data: bytes) -> Straight:
         return Straight(pixels_to_srgb(np.ascontiguousarray(pixels[..., 0]), icc), alpha)
     rgb = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB), np.uint16)
     return Straight(pixels_to_srgb(rgb, icc), alpha)
+
+
+def still_bits(image: ImageFile, data: bytes) -> int:
+    """Bits per channel of a file that is no JPEG, PNG or TIFF: up to 12 in AVIF and HEIC."""
+    if image.mode == "1":
+        return 1
+    if image.format == "HEIF":
+        return int(image.info.get("bit_depth", 8))
+    at = data.find(b"av1C", 0, 1 << 16)  # AV1 Codec ISO Media File Format Binding, 2.3.3
+    if image.format == "AVIF" and 0 <= at < len(data) - 6:
+        return {0x40: 10, 0x60: 12}.get(data[at + 6] & 0x60, 8)
+    return 8
+
+
+def deep_still(image: ImageFile, data: bytes, bits: int) -> Straight:
+    """An AVIF or HEIC of more than 8 bits, of which Pillow has kept 8.
+
+    Raises:
+        ValueError: it has other pixels than Pillow has seen.
+    """
+    if image.format == "AVIF":
+        import imagecodecs
+
+        levels = np.asarray(imagecodecs.avif_decode(data, index=0))
+    else:
+        import pillow_heif
+
+        decoded = pillow_heif.open_heif(data, convert_hdr_to_8bit=False)
+        levels = np.asarray(decoded, np.uint16) >> (16 - bits)
+    if levels.shape[:2] != (image.height, image.width) or levels.dtype != np.uint16:
+        raise ValueError(f"expected {bits} bits, got {levels.dtype} {levels.shape}")
+    pixels = scaled_to_16(levels, (1 << bits) - 1)
+    icc = image.info.get("icc_profile")
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    alpha = np.ascontiguousarray(pixels[..., -1]) if channels in {2, 4} else None
+    if channels > 1:
+        pixels = pixels[..., 0] if channels == 2 else pixels[..., :3]
+    return Straight(pixels_to_srgb(np.ascontiguousarray(pixels), icc), alpha)
 
 
 def straight(image: ImageFile, data: bytes) -> Straight:

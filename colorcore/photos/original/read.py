@@ -9,7 +9,8 @@ own quality. It has the same limits and the same refusals.
 ``PNG``          Pillow; 16 bits: OpenCV
 ``TIFF``         tifffile; palettes, bits and JPEG in TIFF: Pillow
 ``PGM, PPM``     :mod:`colorcore.photos.original.netpbm`
-``all others``   Pillow, with its plugins for HEIC and JPEG XL where they are installed
+``all others``   Pillow, with its plugins for HEIC and JPEG XL where they are installed; AVIF of
+more than 8 bits: imagecodecs. Of JPEG XL, 8 bits are read.
 """
 
 from __future__ import annotations
@@ -49,9 +50,11 @@ from colorcore.photos.original.netpbm import netpbm_header, netpbm_pixels
 from colorcore.photos.original.pillow import (
     Straight,
     deep_png,
+    deep_still,
     is_deep_png,
     pillow_limit_raised,
     png_bits,
+    still_bits,
     straight,
     tiff_bits,
 )
@@ -271,7 +274,9 @@ def _read_other(plugin: type[ImageFile], data: bytes, limits: PhotoLimits) -> Or
     quality: Literal["lossless"] | None = None
     if plugin is WebPImageFile and is_lossless_webp(data):
         quality = "lossless"
-    bits = 1 if image.mode == "1" else 8
+    bits = still_bits(image, data)
+    if bits > 8:
+        pixels = deep_still(image, data, bits)
     return _finished(str(image.format), pixels, orientation, bits, metadata, quality)
 
 

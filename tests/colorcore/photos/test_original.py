@@ -29,7 +29,7 @@ from colorcore.photos.original.pillow import pillow_limit_raised
 from colorcore.photos.original.read import Original, read_original
 from colorcore.photos.read import read_photo
 from colorcore.photos.refusal import PhotoLimits, PhotoRefused, Reason
-from colorcore.photos.write import encode_picture
+from colorcore.photos.write import encode_picture, format_for
 from tests.colorcore.photos.photo_files import (
     ALPHA,
     GREY,
@@ -391,6 +391,9 @@ MUTABLE = WHOLE | {
     "deep inks": tiff(np.dstack([DEEP, ALPHA16]), photometric="separated", compression="zlib"),
     "pages": many_pages(),
     "deep png": opencv(".png", np.dstack([DEEP, ALPHA16])),
+    "deep avif": imagecodecs.avif_encode(
+        np.dstack([SCENE16, ALPHA16]) >> np.uint16(6), level=80, bitspersample=10
+    ),
     "ppm": encode("PPM"),
     "plain ppm": b"P3 128 96 255\n" + b" ".join(b"%d" % v for v in SCENE.ravel()),
 }
@@ -466,7 +469,7 @@ from pathlib import Path
 import numpy as np
 from colorcore.photos.original.read import read_original
 from colorcore.photos.refusal import PhotoLimits
-from colorcore.photos.write import encode_picture
+from colorcore.photos.write import encode_picture, format_for
 
 def status(name):
     text = Path("/proc/self/status").read_text()
@@ -515,6 +518,29 @@ def test_avif():
     assert difference(original.pixels, SCENE) < 20
     assert difference(original.alpha, ALPHA) < 12
     assert original.metadata.exif
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
+@pytest.mark.parametrize("bits", [10, 12])
+def test_deep_avif(bits):
+    for picture in (SCENE16, RAMP16, np.dstack([SCENE16, ALPHA16])):
+        levels = picture >> (16 - bits)
+        data = imagecodecs.avif_encode(levels, level=97, bitspersample=bits, pixelformat="444")
+        original = only(data)
+        assert (original.bits, original.pixels.dtype) == (bits, np.uint16)
+        colours = picture if picture.shape[2:] != (4,) else picture[..., :3]
+        assert difference(original.pixels, colours) < 8 * 257
+        assert (original.alpha is not None) == (picture.shape[2:] == (4,))
+        assert format_for(original) == ".png"
+
+
+def test_deep_heic():
+    heif = pytest.importorskip("pillow_heif", reason="pillow-heif (extra formats) is not installed")
+    out = io.BytesIO()
+    heif.from_bytes("RGB;16", (WIDTH, HEIGHT), SCENE16.tobytes()).save(out, quality=95)
+    original = only(out.getvalue())
+    assert (original.bits, original.pixels.dtype) == (10, np.uint16)
+    assert difference(original.pixels, SCENE16) < 10 * 257
 
 
 def test_heic():
