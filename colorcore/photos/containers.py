@@ -122,6 +122,12 @@ def webp_size(data: bytes) -> tuple[int, int] | None:
     return width & 0x3FFF, height & 0x3FFF
 
 
+def is_lossless_webp(data: bytes) -> bool:
+    """Whether the pixels of a WebP, or of its first frame, are stored losslessly."""
+    lossless, lossy = data.find(b"VP8L", 12), data.find(b"VP8 ", 12)
+    return lossless >= 0 and not 0 <= lossy < lossless
+
+
 class _Chunk(NamedTuple):
     """A chunk of a PNG: its data are ``data[start:end]``, its checksum are the next 4 bytes."""
 
@@ -135,7 +141,7 @@ _MAX_PROFILE = 255 * 65_519
 """Bytes of the largest ICC profile that a JPEG can hold."""
 
 
-def _chunks(png: bytes) -> Iterator[_Chunk]:
+def png_chunks(png: bytes) -> Iterator[_Chunk]:
     """The chunks of a PNG up to its end (W3C PNG, §5.3); the last one may reach past the file's."""
     position = 8
     name = b""
@@ -151,7 +157,7 @@ def pixels_damaged(png: bytes) -> bool:
     Pillow checks the other chunks that matter, but neither this checksum nor always that of the
     compressed pixels, so a flipped bit may change colours silently.
     """
-    return any(c.name == b"IDAT" and not _intact(png, c) for c in _chunks(png))
+    return any(c.name == b"IDAT" and not _intact(png, c) for c in png_chunks(png))
 
 
 def _intact(png: bytes, chunk: _Chunk) -> bool:
@@ -166,7 +172,7 @@ def without_metadata(png: bytes) -> tuple[bytes, bytes | None]:
     Of an animation, the picture is the one that programs show that know no animations.
     """
     parts, profile = [png[:8]], None
-    for chunk in _chunks(png):
+    for chunk in png_chunks(png):
         name, start, end = chunk
         if name in _PICTURE or (name == b"eXIf" and _intact(png, chunk)):
             parts.append(png[start - 8 : end + 4])

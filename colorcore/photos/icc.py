@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from functools import cache, lru_cache
 from io import BytesIO
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+
+    Pixels = NDArray[np.unsignedinteger[Any]]
+    """Colours of 8 or 16 bits: an array of uint8 or uint16."""
 
 
 class Shaper(NamedTuple):
@@ -58,7 +61,7 @@ def convert(rgb: NDArray[np.uint8], icc: bytes | None) -> NDArray[np.uint8]:
     way = conversion(icc) if icc else None
     if way is None or way.mode != "RGB":
         return rgb
-    return in_bands(rgb.shape[0], rgb.shape[1], lambda rows: _srgb(rgb[rows], way))
+    return in_bands(rgb.shape[0], rgb.shape[1], lambda rows: to_srgb(rgb[rows], way))
 
 
 def convert_image(image: Image.Image, icc: bytes | None) -> NDArray[np.uint8]:
@@ -71,9 +74,11 @@ def convert_image(image: Image.Image, icc: bytes | None) -> NDArray[np.uint8]:
     def band(rows: slice) -> NDArray[np.uint8]:
         part = image.crop((0, rows.start, image.width, rows.stop))
         if way is not None and way.mode == image.mode != "RGB":
-            return _apply(part, way.transform)
+            return apply_transform(part, way.transform)
         rgb = np.array(part.convert("RGB"))
-        return rgb if way is None or way.mode != "RGB" or image.mode == "CMYK" else _srgb(rgb, way)
+        return (
+            rgb if way is None or way.mode != "RGB" or image.mode == "CMYK" else to_srgb(rgb, way)
+        )
 
     return in_bands(image.height, image.width, band)
 
@@ -92,11 +97,13 @@ def in_bands(
     return out
 
 
-def _srgb(rgb: NDArray[np.uint8], way: Conversion) -> NDArray[np.uint8]:
-    return way.shaper(rgb) if way.shaper else _apply(Image.fromarray(rgb), way.transform)
+def to_srgb(rgb: NDArray[np.uint8], way: Conversion) -> NDArray[np.uint8]:
+    """The same colours in sRGB by a conversion of mode RGB. (H, W, 3) uint8 both."""
+    return way.shaper(rgb) if way.shaper else apply_transform(Image.fromarray(rgb), way.transform)
 
 
-def _apply(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> NDArray[np.uint8]:
+def apply_transform(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> NDArray[np.uint8]:
+    """A picture through LittleCMS at 8 bits. -> (H, W, 3) uint8."""
     converted = ImageCms.applyTransform(image, transform)
     assert converted is not None  # noqa: S101 - only in-place calls return none
     return np.array(converted)
@@ -129,7 +136,7 @@ def conversion(icc: bytes) -> Conversion | None:
         if mode != "RGB":
             return Conversion(mode, transform, None)
         cube = np.indices((16, 16, 16), np.uint8).reshape(3, 64, 64).transpose(1, 2, 0) * 17
-        wanted = _apply(Image.fromarray(np.ascontiguousarray(cube)), transform)
+        wanted = apply_transform(Image.fromarray(np.ascontiguousarray(cube)), transform)
     except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
         return None
     if _same(wanted, cube):
@@ -152,17 +159,33 @@ def _srgb_encoding() -> NDArray[np.uint8]:
 
 
 def _shaper(icc: bytes, profile: ImageCms.ImageCmsProfile) -> Shaper | None:
-    """Tables for a matrix/TRC profile (ICC.1:2022, F.3); None for any other kind."""
+    """Tables for a matrix/TRC profile; None for any other kind."""
+    found = curves_and_matrix(icc, profile, 256)
+    if found is None:
+        return None
+    curves, matrix = found
+    linear = np.rint(curves * 65535.0).astype(np.uint16)
+    alike = bool((linear == linear[:, :1]).all())
+    return Shaper(linear[:, 0].copy() if alike else linear[None], matrix.astype(np.float32))
+
+
+def curves_and_matrix(
+    icc: bytes, profile: ImageCms.ImageCmsProfile, levels: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """What a matrix/TRC profile consists of (ICC.1:2022, F.3); None for any other kind.
+
+    -> linear light 0..1 of each of ``levels`` device values, (levels, 3), and the matrix from
+    linear device RGB to linear sRGB, (3, 3).
+    """
     try:
         srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
         matrix = np.linalg.solve(_colorants(srgb), _colorants(profile))
         with np.errstate(all="ignore"):  # the cube reveals damaged curves
-            curves = np.stack([_tone_curve(icc, name) for name in (b"rTRC", b"gTRC", b"bTRC")], -1)
-            linear = np.rint(np.clip(curves, 0.0, 1.0) * 65535.0).astype(np.uint16)
+            names = (b"rTRC", b"gTRC", b"bTRC")
+            curves = np.stack([_tone_curve(icc, name, levels) for name in names], -1)
     except (ValueError, TypeError, struct.error, np.linalg.LinAlgError):
         return None
-    alike = bool((linear == linear[:, :1]).all())
-    return Shaper(linear[:, 0].copy() if alike else linear[None], matrix.astype(np.float32))
+    return np.nan_to_num(np.clip(curves, 0.0, 1.0)), np.asarray(matrix, np.float64)
 
 
 def _colorants(profile: ImageCms.ImageCmsProfile) -> NDArray[np.float64]:
@@ -174,8 +197,8 @@ def _colorants(profile: ImageCms.ImageCmsProfile) -> NDArray[np.float64]:
     return np.array(columns, np.float64).T
 
 
-def _tone_curve(icc: bytes, name: bytes) -> NDArray[np.float64]:
-    """A profile's tone curve at the 256 device values, 0..1 (ICC.1:2022, 10.6 and 10.18).
+def _tone_curve(icc: bytes, name: bytes, levels: int) -> NDArray[np.float64]:
+    """A profile's tone curve at ``levels`` device values, 0..1 (ICC.1:2022, 10.6 and 10.18).
 
     Raises:
         ValueError: the tag is missing, or of a kind that photos do not use.
@@ -185,7 +208,7 @@ def _tone_curve(icc: bytes, name: bytes) -> NDArray[np.float64]:
     at = next((offset for tag, offset, _ in tags if tag == name), None)
     if at is None:
         raise ValueError(f"expected a tag {name!r}, got none")
-    x = np.arange(256) / 255.0
+    x = np.arange(levels) / (levels - 1)
     kind, number = struct.unpack_from(">4s4xI", icc, at)
     if kind == b"curv" and number == 0:
         return x

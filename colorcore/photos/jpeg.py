@@ -12,7 +12,17 @@ from colorcore.photos.containers import exif_orientation
 from colorcore.photos.refusal import PhotoRefused, Reason
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
+
+
+class JpegSegment(NamedTuple):
+    """A marker and its data ``data[start:end]``, without the two bytes of the length."""
+
+    marker: int
+    start: int
+    end: int
 
 
 class JpegHeader(NamedTuple):
@@ -27,47 +37,138 @@ class JpegHeader(NamedTuple):
     scan: int  # offset of the SOS marker
 
 
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..15 less DHT, JPG, DAC
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..15 less DHT, JPG, DAC
 _NO_LENGTH = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})  # stuffing, TEM, RST0..7, SOI
-_EOI, _SOS, _APP1, _APP2 = 0xD9, 0xDA, 0xE1, 0xE2
+EOI, SOS, APP1, APP2 = 0xD9, 0xDA, 0xE1, 0xE2
 
 
-def jpeg_header(data: bytes) -> JpegHeader:
-    """Walk the markers up to the main picture's scan (ITU-T T.81, annex B).
+def jpeg_segments(data: bytes) -> Iterator[JpegSegment]:
+    """The segments before a JPEG's first scan (ITU-T T.81, annex B); the last one is SOS or EOI.
 
     Thumbnails are inside APP segments, which are skipped by their length. Bytes outside segments
     are skipped too, as in libjpeg.
+
+    Raises:
+        IndexError: the file ends within a marker or a length.
+    """
+    position = 2
+    while (position := data.find(b"\xff", position)) >= 0:
+        position += 1
+        marker = data[position]
+        if marker == 0xFF or marker in _NO_LENGTH:
+            continue
+        if marker in (SOS, EOI):
+            yield JpegSegment(marker, position + 1, position + 1)
+            return
+        end = position + 1 + (data[position + 1] << 8 | data[position + 2])
+        yield JpegSegment(marker, position + 3, end)
+        position = end
+
+
+def jpeg_header(data: bytes) -> JpegHeader:
+    """Size, orientation and profile of a JPEG's main picture.
+
+    Raises:
+        PhotoRefused: there is no frame or no scan.
     """
     frame: tuple[int, int, int, bool] | None = None
-    orientation, icc = 1, {}
-    position = 2
+    orientation, icc, scan = 1, {}, -1
     try:
-        while (position := data.find(b"\xff", position)) >= 0:
-            position += 1
-            marker = data[position]
-            if marker == 0xFF or marker in _NO_LENGTH:
-                continue
-            if marker in (_SOS, _EOI):
-                break
-            length = data[position + 1] << 8 | data[position + 2]
-            body = position + 3
-            if marker in _FRAMES:
-                bits, height, width, components = struct.unpack_from(">BHHB", data, body)
+        for marker, start, end in jpeg_segments(data):
+            if marker in (SOS, EOI):
+                scan = start - 2
+            elif marker in FRAMES:
+                bits, height, width, components = struct.unpack_from(">BHHB", data, start)
                 frame = width, height, components, bits == 8 and marker <= 0xC2
-            elif marker == _APP1 and data.startswith(b"Exif\0\0", body):
-                orientation = exif_orientation(data[body + 6 : position + 1 + length])
-            elif marker == _APP2 and data.startswith(b"ICC_PROFILE\0", body):
-                icc[data[body + 12]] = data[body + 14 : position + 1 + length]
-            position += 1 + length
+            elif marker == APP1 and data.startswith(b"Exif\0\0", start):
+                orientation = exif_orientation(data[start + 6 : end])
+            elif marker == APP2 and data.startswith(b"ICC_PROFILE\0", start):
+                icc[data[start + 12]] = data[start + 14 : end]
     except (IndexError, struct.error):
-        position = -1
-    if position < 0:
+        scan = -1
+    if scan < 0:
         detail = f"expected a JPEG's scan, got the end of the file after {len(data)} bytes"
         raise PhotoRefused(Reason.TRUNCATED, detail)
-    if frame is None or marker == _EOI:
+    if frame is None or data[scan + 1] == EOI:
         raise PhotoRefused(Reason.UNREADABLE, "expected a JPEG's frame and scan, got none")
     profile = b"".join(icc[part] for part in sorted(icc)) or None
-    return JpegHeader(*frame, orientation, profile, position - 1)
+    return JpegHeader(*frame, orientation, profile, scan)
+
+
+def check_jpeg_end(data: bytes, header: JpegHeader) -> None:
+    """Refuse a JPEG that has been cut off: decoders fill missing pixels with grey silently.
+
+    Within a scan FF is always escaped, so the end marker cannot occur by chance. It is searched for
+    from the end, but anywhere: cameras append data after it.
+    """
+    if data.rfind(b"\xff\xd9", header.scan) < 0:
+        detail = f"expected a JPEG's end marker, got the end of the file after {len(data)} bytes"
+        raise PhotoRefused(Reason.TRUNCATED, detail)
+
+
+class JpegQuality(NamedTuple):
+    """How lossy a JPEG is: what an encoder needs to write it so again.
+
+    tables       quantization of the lightness and, if it has colours, of the colours; each 64
+                 steps of 1..65,535, row by row
+    sampling     of the colours: 4:4:4, 4:2:2 or 4:2:0; the next finer one for other kinds
+    progressive  whether it is stored in several scans
+    """
+
+    tables: tuple[tuple[int, ...], ...]
+    sampling: str
+    progressive: bool
+
+
+_DQT = 0xDB
+_ROW_BY_ROW = np.argsort(
+    sorted(range(64), key=lambda i: (i // 8 + i % 8, (i // 8 if (i // 8 + i % 8) % 2 else i % 8)))
+)
+"""Where each step is in the file's zigzag order (T.81, figure 5)."""
+
+
+def jpeg_quality(data: bytes) -> JpegQuality | None:
+    """The quality of a JPEG that :func:`jpeg_header` has read; None if its tables are damaged."""
+    tables: dict[int, tuple[int, ...]] = {}
+    frame, parts = 0, b""
+    try:
+        for marker, start, end in jpeg_segments(data):
+            if marker == _DQT:
+                tables |= _quantization(data[start:end])
+            elif marker in FRAMES:
+                frame, parts = marker, data[start + 6 : end]
+        components = [
+            (parts[i + 1] >> 4, parts[i + 1] & 15, parts[i + 2])
+            for i in range(0, len(parts) - 2, 3)
+        ][:2]
+        chosen = tuple(tables[table] for _, _, table in components)
+        sampling = _sampling(components)
+    except (IndexError, KeyError, ValueError, struct.error, ZeroDivisionError):
+        return None
+    return JpegQuality(chosen, sampling, frame == 0xC2) if chosen else None
+
+
+def _quantization(segment: bytes) -> dict[int, tuple[int, ...]]:
+    """Tables by their number (T.81, B.2.4.1)."""
+    tables, position = {}, 0
+    while position < len(segment):
+        wide, number = segment[position] >> 4, segment[position] & 15
+        kind = np.dtype(">u2") if wide else np.dtype(np.uint8)
+        steps = np.frombuffer(segment, kind, 64, position + 1)
+        tables[number] = tuple(int(step) for step in np.maximum(steps, 1)[_ROW_BY_ROW])
+        position += 1 + 64 * kind.itemsize
+    return tables
+
+
+def _sampling(components: list[tuple[int, int, int]]) -> str:
+    """Of the colours, by the sampling factors of the first two components."""
+    if len(components) < 2:
+        return "4:2:0"
+    (h, v, _), (colour_h, colour_v, _) = components
+    across, down = h // colour_h, v // colour_v
+    if across >= 2 and down >= 2:
+        return "4:2:0"
+    return "4:2:2" if across >= 2 else "4:4:4"
 
 
 _IMREAD = {
@@ -85,6 +186,13 @@ def decode_jpeg(data: bytes, factor: int) -> NDArray[np.uint8] | None:
     )
     if picture is not None and factor > 1:
         picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    return None if picture is None else np.asarray(picture, np.uint8)
+
+
+def decode_grey_jpeg(data: bytes) -> NDArray[np.uint8] | None:
+    """The lightness of a JPEG of one component as stored, (H, W) uint8; None as above."""
+    flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     return None if picture is None else np.asarray(picture, np.uint8)
 
 

@@ -19,9 +19,10 @@ orientation
 from __future__ import annotations
 
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -31,6 +32,7 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
@@ -41,15 +43,19 @@ from colorcore.photos.containers import (
     without_metadata,
 )
 from colorcore.photos.icc import convert, convert_image, in_bands
-from colorcore.photos.jpeg import decode_jpeg, jpeg_header, reduction_for
+from colorcore.photos.jpeg import check_jpeg_end, decode_jpeg, jpeg_header, reduction_for
+from colorcore.photos.original.netpbm import is_netpbm, netpbm_header, netpbm_pixels
 from colorcore.photos.refusal import PhotoLimits, PhotoRefused, Reason
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
     from PIL.ImageFile import ImageFile
 
 PHOTO_SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"]
+    + [".pbm", ".pgm", ".ppm", ".pnm"]
     + ([".avif"] if features.check("avif") else [])
 )
 """Lower-case suffixes of the files that a folder's listing takes as photos."""
@@ -69,6 +75,8 @@ class DecodedPhoto:
 
 
 DEFAULT_LIMITS = PhotoLimits()
+Pixel = TypeVar("Pixel", bound=np.unsignedinteger[Any])
+"""The type of a picture's channels."""
 
 
 def read_photo(
@@ -83,31 +91,42 @@ def read_photo(
     Raises:
         PhotoRefused: the only exception for any bytes; it holds the reason.
     """
-    if not data:
-        raise PhotoRefused(Reason.EMPTY, "expected a photo, got a file of 0 bytes")
-    if len(data) > limits.max_bytes:
-        detail = f"expected at most {limits.max_bytes} bytes, got {len(data)}"
-        raise PhotoRefused(Reason.TOO_LARGE, detail)
-    plugin = _sniff(data)
+    check_bytes(data, limits)
+    plugin = sniff(data)
     if plugin is None:
-        detail = f"expected JPEG, PNG, WebP, TIFF, BMP, GIF or AVIF, got {data[:12]!r}…"
+        detail = f"expected JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF or PPM, got {data[:12]!r}…"
         raise PhotoRefused(Reason.UNREADABLE, detail)
-    try:
+    with refusing(str(plugin.format), data):
         if plugin is JpegImageFile:
             return _read_jpeg(data, limits, min_size)
+        if plugin is PpmImageFile:
+            return _read_netpbm(data, limits)
         return _read_with_pillow(plugin, data, limits)
+
+
+@contextmanager
+def refusing(name: str, data: bytes) -> Iterator[None]:
+    """Turn every exception of a decoder into a refusal; ``name`` is the format.
+
+    Decoders raise nearly any exception on damage: OSError, SyntaxError, struct.error, …
+    """
+    try:
+        yield
     except PhotoRefused:
         raise
     except Exception as error:
-        # Decoders raise nearly any exception on damage: OSError, SyntaxError, struct.error, …
-        said = " ".join(f"{type(error).__name__} {error}".split())[:200]
-        if isinstance(error, _OUT_OF_MEMORY) or getattr(error, "code", 0) == cv2.Error.StsNoMem:
-            reason, expected = Reason.BOMB, "pixels that fit into memory"
-        elif "truncated" in said or ends_early(data):
-            reason, expected = Reason.TRUNCATED, f"a whole {plugin.format} file"
-        else:
-            reason, expected = Reason.UNREADABLE, f"an undamaged {plugin.format} file"
-        raise PhotoRefused(reason, f"expected {expected}, got {said}") from error
+        raise _as_refusal(error, name, data) from error
+
+
+def _as_refusal(error: Exception, name: str, data: bytes) -> PhotoRefused:
+    said = " ".join(f"{type(error).__name__} {error}".split())[:200]
+    if isinstance(error, _OUT_OF_MEMORY) or getattr(error, "code", 0) == cv2.Error.StsNoMem:
+        reason, expected = Reason.BOMB, "pixels that fit into memory"
+    elif "truncated" in said or ends_early(data):
+        reason, expected = Reason.TRUNCATED, f"a whole {name} file"
+    else:
+        reason, expected = Reason.UNREADABLE, f"an undamaged {name} file"
+    return PhotoRefused(reason, f"expected {expected}, got {said}")
 
 
 def photo_header(data: bytes) -> tuple[str, int, int]:
@@ -116,7 +135,7 @@ def photo_header(data: bytes) -> tuple[str, int, int]:
     Raises:
         PhotoRefused: the only exception for any bytes: they are no photo, or its header is damaged.
     """
-    plugin = _sniff(data)
+    plugin = sniff(data)
     try:
         if plugin is None:
             raise ValueError(f"{data[:12]!r}…")
@@ -126,7 +145,9 @@ def photo_header(data: bytes) -> tuple[str, int, int]:
         size = webp_size(data) if plugin is WebPImageFile else None
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            width, height = size or _open(plugin, data).size
+            if plugin is PpmImageFile:
+                size = netpbm_header(data)[1:3]
+            width, height = size or open_image(plugin, data).size
         return str(plugin.format), width, height
     except PhotoRefused:
         raise
@@ -138,7 +159,7 @@ def photo_header(data: bytes) -> tuple[str, int, int]:
 _OUT_OF_MEMORY = (MemoryError, Image.DecompressionBombError)
 
 
-def _sniff(data: bytes) -> type[ImageFile] | None:
+def sniff(data: bytes) -> type[ImageFile] | None:
     """Pillow's class for the format of the first bytes.
 
     The classes are used directly: ``Image.open`` would try every plugin (including PostScript
@@ -160,12 +181,24 @@ def _sniff(data: bytes) -> type[ImageFile] | None:
         return BmpImageFile
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return WebPImageFile
+    if is_netpbm(data):
+        return PpmImageFile
     if data[4:8] == b"ftyp" and data[8:12] in {b"avif", b"avis", b"mif1", b"msf1"}:
         return AvifImageFile
     return None
 
 
-def _check_limits(width: int, height: int, limits: PhotoLimits) -> None:
+def check_bytes(data: bytes, limits: PhotoLimits) -> None:
+    """Refuse an empty file, and one over the limit on bytes."""
+    if not data:
+        raise PhotoRefused(Reason.EMPTY, "expected a photo, got a file of 0 bytes")
+    if len(data) > limits.max_bytes:
+        detail = f"expected at most {limits.max_bytes} bytes, got {len(data)}"
+        raise PhotoRefused(Reason.TOO_LARGE, detail)
+
+
+def check_limits(width: int, height: int, limits: PhotoLimits) -> None:
+    """Refuse a picture of a size outside the limits."""
     short, long = sorted((width, height))
     if short < 1:
         raise PhotoRefused(Reason.UNREADABLE, f"expected pixels, got {width}x{height}")
@@ -180,23 +213,21 @@ def _check_limits(width: int, height: int, limits: PhotoLimits) -> None:
         raise PhotoRefused(Reason.TOO_NARROW, detail)
 
 
-def _upright(rgb: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """The photo turned by its EXIF orientation (tag 0x0112; CIPA DC-008, table 6), contiguous."""
+def upright(picture: NDArray[Pixel], orientation: int) -> NDArray[Pixel]:
+    """The picture turned by its EXIF orientation (tag 0x0112; CIPA DC-008, table 6), contiguous.
+
+    picture (H, W) or (H, W, 3), uint8 or uint16.
+    """
     if orientation >= 5:  # stored with rows and columns exchanged
-        rgb = np.asarray(cv2.transpose(rgb), np.uint8)
+        picture = np.asarray(cv2.transpose(picture), picture.dtype)
     flip = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)
-    return rgb if flip is None else np.asarray(cv2.flip(rgb, flip), np.uint8)
+    return picture if flip is None else np.asarray(cv2.flip(picture, flip), picture.dtype)
 
 
 def _read_jpeg(data: bytes, limits: PhotoLimits, min_size: int | None) -> DecodedPhoto:
     header = jpeg_header(data)
-    _check_limits(header.width, header.height, limits)
-    # Decoders fill missing pixels with grey and report no error, so look for the end marker.
-    # Within a scan FF is always escaped, so the marker cannot occur by chance. Search from the end,
-    # but anywhere: cameras append data after it.
-    if data.rfind(b"\xff\xd9", header.scan) < 0:
-        detail = f"expected a JPEG's end marker, got the end of the file after {len(data)} bytes"
-        raise PhotoRefused(Reason.TRUNCATED, detail)
+    check_limits(header.width, header.height, limits)
+    check_jpeg_end(data, header)
     grey = header.components == 1
     if not header.common or not (header.components == 3 or (grey and header.icc is None)):
         return _read_with_pillow(JpegImageFile, data, limits)
@@ -207,7 +238,7 @@ def _read_jpeg(data: bytes, limits: PhotoLimits, min_size: int | None) -> Decode
     if rgb is None or rgb.shape != expected:
         got = "no picture" if rgb is None else str(rgb.shape)
         raise PhotoRefused(Reason.UNREADABLE, f"expected a JPEG of {expected}, got {got}")
-    rgb = _upright(convert(rgb, header.icc), header.orientation)
+    rgb = upright(convert(rgb, header.icc), header.orientation)
     turned = header.orientation >= 5
     width, height = (header.height, header.width) if turned else (header.width, header.height)
     return DecodedPhoto(rgb, width, height)
@@ -215,26 +246,32 @@ def _read_jpeg(data: bytes, limits: PhotoLimits, min_size: int | None) -> Decode
 
 def _read_with_pillow(plugin: type[ImageFile], data: bytes, limits: PhotoLimits) -> DecodedPhoto:
     if plugin is WebPImageFile and (size := webp_size(data)):
-        _check_limits(*size, limits)  # Pillow allocates the canvas as it opens the file
+        check_limits(*size, limits)  # Pillow allocates the canvas as it opens the file
     with warnings.catch_warnings():
         # Pillow warns of odd metadata, and of bombs by its own limit. Filters belong to the whole
         # process: if threads race here, at worst Pillow's warnings stay switched off.
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        image = _open(plugin, data)
-        _check_limits(*image.size, limits)
-        _check_layout(image, data, limits)
-        _forget_xmp(image)
-        try:
-            image.load()
-        except (SyntaxError, ValueError):  # PNGs may have metadata behind the pixels, too
-            image = _open_picture(data) if isinstance(image, PngImageFile) else image
-            image.load()
-        orientation = _pillow_orientation(image)
-        rgb = _upright(_flatten(image, _keyed_alpha(image, data)), orientation)
+        image = open_image(plugin, data)
+        check_limits(*image.size, limits)
+        check_layout(image, data, limits)
+        forget_xmp(image)
+        image = load_image(image, data)
+        orientation = pillow_orientation(image)
+        rgb = upright(_flatten(image, keyed_alpha(image, data)), orientation)
     return DecodedPhoto(rgb, rgb.shape[1], rgb.shape[0])
 
 
-def _open(plugin: type[ImageFile], data: bytes) -> ImageFile:
+def _read_netpbm(data: bytes, limits: PhotoLimits) -> DecodedPhoto:
+    header = netpbm_header(data)
+    check_limits(header.width, header.height, limits)
+    pixels = netpbm_pixels(data, header)
+    if pixels.dtype == np.uint16:
+        pixels = np.asarray(cv2.convertScaleAbs(pixels, alpha=255 / 65535), np.uint8)
+    rgb = pixels if pixels.ndim == 3 else cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
+    return DecodedPhoto(np.asarray(rgb, np.uint8), header.width, header.height)
+
+
+def open_image(plugin: type[ImageFile], data: bytes) -> ImageFile:
     """Pillow's image of a file, of which only the header is read."""
     try:
         return plugin(BytesIO(data))
@@ -242,6 +279,16 @@ def _open(plugin: type[ImageFile], data: bytes) -> ImageFile:
         if plugin is PngImageFile:
             return _open_picture(data)
         raise
+
+
+def load_image(image: ImageFile, data: bytes) -> ImageFile:
+    """The image with its pixels; PNGs may have metadata that Pillow refuses behind them, too."""
+    try:
+        image.load()
+    except (SyntaxError, ValueError):
+        image = _open_picture(data) if isinstance(image, PngImageFile) else image
+        image.load()
+    return image
 
 
 def _open_picture(png: bytes) -> PngImageFile:
@@ -257,7 +304,7 @@ def _open_picture(png: bytes) -> PngImageFile:
     return image
 
 
-def _check_layout(image: ImageFile, data: bytes, limits: PhotoLimits) -> None:
+def check_layout(image: ImageFile, data: bytes, limits: PhotoLimits) -> None:
     """Refuse files that Pillow would silently decode incompletely, wrongly or at any cost."""
     if isinstance(image, PngImageFile | TiffImageFile) and ends_early(data):
         detail = f"expected a whole {image.format} file, got its end after {len(data)} bytes"
@@ -280,7 +327,7 @@ def _check_layout(image: ImageFile, data: bytes, limits: PhotoLimits) -> None:
             raise PhotoRefused(Reason.BOMB, detail)
 
 
-def _forget_xmp(image: ImageFile) -> None:
+def forget_xmp(image: ImageFile) -> None:
     """Keep Pillow from looking for an orientation in XMP if EXIF has none.
 
     Other decoders do not, nor do we for JPEGs: XMP is copied along when a photo is turned upright,
@@ -290,9 +337,9 @@ def _forget_xmp(image: ImageFile) -> None:
         image.info.pop(key, None)
 
 
-def _pillow_orientation(image: ImageFile) -> int:
+def pillow_orientation(image: ImageFile) -> int:
     """EXIF orientation of an image that Pillow has loaded (Pillow turns TIFFs itself)."""
-    _forget_xmp(image)
+    forget_xmp(image)
     try:
         orientation = image.getexif().get(0x0112, 1)
     except Exception:
@@ -307,7 +354,9 @@ def _flatten(image: Image.Image, alpha: NDArray[np.uint8] | None) -> NDArray[np.
     """
     icc = image.info.get("icc_profile")
     if image.mode.startswith("I;16"):
-        image = Image.fromarray(_grey8(image))
+        # Pillow's own conversion clips.
+        grey = cv2.convertScaleAbs(grey_levels(image), alpha=255 / 65535)
+        image = Image.fromarray(np.asarray(grey, np.uint8))
     if image.mode not in {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}:
         detail = f"expected RGB, grey, palette or CMYK of 8 or 16 bits, got mode {image.mode}"
         raise PhotoRefused(Reason.UNREADABLE, detail)
@@ -332,7 +381,7 @@ def _flatten(image: Image.Image, alpha: NDArray[np.uint8] | None) -> NDArray[np.
     return in_bands(image.height, image.width, over_white)
 
 
-def _keyed_alpha(image: ImageFile, data: bytes) -> NDArray[np.uint8] | None:
+def keyed_alpha(image: ImageFile, data: bytes) -> NDArray[np.uint8] | None:
     """Alpha of a PNG in which one colour is transparent, if Pillow would mistake that colour.
 
     The colour has the file's bits (W3C PNG, §11.3.1.1), which Pillow compares with 8 bits.
@@ -353,10 +402,18 @@ def _keyed_alpha(image: ImageFile, data: bytes) -> NDArray[np.uint8] | None:
     return np.asarray(np.where(np.asarray(image) == key, 0, 255), np.uint8)
 
 
-def _grey8(image: Image.Image) -> NDArray[np.uint8]:
-    """Scale up to 16 bits to 8, because Pillow's own conversion clips. -> (H, W) uint8."""
+def scaled_to_16(levels: NDArray[np.uint16], top: int) -> NDArray[np.uint16]:
+    """Levels of 0..top in all of 16 bits."""
+    if top == 65535:
+        return levels
+    table = np.rint(np.minimum(np.arange(65536), top) * (65535 / top)).astype(np.uint16)
+    return table[levels]
+
+
+def grey_levels(image: Image.Image) -> NDArray[np.uint16]:
+    """A picture of mode I;16 in all levels of 16 bits, whatever it has; black is 0. (H, W)."""
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     top = (1 << tags.get(258, (16,))[0]) - 1
-    grey = np.asarray(cv2.convertScaleAbs(np.asarray(image, np.uint16), alpha=255 / top), np.uint8)
+    grey = scaled_to_16(np.array(image, np.uint16), top)
     white_is_zero = tags.get(262) == 0  # Pillow inverts these at 8 bits only
-    return 255 - grey if white_is_zero else grey
+    return 65535 - grey if white_is_zero else grey

@@ -43,8 +43,8 @@ class PhotoRefused(Exception):  # noqa: N818 - a verdict on the photo, not a fau
 class PhotoLimits:
     """Limits that are checked before decoding.
 
-    max_pixels  width × height, to protect memory: 100 MP are 300 MB of RGB (for TIFF, Pillow's own
-                limit of 179 MP applies too)
+    max_pixels  width × height, to protect memory: 100 MP are 300 MB of RGB (``read_photo`` reads
+                TIFFs of up to 179 MP, Pillow's own limit; ``read_original`` has no other limit)
     max_bytes   size of the file
     min_side    pixels on the shorter side
     max_aspect  longer side / shorter side
