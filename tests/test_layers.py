@@ -37,7 +37,8 @@ ROOMS: Mapping[str, Sequence[frozenset[str]]] = {
         frozenset({"tracking", "sources"}),
         frozenset({"run_log"}),
         frozenset({"sharding", "training"}),
-        frozenset({"inference", "pages", "priors", "demo"}),
+        frozenset({"pages"}),
+        frozenset({"inference", "priors", "demo"}),
         frozenset({"doctor"}),
     ),
     "tune": (

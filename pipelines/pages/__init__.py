@@ -1,1 +1,1 @@
-"""MLflow's pages: serve them, lay out a study."""
+"""Pages for a browser: MLflow's of a study, photos before and after."""

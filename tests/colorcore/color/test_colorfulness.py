@@ -1,16 +1,13 @@
 """Colourfulness by the paper's formula, and toned prints made from real colour photos."""
 
-import io
 from itertools import pairwise
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image
 from skimage import data
 from sklearn.datasets import load_sample_images
 
@@ -27,6 +24,7 @@ from colorcore.dataset.layout import SampleSettings
 from colorcore.dataset.sample import make_sample
 from colorcore.photos.refusal import PhotoRefused, Reason
 from colorcore.photos.square import square
+from tests.colorcore.color.toned import TONED, encoded, grey_of, in_bytes, sepia, through_jpeg
 
 # Hasler and Süsstrunk's formula
 
@@ -198,51 +196,6 @@ def _photos():
 PHOTOS = _photos()
 
 
-def grey_of(photo):
-    """Luma in 0..255, (H, W, 1)."""
-    return photo @ np.array([[0.299], [0.587], [0.114]])
-
-
-def in_bytes(picture):
-    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
-
-
-def sepia(photo, strength):
-    """The sepia matrix of the CSS filter, mixed with grey."""
-    matrix = [[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]]
-    toned = np.clip(photo @ np.transpose(matrix), 0, 255)
-    return in_bytes(strength * toned + (1 - strength) * grey_of(photo))
-
-
-def inks(photo, dark, light):
-    """Grey mapped to a ramp from one colour to another."""
-    t = grey_of(photo) / 255
-    return in_bytes(t * np.array(light) + (1 - t) * np.array(dark))
-
-
-TONED = {
-    **{f"sepia-{s}": lambda photo, s=s: sepia(photo, s) for s in (0.5, 0.75, 1.0)},
-    "cyanotype-deep": lambda photo: inks(photo, (0, 25, 80), (245, 250, 245)),
-    "cyanotype": lambda photo: inks(photo, (0, 49, 83), (255, 255, 255)),
-    "cyanotype-pale": lambda photo: inks(photo, (10, 40, 110), (230, 240, 250)),
-    "duotone-violet-peach": lambda photo: inks(photo, (30, 10, 80), (255, 200, 120)),
-    "duotone-wine-mint": lambda photo: inks(photo, (90, 0, 40), (120, 255, 220)),
-    "tint-cream": lambda photo: inks(photo, (0, 0, 0), (255, 230, 180)),
-    "tint-orange": lambda photo: inks(photo, (0, 0, 0), (255, 200, 120)),
-    "tint-pink": lambda photo: inks(photo, (0, 0, 0), (255, 128, 128)),
-    "overlay-faint": lambda photo: in_bytes(0.85 * grey_of(photo) + [38, 18, 3]),
-    "overlay": lambda photo: in_bytes(0.5 * grey_of(photo) + [128, 60, 10]),
-}
-
-
-def encoded(picture, quality: int | None):
-    """A PNG, or a JPEG of some quality."""
-    out = io.BytesIO()
-    image = Image.fromarray(picture)
-    image.save(out, "PNG") if quality is None else image.save(out, "JPEG", quality=quality)
-    return out.getvalue()
-
-
 def reason_of(data: bytes, size: int) -> str | None:
     try:
         make_sample(data, SampleSettings(size=size))
@@ -311,8 +264,7 @@ def test_the_docstring_of_toned_residual_holds():
         assert hue_spread(encode_lab(square(photo, 256))).residual > 7
         for render in TONED.values():
             picture = render(photo)
-            data = np.frombuffer(encoded(picture, 75), np.uint8)
-            decoded = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
+            decoded = through_jpeg(picture, 75)
             before.append(hue_spread(encode_lab(square(picture, 256))).residual)
             after.append(hue_spread(encode_lab(square(decoded, 256))).residual)
     assert max(before) < TONED_RESIDUAL
