@@ -254,8 +254,7 @@ def _difference_lines(differences: Sequence[Difference]) -> list[str]:
         parts = []
         for word, side in (("better", one), ("worse", other)):
             said = [
-                f"{_NAMES[each.metric]} by {_number(abs(each.difference))} "
-                f"({_between(each)})"
+                f"{_NAMES[each.metric]} by {_number(abs(each.difference))} ({_between(each)})"
                 for each in found
                 if each.better == side
             ]

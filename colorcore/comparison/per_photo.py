@@ -98,9 +98,7 @@ class PerPhoto:
         table = self.table()
         means = resampled_means(table.reshape(len(table), -1)).reshape(-1, *table.shape[1:])
         intervals = {
-            side: {
-                name: interval_of(means[:, i, j]) for j, name in enumerate(self.columns)
-            }
+            side: {name: interval_of(means[:, i, j]) for j, name in enumerate(self.columns)}
             for i, side in enumerate(self.sides)
         }
         return intervals, [

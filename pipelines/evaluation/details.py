@@ -16,8 +16,8 @@ from colorcore.comparison.per_photo import PerPhoto
 from colorcore.comparison.reliability import Reliability
 from colorcore.comparison.size_stability import PHOTOS, size_differences
 from colorcore.inference.colorize import colorize
-from pipelines.pairing.photos import TRUTH, Photo
 from pipelines.evaluation.sides import Answer, ModelSide
+from pipelines.pairing.photos import TRUTH, Photo
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -94,9 +94,7 @@ class Details:
             }
             self._consider(photo, float(row[first, column]), scores)
 
-    def _consider(
-        self, photo: Photo, score: float, scores: dict[str, dict[str, float]]
-    ) -> None:
+    def _consider(self, photo: Photo, score: float, scores: dict[str, dict[str, float]]) -> None:
         """Keep the photo if it is among the worst, the best, or the random sample."""
         number, self._seen = self._seen, self._seen + 1
         place = number if number < PHOTOS else self._random.randrange(self._seen)
@@ -138,7 +136,9 @@ class Details:
             )
             for shown in self._sample
         ]
-        return {f"{factor:g}": float(np.mean([each[factor] for each in found])) for factor in found[0]}
+        return {
+            f"{factor:g}": float(np.mean([each[factor] for each in found])) for factor in found[0]
+        }
 
     def gallery(self, median: float) -> list[Shown]:
         """The worst, median and best photos with their pictures; none is shown twice.
@@ -177,9 +177,7 @@ def _grey(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The lightness of a picture (H, W, 3) uint8 sRGB, without its colour."""
     lab = rgb_to_lab(torch.from_numpy(rgb.copy()).permute(2, 0, 1)[None].float() / 255.0)
     lab[:, 1:] = 0.0
-    grey: NDArray[np.uint8] = (
-        lab_to_rgb(lab)[0].permute(1, 2, 0).mul(255.0).round().byte().numpy()
-    )
+    grey: NDArray[np.uint8] = lab_to_rgb(lab)[0].permute(1, 2, 0).mul(255.0).round().byte().numpy()
     return grey
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -19,11 +18,12 @@ from colorcore.inference.equal_colorfulness import SHARES
 from colorcore.inference.evaluate import evaluation_for
 from colorcore.models.decoding import Decoding
 from colorcore.scores.metrics import PER_PHOTO
-from pipelines.pairing.photos import BATCH, Photo, stacked
 from pipelines.evaluation.report import EqualScores
 from pipelines.evaluation.sides import ModelSide
+from pipelines.pairing.photos import BATCH, Photo, stacked
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from colorcore.color.palette import Palette
@@ -105,31 +105,53 @@ class EqualScorer:
             share: {name: curve.read(share * true) for name, curve in curves.items()}
             for share in SHARES
         }
-        return [
-            self._score_at(
-                share, kept, {name: each and each.decoding for name, each in found.items()}
-            )
-            for share, found in readings.items()
-        ]
+        return self._scored(
+            kept,
+            {
+                share: {
+                    name: reading.decoding if reading else None for name, reading in found.items()
+                }
+                for share, found in readings.items()
+            },
+        )
 
-    def _score_at(
-        self, share: float, kept: KeptPhotos, decodings: dict[str, Decoding | None]
-    ) -> EqualScores:
-        there = {name: decoding for name, decoding in decodings.items() if decoding is not None}
-        evaluations = {name: evaluation_for(self._palette) for name in there}
-        table = PerPhoto(list(there), columns=PER_PHOTO)
+    def _scored(
+        self, kept: KeptPhotos, decodings: Mapping[float, dict[str, Decoding | None]]
+    ) -> list[EqualScores]:
+        """Score the kept photos with the decodings of each share; a network runs once per batch."""
+        there = {
+            share: {name: each for name, each in found.items() if each is not None}
+            for share, found in decodings.items()
+        }
+        evaluations = {
+            share: {name: evaluation_for(self._palette) for name in found}
+            for share, found in there.items()
+        }
+        tables = {share: PerPhoto(list(found), columns=PER_PHOTO) for share, found in there.items()}
         for photos in kept.batches():
             lab = decode_lab(stacked(photos).to(self._device))
-            rows = []
-            for name, decoding in there.items():
-                (plain,) = self._plain(name, photos, lab, [decoding.temperature])
-                answer = with_chroma(plain, decoding.chroma)
-                rows.append(evaluations[name].update(answer, lab).numpy())
-            if rows:
-                table.add([photo.name for photo in photos], np.stack(rows, axis=1))
-        intervals, differences = table.compare(list(combinations(there, 2))) if there else ({}, [])
-        scores = {name: evaluation.compute() for name, evaluation in evaluations.items()}
-        return EqualScores(share, len(kept.photos), decodings, scores, intervals, differences)
+            rows: dict[float, list[NDArray[np.float32]]] = {share: [] for share in there}
+            for name in self._sides:
+                wanted = {share: found[name] for share, found in there.items() if name in found}
+                temperatures = list(dict.fromkeys(each.temperature for each in wanted.values()))
+                made = self._plain(name, photos, lab, temperatures) if wanted else []
+                plain = dict(zip(temperatures, made, strict=True))
+                for share, decoding in wanted.items():
+                    answer = with_chroma(plain[decoding.temperature], decoding.chroma)
+                    rows[share].append(evaluations[share][name].update(answer, lab).numpy())
+            for share, found in rows.items():
+                if found:
+                    tables[share].add([photo.name for photo in photos], np.stack(found, axis=1))
+        return [
+            EqualScores(
+                share,
+                len(kept.photos),
+                decodings[share],
+                {name: evaluation.compute() for name, evaluation in evaluations[share].items()},
+                *tables[share].compare(),
+            )
+            for share in there
+        ]
 
     def _plain(
         self, name: str, photos: Sequence[Photo], lab: Tensor, temperatures: Sequence[float | None]

@@ -24,12 +24,12 @@ from pipelines.errors import JobError, WrongCallError
 from pipelines.evaluation.details import Details
 from pipelines.evaluation.equal import EqualScorer, KeptPhotos
 from pipelines.evaluation.front import FrontScores, plot_front, plot_fronts
-from pipelines.pairing.outputs import OutputFolder
 from pipelines.evaluation.page import check_page, write_report
-from pipelines.pairing.photos import DatasetPhotos, PhotoFiles, in_batches, is_dataset, stacked
 from pipelines.evaluation.report import EvalReport, SideReport
 from pipelines.evaluation.sides import Answer, ModelSide, names_for, open_models
 from pipelines.inference.outputs import check_drawing, drawing
+from pipelines.pairing.outputs import OutputFolder
+from pipelines.pairing.photos import DatasetPhotos, PhotoFiles, in_batches, is_dataset, stacked
 from pipelines.sources.source import open_sources, show_locations
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from colorcore.models.decoding import Decoding
 from colorcore.recipes.advice import Advised
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from colorcore.comparison.bootstrap import Interval
     from colorcore.comparison.per_photo import Difference
     from colorcore.inference.equal_colorfulness import Reading
-    from colorcore.models.decoding import Decoding
     from colorcore.scores.signs import Sign
     from pipelines.pairing.outputs import OutputFolder
 
@@ -131,9 +131,7 @@ class EvalReport:
     @property
     def decoding(self) -> Decoding:
         """That of the first model."""
-        decoding = self.sides[0].decoding
-        assert decoding is not None  # the first side is a model
-        return decoding
+        return self.sides[0].decoding or Decoding()  # the first side is always a model
 
     @property
     def statistics(self) -> dict[str, float]:
@@ -150,7 +148,7 @@ class EvalReport:
 
 
 def record_of(report: EvalReport) -> dict[str, Any]:
-    """The report as plain values, for JSON and for the HTML report; what JSON cannot hold is None."""
+    """The report as plain values: the record of ``--json``, of which the HTML report is made."""
     record: dict[str, Any] = {
         "photos": report.photos,
         "size": report.size,

@@ -63,7 +63,7 @@ def eval_page(
     sections = [
         _head(record, places),
         _scores(record, colors),
-        _differences(record["differences"], "Differences"),
+        _differences(record["differences"]),
         _equal(record),
         _gallery(record["details"]["shown"], pictures, colors),
         _hues(record["details"]["hues"], colors, hue_colors),
@@ -187,31 +187,40 @@ def _best(metric: str, rows: Mapping[str, Mapping[str, float]]) -> list[str]:
     return [side for side, value in values.items() if value == top]
 
 
-def _differences(differences: Sequence[Mapping[str, Any]], title: str) -> str:
-    """One line per pair of sides: where they differ by more than chance."""
+def _differences(differences: Sequence[Mapping[str, Any]]) -> str:
+    """The section on pairs of sides: where they differ by more than chance."""
     if not differences:
         return ""
-    pairs: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for each in differences:
-        pairs.setdefault((each["one"], each["other"]), []).append(each)
-    lines = ""
-    for (one, other), found in pairs.items():
-        said = []
-        for each in found:
-            low, high = each["interval"]
-            name = METRICS[each["metric"]][0]
-            size = f"{_signed(each['difference'])} ({_signed(low)} to {_signed(high)})"
-            said.append(
-                f"{text_of(name)} {size}: "
-                + (f"<b>{text_of(each['better'])}</b>" if each["better"] else "level")
-            )
-        lines += (
-            f"<li><b>{text_of(one)}</b> minus <b>{text_of(other)}</b>: {'; '.join(said)}</li>"
-        )
     return (
-        f"<h2>{title}</h2><p>Mean differences over the same photos, with 95% intervals and the "
-        "better side. Level: the interval holds 0, so chance in the choice of photos may have "
-        f"made the difference.</p><ul>{lines}</ul>"
+        "<h2>Differences</h2><p>The better side of each pair, and below it the mean difference "
+        "over the same photos (first minus second) with its 95% interval. Level: the interval "
+        "holds 0, so the choice of photos may have made the difference.</p>"
+        + _difference_table(differences)
+    )
+
+
+def _difference_table(differences: Sequence[Mapping[str, Any]]) -> str:
+    """A row per pair of sides, a column per metric; nothing if there is no pair."""
+    pairs: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    for each in differences:
+        pairs.setdefault((each["one"], each["other"]), {})[each["metric"]] = each
+    if not pairs:
+        return ""
+    metrics = list(next(iter(pairs.values())))
+    head = "".join(f"<th>{text_of(METRICS[name][0])}</th>" for name in metrics)
+    body = ""
+    for (one, other), found in pairs.items():
+        cells = ""
+        for name in metrics:
+            each = found[name]
+            low, high = each["interval"]
+            said = f"<b>{text_of(each['better'])}</b>" if each["better"] else "level"
+            size = f"{_signed(each['difference'])}; {_signed(low)} to {_signed(high)}"
+            cells += f"<td>{said}<small>{size}</small></td>"
+        body += f'<tr><th scope="row">{text_of(one)} vs. {text_of(other)}</th>{cells}</tr>'
+    return (
+        f'<div class="wide" tabindex="0"><table><thead><tr><th></th>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
 
 
@@ -237,23 +246,9 @@ def _equal(record: Mapping[str, Any]) -> str:
         text += (
             f"<h3>At {each['share']:.0%} of the photos' colourfulness</h3>"
             + _table(_EQUAL, rows, colors, list(rows), knobs)
-            + _level(each["differences"])
+            + _difference_table(each["differences"])
         )
     return text
-
-
-def _level(differences: Sequence[Mapping[str, Any]]) -> str:
-    """The differences that are beyond chance, in one paragraph."""
-    beyond = [each for each in differences if each["better"]]
-    if not differences:
-        return ""
-    said = "; ".join(
-        f"{text_of(each['better'])} is better than "
-        f"{text_of(each['other'] if each['better'] == each['one'] else each['one'])} in "
-        f"{text_of(METRICS[each['metric']][0])} by {_number(abs(each['difference']))}"
-        for each in beyond
-    )
-    return f"<p>Beyond chance: {said or 'no difference'}.</p>"
 
 
 def _knobs(decoding: Mapping[str, Any]) -> str:
@@ -355,8 +350,8 @@ def _scatter(record: Mapping[str, Any], colors: Mapping[str, str]) -> str:
         else ""
     )
     return (
-        "<h2>Colourfulness</h2><p>One dot per photo. Below the dashed line, the prediction is paler "
-        f'than the photo; above it, more vivid.{some}</p><div class="charts">{charts}</div>'
+        "<h2>Colourfulness</h2><p>One dot per photo. Below the dashed line, the prediction is "
+        f'paler than the photo; above it, more vivid.{some}</p><div class="charts">{charts}</div>'
     )
 
 
@@ -472,4 +467,3 @@ def _signed(value: float) -> str:
 
 def _counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
-

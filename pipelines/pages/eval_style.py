@@ -44,32 +44,46 @@ th, td {
 }
 thead th { border-top: 0; font-weight: 600; background: var(--panel); }
 th:first-child { text-align: left; font-weight: 600; }
-tbody th { position: sticky; left: 0; background: var(--page); max-width: 11rem; white-space: normal; }
-td small { display: block; }
+tbody th {
+  position: sticky; left: 0; background: var(--page); min-width: 6.5rem; max-width: 12rem;
+  white-space: normal; overflow-wrap: break-word;
+}
+td small { display: block; font-weight: 400; }
 td.best { font-weight: 650; }
-.key { display: inline-block; width: .7rem; height: .7rem; border-radius: 2px; margin-right: .4rem; }
+.key {
+  display: inline-block; width: .7rem; height: .7rem; border-radius: 2px; margin-right: .4rem;
+}
 .legend { display: flex; flex-wrap: wrap; gap: .25rem 1.1rem; margin: .5rem 0; }
-.base { background: var(--base); fill: var(--base); } .s0 { background: var(--s0); fill: var(--s0); }
-.s1 { background: var(--s1); fill: var(--s1); } .s2 { background: var(--s2); fill: var(--s2); }
-.s3 { background: var(--s3); fill: var(--s3); } .s4 { background: var(--s4); fill: var(--s4); }
+.base { background: var(--base); fill: var(--base); }
+.s0 { background: var(--s0); fill: var(--s0); }
+.s1 { background: var(--s1); fill: var(--s1); }
+.s2 { background: var(--s2); fill: var(--s2); }
+.s3 { background: var(--s3); fill: var(--s3); }
+.s4 { background: var(--s4); fill: var(--s4); }
 .s5 { background: var(--s5); fill: var(--s5); }
 .photo { margin: 1rem 0 1.75rem; padding: 0; }
 .photo > figcaption { margin-bottom: .35rem; }
-.strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .6rem; }
+.strip { display: grid; grid-template-columns: repeat(auto-fit, minmax(8rem, 14rem)); gap: .6rem; }
 .strip figure { margin: 0; }
 .strip img { display: block; width: 100%; height: auto; border-radius: 4px; }
 .strip figcaption { font-size: .8125rem; line-height: 1.35; margin-top: .25rem; }
 .rows { margin: .75rem 0; }
 .row {
-  display: grid; grid-template-columns: 5.5rem minmax(0, 1fr); gap: .15rem .75rem;
+  display: grid; grid-template-columns: 6.5rem minmax(0, 1fr); gap: .15rem .75rem;
   padding: .4rem 0; border-top: 1px solid var(--line); align-items: center;
 }
 .row > small { grid-column: 1; }
 .row > div:last-child { grid-column: 2; grid-row: 1 / span 2; }
-.bar { display: grid; grid-template-columns: minmax(0, 1fr) 3.25rem; gap: .5rem; align-items: center; }
-.bar span { text-align: right; font-size: .8125rem; line-height: 1.1rem; font-variant-numeric: tabular-nums; }
+.bar {
+  display: grid; grid-template-columns: minmax(0, 1fr) 3.25rem; gap: .5rem; align-items: center;
+}
+.bar span {
+  text-align: right; font-size: .8125rem; line-height: 1.1rem; font-variant-numeric: tabular-nums;
+}
 .bar svg { display: block; width: 100%; height: .55rem; }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1.25rem; }
+.charts {
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1.25rem;
+}
 .charts figure { margin: .5rem 0; }
 .charts svg { display: block; width: 100%; max-width: 26rem; height: auto; }
 .charts figcaption { font-weight: 600; }
@@ -83,7 +97,7 @@ svg circle { fill-opacity: .55; }
 @media (max-width: 30rem) {
   body { padding: 1.25rem .9rem 3rem; }
   th, td { padding: .4rem .5rem; }
-  tbody th { max-width: 7rem; }
+  tbody th { min-width: 5.5rem; max-width: 7rem; }
   .strip { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   .charts { grid-template-columns: minmax(0, 1fr); }
 }

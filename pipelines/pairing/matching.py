@@ -72,9 +72,7 @@ def _take(photo: str, output: str, free: dict[str, None], found: Matches) -> boo
     return True
 
 
-def _keep_their_suffix(
-    photos: Sequence[str], free: dict[str, None], found: Matches
-) -> list[str]:
+def _keep_their_suffix(photos: Sequence[str], free: dict[str, None], found: Matches) -> list[str]:
     """Match photos whose outputs keep their suffix; returns the photos for the next rule.
 
     An output ``a.png`` of ``a.jpg`` and ``a.png`` may be either's, because most tools write PNGs.

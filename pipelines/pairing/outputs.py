@@ -73,7 +73,7 @@ class OutputFolder:
         self.matches = match_outputs(photos, list(self._files))
 
     def read(self, photo: str, shape: tuple[int, int], min_size: int) -> NDArray[np.uint8] | None:
-        """A matched photo's output, in the photo's shape: (H, W, 3) uint8 sRGB; None if it has none.
+        """A photo's output, in the photo's shape: (H, W, 3) uint8 sRGB; None if it has none.
 
         shape (width, height) of the whole photo; at least ``min_size`` pixels per side are read, if
         there are so many. An output that cannot be read is noted and is none.

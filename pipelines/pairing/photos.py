@@ -126,7 +126,9 @@ class PhotoFiles:
                 continue
             yield Photo(name, lab_u8, outputs, partial(self._large, photo.data(), name, shape))
 
-    def _large(self, data: bytes, name: str, shape: tuple[int, int]) -> dict[str, NDArray[np.uint8]]:
+    def _large(
+        self, data: bytes, name: str, shape: tuple[int, int]
+    ) -> dict[str, NDArray[np.uint8]]:
         rgb = read_photo(data, limits=LIMITS, min_size=LARGE).rgb
         return _large(name, rgb, self._against, shape)
 
