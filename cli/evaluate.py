@@ -174,7 +174,7 @@ def _found_in(side: SideReport) -> list[str]:
     for name, reason in outputs.damaged.items():
         lines.append(f"left out the output {name}: {reason}")
     if matches.extra:
-        lines.append(f"ignored {_some(matches.extra, 'output')} of no photo")
+        lines.append(f"ignored {_some(matches.extra, 'output', ' of no photo')}")
     if outputs.resized:
         shape = (
             f"; {len(outputs.reshaped):,} of them had another shape and were stretched to it"
@@ -186,12 +186,12 @@ def _found_in(side: SideReport) -> list[str]:
     return lines
 
 
-def _some(names: Sequence[str], what: str) -> str:
+def _some(names: Sequence[str], what: str, more_of_it: str = "") -> str:
     """A number of things, and the first few by name."""
     from cli.show import counted
 
     more = f" and {len(names) - _FEW:,} more" if len(names) > _FEW else ""
-    return f"{counted(len(names), what)}: {', '.join(names[:_FEW])}{more}"
+    return f"{counted(len(names), what)}{more_of_it}: {', '.join(names[:_FEW])}{more}"
 
 
 def _show_scores(report: EvalReport, *, perceptual: bool) -> None:

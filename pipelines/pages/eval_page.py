@@ -408,17 +408,17 @@ def _folders(record: Mapping[str, Any]) -> str:
     for side in record["sides"]:
         if (found := side["outputs"]) is None:
             continue
-        facts = [f"{found['matched']:,} matched by name"]
+        facts = [f"matched by name: {found['matched']:,}"]
         for key, meaning in (
             ("missing", "photos without an output"),
             ("ambiguous", "photos whose output is not certain"),
             ("damaged", "outputs that cannot be read"),
             ("extra", "outputs of no photo"),
             ("resized", "outputs of another size than their photo"),
-            ("reshaped", "of another shape, stretched to the photo's"),
+            ("reshaped", "those of another shape, stretched to the photo's"),
         ):
             number = found[key] if isinstance(found[key], int) else len(found[key])
-            facts += [f"{number:,} {meaning}"] if number else []
+            facts += [f"{meaning}: {number:,}"] if number else []
         lines += f"<li><b>{text_of(side['name'])}</b>: {'; '.join(facts)}</li>"
     return f"<h2>Other tools' pictures</h2><ul>{lines}</ul>" if lines else ""
 
