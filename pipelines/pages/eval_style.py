@@ -63,8 +63,8 @@ td.best { font-weight: 650; }
 .s5 { background: var(--s5); fill: var(--s5); }
 .photo { margin: 1rem 0 1.75rem; padding: 0; }
 .photo > figcaption { margin-bottom: .35rem; }
-.strip { display: grid; grid-template-columns: repeat(auto-fit, minmax(8rem, 14rem)); gap: .6rem; }
-.strip figure { margin: 0; }
+.strip { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .6rem; }
+.strip figure { margin: 0; max-width: 20rem; }
 .strip img { display: block; width: 100%; height: auto; border-radius: 4px; }
 .strip figcaption { font-size: .8125rem; line-height: 1.35; margin-top: .25rem; }
 .rows { margin: .75rem 0; }

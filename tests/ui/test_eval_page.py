@@ -91,7 +91,8 @@ def section(page: Page, title: str) -> str:
         """title => {
             let at = [...document.querySelectorAll('h2')].find(h => h.textContent === title);
             let text = '';
-            while ((at = at.nextElementSibling) && at.tagName !== 'H2') text += at.innerText + '\\n';
+            while ((at = at.nextElementSibling) && at.tagName !== 'H2')
+                text += at.innerText + '\\n';
             return text;
         }""",
         title,

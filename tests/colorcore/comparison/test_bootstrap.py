@@ -61,7 +61,7 @@ def test_blocks_of_draws_change_nothing(values: np.ndarray, monkeypatch) -> None
     ("interval", "beyond"),
     [((0.1, 0.2), True), ((-0.2, -0.1), True), ((-0.1, 0.2), False), ((0.0, 0.0), False)],
 )
-def test_beyond_zero(interval: tuple[float, float], beyond: bool) -> None:  # noqa: FBT001
+def test_beyond_zero(interval: tuple[float, float], beyond: bool) -> None:
     assert Interval(*interval).is_beyond_zero is beyond
 
 

@@ -58,5 +58,5 @@ def test_of_too_many_photos_a_random_sample_is_kept() -> None:
 
 
 def test_columns_are_the_metrics_and_lightness() -> None:
-    assert COLUMNS == (*PER_PHOTO, "lightness_error")
+    assert (*PER_PHOTO, "lightness_error") == COLUMNS
     assert PerPhoto(["a", "b"]).table().shape == (0, 2, len(COLUMNS))
