@@ -75,7 +75,7 @@ def evaluate(
         typer.Option(
             metavar="FILE.png",
             help="Also score a grid of temperatures and chroma factors, and the model at fixed "
-            "shares of the photos' colorfulness; write a plot here.",
+            "shares of the photos' colorfulness; write a plot here, with --with of all models.",
         ),
     ] = None,
     perceptual: Annotated[

@@ -305,10 +305,11 @@ def _photo_set(places: Sequence[str], folders: Sequence[OutputFolder], size: int
 
 def _nothing(names: str, found: str, folders: Sequence[OutputFolder]) -> str:
     """Why no photo was scored, and what to do."""
-    matched = [folder for folder in folders if not folder.matches.outputs]
-    if matched:
+    for folder in folders:
+        if folder.matches.outputs or not (folder.matches.missing or folder.matches.ambiguous):
+            continue
         return (
-            f"expected outputs in {matched[0].folder} named like the photos in {names}, "
+            f"expected outputs in {folder.folder} named like the photos in {names}, "
             f"found none ({found}); --against needs the same names, whatever their suffix"
         )
     return f"expected readable photos, found none in {names} ({found}); check the path"

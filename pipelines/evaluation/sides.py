@@ -119,11 +119,14 @@ def open_models(
 
 def names_for(locations: Sequence[str], taken: Sequence[str] = ("grey", "constant")) -> list[str]:
     """Short names: the last part of each location, or all of it where that is not unique."""
-    short = [location.rstrip("/").rpartition("/")[2] or location for location in locations]
+    plain = [location.partition("?")[0].rstrip("/") for location in locations]
+    short = [
+        name.rpartition("/")[2] or location for name, location in zip(plain, locations, strict=True)
+    ]
     names: list[str] = []
     for location, name in zip(locations, short, strict=True):
         alone = short.count(name) == 1 and name not in taken
-        fitting = name if alone else location.rstrip("/") or location
+        fitting = name if alone else location.rstrip("/")
         number, unique = 2, fitting
         while unique in (*names, *taken):
             unique, number = f"{fitting} ({number})", number + 1

@@ -12,7 +12,7 @@ _LEFT, _BOTTOM, _MARGIN = 44, 40, 10
 
 
 def text_of(text: object) -> str:
-    """Text for HTML; bytes of names that are not UTF-8 become question marks."""
+    """Text for HTML; bytes of names that are not UTF-8 are replaced."""
     plain = str(text).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return escape(plain)
 

@@ -221,10 +221,10 @@ def _large(
 
 
 def _name_of(source: Source, path: str) -> str:
-    """A photo's path within its folder; its bare name if its source names photos anywhere."""
-    if source.kind == "folder":
+    """A photo's path within its folder; its bare name where a list has its URI or absolute path."""
+    if source.kind == "folder" or not ("://" in path or path.startswith("/")):
         return path
-    return path.partition("?")[0].replace("\\", "/").rstrip("/").rpartition("/")[2] or path
+    return path.partition("?")[0].rpartition("/")[2] or path
 
 
 def _origins(dataset: str, keys: Sequence[str]) -> dict[str, tuple[str, tuple[int, int]]]:

@@ -254,6 +254,19 @@ def test_the_outputs_of_a_datasets_validation_photos(
     assert len(outputs.matches.extra) == len(photo_folder.kept) - report.photos
 
 
+def test_photos_in_lists_keep_their_relative_paths(models: Path, photos: Path) -> None:
+    names = ["00.jpg", "x/01.jpg", str(photos / "in/02.jpg")]
+    (photos / "in/list.txt").write_text("\n".join(names))
+    report = evaluate_model(models / "one", photos / "in/list.txt", against=[str(photos / "copy")])
+    (photos / "in/list.txt").unlink()
+    outputs = report.sides[1].outputs
+    assert outputs is not None
+    assert outputs.matches.outputs == {
+        "00.jpg": "00.jpg", "x/01.jpg": "x/01.jpg", "02.jpg": "02.jpg",
+    }  # fmt: skip
+    assert report.scores["copy"]["psnr"] == 100
+
+
 def test_perceptual_scores_for_every_side(models: Path, photos: Path) -> None:
     report = evaluate_model(
         models / "one",
@@ -309,7 +322,7 @@ def test_one_photo_has_no_intervals(models: Path, photos: Path, capsys) -> None:
         ("nowhere", WrongCallError, "found nothing at"),
         ("in/00.jpg", WrongCallError, "expected a folder of colourized photos for --against"),
         ("empty", WrongCallError, "expected colourized photos in .* found none"),
-        ("others", JobError, "expected outputs in .* named like the photos"),
+        ("others", JobError, "expected outputs in .* named like the photos in .* found none"),
     ],
 )
 def test_wrong_folders(
@@ -338,3 +351,4 @@ def test_names_of_sides() -> None:
     assert names_for(["x/grey"]) == ["x/grey"]
     assert names_for(["m", "m"]) == ["m", "m (2)"]
     assert names_for(["models:/night@champion"]) == ["night@champion"]
+    assert names_for(["s3://bucket/out/?endpoint_override=http://a/b"]) == ["out"]
