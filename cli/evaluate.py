@@ -63,7 +63,7 @@ def evaluate(
         typer.Option(
             metavar="FILE.html",
             help="Write a report in one self-contained file: intervals, worst and best photos, "
-            "error by hue, colourfulness, confidence, size stability.",
+            "error by hue, colorfulness, confidence, size stability.",
         ),
     ] = None,
     picture: Annotated[
@@ -125,8 +125,7 @@ def evaluate(
     for side in report.sides:
         of = f" of {side.name}" if report.is_comparison else ""
         for sign in side.signs:
-            advice = "" if hasattr(sign, "advice") else f"{sign.name}: {sign.meaning}"
-            show.line(f"sign{of}: {advice or sign}")
+            show.line(f"sign{of}: {sign}")
     if report.front:
         _show_front(report.front, report.scores)
     if report.equal:

@@ -15,7 +15,7 @@ from colorcore.comparison.per_photo import PerPhoto
 from colorcore.drawing.triptychs import rows_of_photos
 from colorcore.inference.evaluate import BASELINES, baselines, evaluation_for, statistics_for
 from colorcore.photos.write import DRAWN, save_picture
-from colorcore.recipes.advice import advised
+from colorcore.recipes.advice import Advised, advised
 from colorcore.scores.loss_history import LossHistory
 from colorcore.scores.perceptual import PerceptualScores
 from colorcore.scores.signs import find_signs
@@ -218,7 +218,7 @@ class _Job:
             if (model := self._models.get(side.name)) is None:
                 error = self.table.of(side.name, "lightness_error").astype(float).mean()
                 report.scores[side.name]["lightness_error"] = float(error)
-                side.signs = find_signs(side.statistics)
+                side.signs = tuple(Advised(sign, "") for sign in find_signs(side.statistics))
                 continue
             history = LossHistory()
             history.load_state(model.checkpoint.history)

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from colorcore.comparison.bootstrap import Interval
     from colorcore.comparison.per_photo import Difference
     from colorcore.inference.equal_colorfulness import Reading
-    from colorcore.scores.signs import Sign
     from pipelines.pairing.outputs import OutputFolder
 
 
@@ -27,6 +26,7 @@ class SideReport:
     decoding    None for outputs
     statistics  values from which signs are found: colours on these photos, and the losses of the
                 training up to this checkpoint
+    signs       those of outputs have no advice: nobody here can change their recipe
     outputs     what was found in the folder; None for models
     """
 
@@ -36,7 +36,7 @@ class SideReport:
     decoding: Decoding | None = None
     size: int | None = None
     statistics: dict[str, float] = field(default_factory=dict)
-    signs: tuple[Advised | Sign, ...] = ()
+    signs: tuple[Advised, ...] = ()
     outputs: OutputFolder | None = None
 
 
@@ -139,7 +139,7 @@ class EvalReport:
         return self.sides[0].statistics
 
     @property
-    def signs(self) -> tuple[Advised | Sign, ...]:
+    def signs(self) -> tuple[Advised, ...]:
         """Those of the first model."""
         return self.sides[0].signs
 
@@ -158,7 +158,7 @@ def record_of(report: EvalReport) -> dict[str, Any]:
         "sides": [_side(side) for side in report.sides],
         "decoding": asdict(report.decoding),
         "statistics": _finite(report.statistics),
-        "signs": [_sign(each) for each in report.signs],
+        "signs": [each.as_record() for each in report.signs],
         "excluded": report.excluded,
         "refused": report.refused,
         "damaged": report.damaged,
@@ -227,7 +227,7 @@ def _side(side: SideReport) -> dict[str, Any]:
         "decoding": asdict(side.decoding) if side.decoding else None,
         "size": side.size,
         "statistics": _finite(side.statistics),
-        "signs": [_sign(each) for each in side.signs],
+        "signs": [each.as_record() for each in side.signs],
         "outputs": outputs
         and {
             "matched": len(outputs.matches.outputs),
@@ -250,10 +250,6 @@ def _intervals(found: dict[str, dict[str, Interval]]) -> dict[str, dict[str, lis
         side: {name: list(each) for name, each in intervals.items()}
         for side, intervals in found.items()
     }
-
-
-def _sign(sign: Advised | Sign) -> dict[str, Any]:
-    return (sign if isinstance(sign, Advised) else Advised(sign, "")).as_record()
 
 
 def _finite(values: dict[str, float]) -> dict[str, float | None]:
