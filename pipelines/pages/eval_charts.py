@@ -1,11 +1,26 @@
-"""The charts of the report of `cc eval`: inline SVG, without styles or scripts of their own."""
+"""The tables and charts of the report of `cc eval`: HTML and inline SVG, without scripts."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from typing import Any
 
+METRICS = {
+    "psnr": ("PSNR, dB", True),
+    "ssim": ("SSIM", True),
+    "delta_e2000": ("ΔE2000", False),
+    "ab_l1": ("ab L1", False),
+    "auc": ("AuC", True),
+    "auc_balanced": ("AuC balanced", True),
+    "cf": ("CF", None),
+    "cf_gap": ("CF gap", False),
+    "lightness_error": ("mean |ΔL|", False),
+    "kid_lite0": ("KID Lite0 ×10³", False),
+    "perceptual_lite0": ("perceptual Lite0", False),
+}
+"""Titles of scores, and whether more is better; None: neither."""
 SIDE = 400
 """Units per side of a square chart."""
 _LEFT, _BOTTOM, _MARGIN = 44, 40, 10
@@ -83,3 +98,101 @@ def _step(top: float) -> float:
     rough = top / 5.0
     power = 10.0 ** math.floor(math.log10(rough) + 1e-9)
     return power * next(each for each in (1, 2, 5, 10) if each * power >= rough * (1 - 1e-9))
+
+
+# -- tables ---------------------------------------------------------------------------------------
+
+
+def score_table(
+    metrics: Sequence[str],
+    rows: Mapping[str, tuple[Mapping[str, float], Mapping[str, Sequence[float]]]],
+    colors: Mapping[str, str],
+    compared: Sequence[str],
+    last: Mapping[str, str] | None = None,
+) -> str:
+    """A row per side, with its intervals; ``last`` is a column of text."""
+    head = "".join(f"<th>{text_of(METRICS[name][0])}</th>" for name in metrics)
+    best = {name: _best(name, {s: rows[s][0] for s in compared if s in rows}) for name in metrics}
+    body = ""
+    for side, (scores, intervals) in rows.items():
+        cells = ""
+        for name in metrics:
+            interval = intervals.get(name)
+            small = (
+                f"<small>{number(interval[0])} to {number(interval[1])}</small>"
+                if interval and name in scores and interval[0] != interval[1]
+                else ""
+            )
+            mark = ' class="best"' if side in best[name] else ""
+            cells += f"<td{mark}>{number(scores.get(name))}{small}</td>"
+        if last is not None:
+            cells += f"<td>{text_of(last.get(side, ''))}</td>"
+        body += f'<tr><th scope="row">{color_key(colors[side])}{text_of(side)}</th>{cells}</tr>'
+    more = "<th>decoding</th>" if last is not None else ""
+    return (
+        f'<div class="wide" tabindex="0"><table><thead><tr><th></th>{head}{more}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _best(metric: str, rows: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The sides with the best value of a metric; none if there is no choice."""
+    higher = METRICS[metric][1]
+    values = {side: row[metric] for side, row in rows.items() if row.get(metric) is not None}
+    if higher is None or len(values) < 2:
+        return []
+    top = max(values.values()) if higher else min(values.values())
+    return [side for side, value in values.items() if value == top]
+
+
+def difference_table(differences: Sequence[Mapping[str, Any]]) -> str:
+    """A row per pair of sides, a column per metric; nothing if there is no pair."""
+    pairs: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    for each in differences:
+        pairs.setdefault((each["one"], each["other"]), {})[each["metric"]] = each
+    if not pairs:
+        return ""
+    metrics = list(next(iter(pairs.values())))
+    head = "".join(f"<th>{text_of(METRICS[name][0])}</th>" for name in metrics)
+    body = ""
+    for (one, other), found in pairs.items():
+        cells = ""
+        for name in metrics:
+            each = found[name]
+            low, high = each["interval"]
+            said = f"<b>{text_of(each['better'])}</b>" if each["better"] else "level"
+            size = f"{signed(each['difference'])}; {signed(low)} to {signed(high)}"
+            cells += f"<td>{said}<small>{size}</small></td>"
+        body += f'<tr><th scope="row">{text_of(one)} vs. {text_of(other)}</th>{cells}</tr>'
+    return (
+        f'<div class="wide" tabindex="0"><table><thead><tr><th></th>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def legend(names: Iterable[str], colors: Mapping[str, str]) -> str:
+    """The names of sides, each with its colour."""
+    each = "".join(f"<span>{color_key(colors[name])}{text_of(name)}</span>" for name in names)
+    return f'<div class="legend">{each}</div>'
+
+
+def color_key(color: str) -> str:
+    """A small square in a side's colour."""
+    return f'<span class="key {color}"></span>'
+
+
+def number(value: float | None) -> str:
+    """A score with two digits, or three below 1; nothing for None."""
+    if value is None:
+        return ""
+    return f"{value:.{3 if abs(value) < 1 else 2}f}".replace("-", "−")
+
+
+def signed(value: float) -> str:
+    """A number with its sign."""
+    return f"{'+' if value >= 0 else ''}{number(value)}"
+
+
+def counted(count: int, what: str) -> str:
+    """A number and what it counts, such as "1 photo" and "2 photos"."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

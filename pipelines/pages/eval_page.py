@@ -10,7 +10,18 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipelines.pages.eval_charts import bar, round_top, scatter, text_of
+from pipelines.pages.eval_charts import (
+    METRICS,
+    bar,
+    color_key,
+    counted,
+    difference_table,
+    legend,
+    round_top,
+    scatter,
+    score_table,
+    text_of,
+)
 from pipelines.pages.eval_style import STYLE, color_of, policy
 
 if TYPE_CHECKING:
@@ -20,20 +31,6 @@ if TYPE_CHECKING:
 GENERATOR = "colorcore eval"
 """Names the program in the page, by which an earlier report is recognized."""
 HEAD = f'<!doctype html>\n<meta charset="utf-8">\n<meta name="generator" content="{GENERATOR}">\n'
-METRICS = {
-    "psnr": ("PSNR, dB", True),
-    "ssim": ("SSIM", True),
-    "delta_e2000": ("ΔE2000", False),
-    "ab_l1": ("ab L1", False),
-    "auc": ("AuC", True),
-    "auc_balanced": ("AuC balanced", True),
-    "cf": ("CF", None),
-    "cf_gap": ("CF gap", False),
-    "lightness_error": ("mean |ΔL|", False),
-    "kid_lite0": ("KID Lite0 ×10³", False),
-    "perceptual_lite0": ("perceptual Lite0", False),
-}
-"""Titles of scores, and whether more is better; None: neither."""
 _EQUAL = ("psnr", "delta_e2000", "auc_balanced", "cf", "cf_gap")
 _HUE_NAMES = (
     "rose", "red", "orange", "yellow", "lime", "green",
@@ -84,23 +81,23 @@ def eval_page(
 
 def _head(record: Mapping[str, Any], places: str) -> str:
     sides = "".join(
-        f"<li>{_key(color_of(i))}<b>{text_of(side['name'])}</b>: "
+        f"<li>{color_key(color_of(i))}<b>{text_of(side['name'])}</b>: "
         f"{text_of(_about(side))}{_signs(side)}</li>"
         for i, side in enumerate(record["sides"])
     )
     excluded = record["excluded"]
     left_out = (
-        f" {_counted(excluded, 'photo')} left out, because a side has no output of "
+        f" {counted(excluded, 'photo')} left out, because a side has no output of "
         f"{'it' if excluded == 1 else 'them'}."
         if excluded
         else ""
     )
     refused = sum(record["refused"].values())
-    unread = f" {_counted(refused, 'photo')} could not be read." if refused else ""
+    unread = f" {counted(refused, 'photo')} could not be read." if refused else ""
     true = record["scores"]["grey"]["cf_true"]
     return (
         f"<h1>{text_of(f'Colorizers on {places}')}</h1>"
-        f"<p>{_counted(record['photos'], 'photo')} at {record['size']} px; their mean "
+        f"<p>{counted(record['photos'], 'photo')} at {record['size']} px; their mean "
         f"colourfulness (CF) is {true:.1f}.{left_out}{unread}</p><ul>{sides}</ul>"
     )
 
@@ -136,55 +133,13 @@ def _scores(record: Mapping[str, Any], colors: Mapping[str, str]) -> str:
     return (
         "<h2>Scores</h2>"
         f"<p>Means over photos. {note}Best of the compared sides in bold.</p>"
-        + _table(
+        + score_table(
             metrics,
             {name: (row, record["intervals"].get(name, {})) for name, row in scores.items()},
             colors,
             [side["name"] for side in record["sides"]],
         )
     )
-
-
-def _table(
-    metrics: Sequence[str],
-    rows: Mapping[str, tuple[Mapping[str, float], Mapping[str, Sequence[float]]]],
-    colors: Mapping[str, str],
-    compared: Sequence[str],
-    last: Mapping[str, str] | None = None,
-) -> str:
-    """A row per side, with its intervals; ``last`` is a column of text."""
-    head = "".join(f"<th>{text_of(METRICS[name][0])}</th>" for name in metrics)
-    best = {name: _best(name, {s: rows[s][0] for s in compared if s in rows}) for name in metrics}
-    body = ""
-    for side, (scores, intervals) in rows.items():
-        cells = ""
-        for name in metrics:
-            interval = intervals.get(name)
-            small = (
-                f"<small>{_number(interval[0])} to {_number(interval[1])}</small>"
-                if interval and name in scores and interval[0] != interval[1]
-                else ""
-            )
-            mark = ' class="best"' if side in best[name] else ""
-            cells += f"<td{mark}>{_number(scores.get(name))}{small}</td>"
-        if last is not None:
-            cells += f"<td>{text_of(last.get(side, ''))}</td>"
-        body += f'<tr><th scope="row">{_key(colors[side])}{text_of(side)}</th>{cells}</tr>'
-    more = "<th>decoding</th>" if last is not None else ""
-    return (
-        f'<div class="wide" tabindex="0"><table><thead><tr><th></th>{head}{more}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _best(metric: str, rows: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """The sides with the best value of a metric; none if there is no choice."""
-    higher = METRICS[metric][1]
-    values = {side: row[metric] for side, row in rows.items() if row.get(metric) is not None}
-    if higher is None or len(values) < 2:
-        return []
-    top = max(values.values()) if higher else min(values.values())
-    return [side for side, value in values.items() if value == top]
 
 
 def _differences(differences: Sequence[Mapping[str, Any]]) -> str:
@@ -195,32 +150,7 @@ def _differences(differences: Sequence[Mapping[str, Any]]) -> str:
         "<h2>Differences</h2><p>The better side of each pair, and below it the mean difference "
         "over the same photos (first minus second) with its 95% interval. Level: the interval "
         "holds 0, so the choice of photos may have made the difference.</p>"
-        + _difference_table(differences)
-    )
-
-
-def _difference_table(differences: Sequence[Mapping[str, Any]]) -> str:
-    """A row per pair of sides, a column per metric; nothing if there is no pair."""
-    pairs: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
-    for each in differences:
-        pairs.setdefault((each["one"], each["other"]), {})[each["metric"]] = each
-    if not pairs:
-        return ""
-    metrics = list(next(iter(pairs.values())))
-    head = "".join(f"<th>{text_of(METRICS[name][0])}</th>" for name in metrics)
-    body = ""
-    for (one, other), found in pairs.items():
-        cells = ""
-        for name in metrics:
-            each = found[name]
-            low, high = each["interval"]
-            said = f"<b>{text_of(each['better'])}</b>" if each["better"] else "level"
-            size = f"{_signed(each['difference'])}; {_signed(low)} to {_signed(high)}"
-            cells += f"<td>{said}<small>{size}</small></td>"
-        body += f'<tr><th scope="row">{text_of(one)} vs. {text_of(other)}</th>{cells}</tr>'
-    return (
-        f'<div class="wide" tabindex="0"><table><thead><tr><th></th>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+        + difference_table(differences)
     )
 
 
@@ -232,7 +162,7 @@ def _equal(record: Mapping[str, Any]) -> str:
     text = (
         "<h2>Scores at equal colourfulness</h2><p>A paler picture nearly always has the better "
         "PSNR. Here each side's chroma is scaled until its mean CF is the same share of the "
-        f"photos', and it is scored again, on {_counted(shares[0]['photos'], 'photo')}.</p>"
+        f"photos', and it is scored again, on {counted(shares[0]['photos'], 'photo')}.</p>"
     )
     for each in shares:
         rows = {
@@ -245,8 +175,8 @@ def _equal(record: Mapping[str, Any]) -> str:
         }
         text += (
             f"<h3>At {each['share']:.0%} of the photos' colourfulness</h3>"
-            + _table(_EQUAL, rows, colors, list(rows), knobs)
-            + _difference_table(each["differences"])
+            + score_table(_EQUAL, rows, colors, list(rows), knobs)
+            + difference_table(each["differences"])
         )
     return text
 
@@ -276,7 +206,7 @@ def _gallery(
                 if scores
                 else ""
             )
-            key = _key(colors[label]) if label in colors and label != "grey" else ""
+            key = color_key(colors[label]) if label in colors and label != "grey" else ""
             figures += (
                 f'<figure><img alt="{text_of(label)} of {text_of(photo["name"])}" '
                 f'width="{rgb.shape[1]}" height="{rgb.shape[0]}" src="{_data_uri(rgb)}">'
@@ -330,7 +260,7 @@ def _hues(
     return (
         "<h2>Error by hue</h2><p>Mean ΔE2000 over the pixels of each true hue, with their share of "
         "all pixels. Neutral: true chroma of at most 6 ab units.</p>"
-        f'{_legend(hues, colors)}<div class="rows">{rows}</div>'
+        f'{legend(hues, colors)}<div class="rows">{rows}</div>'
     )
 
 
@@ -379,7 +309,7 @@ def _reliability(
                 f'<div class="row"><span>{low:.1f} to {high:.1f}</span>'
                 f"<small>{tenth['share'] or 0.0:.1%} of pixels</small><div>{line}</div></div>"
             )
-        text += f'<h3>{_key(colors[name])}{text_of(name)}</h3><div class="rows">{rows}</div>'
+        text += f'<h3>{color_key(colors[name])}{text_of(name)}</h3><div class="rows">{rows}</div>'
     return text
 
 
@@ -396,7 +326,7 @@ def _stability(stability: Mapping[str, Any]) -> str:
     return (
         "<h2>Size stability</h2><p>The same photo should get the same colours at any size. Mean "
         "distance in ab units between a model's colours at its own size and at another one, on "
-        f"{_counted(stability['photos'], 'photo')}.</p>"
+        f"{counted(stability['photos'], 'photo')}.</p>"
         f'<div class="wide" tabindex="0"><table><thead><tr><th></th>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
@@ -444,26 +374,3 @@ def _notes(record: Mapping[str, Any]) -> str:
         "<li>CF: Hasler and Süsstrunk 2003. AuC: Zhang et al. 2016. ΔE2000: Sharma et al. 2005."
         "</li></ul>"
     )
-
-
-def _legend(names: Mapping[str, Any], colors: Mapping[str, str]) -> str:
-    each = "".join(f"<span>{_key(colors[name])}{text_of(name)}</span>" for name in names)
-    return f'<div class="legend">{each}</div>'
-
-
-def _key(color: str) -> str:
-    return f'<span class="key {color}"></span>'
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.{3 if abs(value) < 1 else 2}f}".replace("-", "−")
-
-
-def _signed(value: float) -> str:
-    return f"{'+' if value >= 0 else ''}{_number(value)}"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
