@@ -73,6 +73,69 @@ def _draw(
         panels[0].legend(loc="lower left", frameon=False)
 
 
+def draw_fronts(
+    fronts: Mapping[str, Mapping[Decoding, Mapping[str, float]]],
+    points: Mapping[str, Mapping[str, float]],
+    title: str,
+) -> bytes:
+    """Draw several models' fronts on one axis, their mean CF: the bytes of a PNG, 1800 px wide.
+
+    The panels show PSNR, ΔE2000 and balanced AuC against CF; better is up. Each model has a colour,
+    and a line per temperature, which joins its chroma scales. ``points`` are crosses: baselines,
+    and other tools' outputs. A vertical line is the photos' own mean CF.
+    """
+    return plot_png(
+        (18, 7.2), lambda figure: _draw_all(figure, fronts, points, title), software=DRAWN
+    )
+
+
+def _draw_all(
+    figure: Figure,
+    fronts: Mapping[str, Mapping[Decoding, Mapping[str, float]]],
+    points: Mapping[str, Mapping[str, float]],
+    title: str,
+) -> None:
+    figure.text(0.045, 0.94, title, fontsize=16, weight="bold")
+    figure.text(
+        0.045,
+        0.9,
+        "Lines: one per model and temperature, over chroma.  +: baselines and outputs.  Better is "
+        "up; compare models at the same CF.  Vertical line: the photos' own CF.",
+        color=QUIET,
+    )
+    panels = figure.subplots(1, len(FIDELITY))
+    figure.subplots_adjust(left=0.045, right=0.99, top=0.83, bottom=0.1, wspace=0.15)
+    for axes, fidelity in zip(panels, FIDELITY, strict=True):
+        for number, (name, front) in enumerate(fronts.items()):
+            temperatures = sorted({d.temperature for d in front}, key=lambda t: t or 0.0)
+            for temperature in temperatures:
+                rows = [row for d, row in front.items() if d.temperature == temperature]
+                axes.plot(
+                    [row["cf"] for row in rows],
+                    [row[fidelity] for row in rows],
+                    color=f"C{number}",
+                    lw=1.3,
+                    ls=_DASHES[number % len(_DASHES)],
+                    marker=_MARKERS[number % len(_MARKERS)],
+                    ms=4,
+                    label=name if temperature == temperatures[0] else None,
+                )
+        for name, row in points.items():
+            axes.plot(row["cf"], row[fidelity], marker="+", ms=11, mew=1.6, color=INK)
+            _label(axes, (row["cf"], row[fidelity]), name, (9, -4), 10, INK)
+        for row in points.values():
+            axes.axvline(row["cf_true"], color=QUIET, lw=0.8)
+            break
+        axes.set_title(_TITLES[fidelity])
+        axes.set_xlabel("mean CF of the predictions")
+        axes.margins(0.1, 0.13)
+        axes.grid(color="#ececec", lw=0.7)
+        axes.spines[["top", "right"]].set_visible(False)
+        if not HIGHER_IS_BETTER[fidelity]:
+            axes.invert_yaxis()
+    panels[0].legend(loc="lower left", frameon=False)
+
+
 def _panel(
     axes: Axes,
     scores: Mapping[Decoding, Scores],

@@ -28,12 +28,24 @@ def triptychs(lab_pred: Tensor, lab_true: Tensor) -> NDArray[np.uint8]:
     Raises:
         ValueError: the shapes differ, or there is no photo.
     """
+    return rows_of_photos([lab_pred], lab_true)
+
+
+def rows_of_photos(answers: Sequence[Tensor], lab_true: Tensor) -> NDArray[np.uint8]:
+    """One row per photo: grey | each answer | truth; else as :func:`triptychs`.
+
+    answers are of the truth's shape, (B, 3, H, W) CIELAB.
+
+    Raises:
+        ValueError: the shapes differ, or there is no photo.
+    """
     import torch
 
-    if lab_pred.shape != lab_true.shape or lab_true.ndim != 4 or lab_true.shape[1] != 3:
+    wrong = next((lab for lab in answers if lab.shape != lab_true.shape), lab_true)
+    if wrong is not lab_true or lab_true.ndim != 4 or lab_true.shape[1] != 3:
         raise ValueError(
             "expected predicted and true lab (B, 3, H, W) of one shape, got "
-            f"{tuple(lab_pred.shape)} and {tuple(lab_true.shape)}"
+            f"{tuple(wrong.shape)} and {tuple(lab_true.shape)}"
         )
     if not len(lab_true):
         raise ValueError("expected one or more photos, got 0")
@@ -42,7 +54,7 @@ def triptychs(lab_pred: Tensor, lab_true: Tensor) -> NDArray[np.uint8]:
         neutral = torch.cat([truth[:, :1], torch.zeros_like(truth[:, 1:])], dim=1)
         columns = [
             _rgb_to_uint8(lab_to_rgb(lab))
-            for lab in (neutral, lab_pred.detach().float().cpu(), truth)
+            for lab in (neutral, *(lab.detach().float().cpu() for lab in answers), truth)
         ]
     rows = [_joined(photos, axis=1) for photos in zip(*columns, strict=True)]
     return _joined(rows, axis=0)

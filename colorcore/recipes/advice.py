@@ -98,14 +98,15 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Advised:
-    """A sign with its advice."""
+    """A sign with its advice; "" where there is none."""
 
     sign: Sign
     advice: str
 
     def __str__(self) -> str:
         """The sign, its meaning and the advice in one line."""
-        return f"{self.sign.name}: {self.sign.meaning}; {self.advice}"
+        advice = f"; {self.advice}" if self.advice else ""
+        return f"{self.sign.name}: {self.sign.meaning}{advice}"
 
     def as_record(self) -> dict[str, Any]:
         """As plain values for JSON; a number that JSON cannot hold is None."""

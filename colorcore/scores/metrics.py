@@ -42,8 +42,10 @@ AUC_MAX = 150
 BIN_IN_USE = 10_000
 """A bin is in use if it holds at least one of this many predicted pixels."""
 _SSIM_WINDOW = 11
-_MEANS = ("psnr", "ssim", "ab_l1", "delta_e2000", "cf", "cf_true", "cf_gap", "auc", "auc_balanced")
-"""Metrics that an evaluation sums, in the order of its state."""
+PER_PHOTO = (
+    "psnr", "ssim", "ab_l1", "delta_e2000", "cf", "cf_true", "cf_gap", "auc", "auc_balanced",
+)  # fmt: skip
+"""Metrics that an evaluation has of each photo and sums, in the order of its state."""
 
 
 def psnr(rgb_pred: Tensor, rgb_true: Tensor) -> Tensor:
@@ -217,14 +219,14 @@ class Evaluation:
         self._balance = balance.float()
         self._bin_of_cell = bin_of_cell
         # Photos, then a sum for each mean, then the predicted pixels in each bin.
-        self._state = torch.zeros(1 + len(_MEANS) + bins, dtype=torch.float64)
+        self._state = torch.zeros(1 + len(PER_PHOTO) + bins, dtype=torch.float64)
 
     @torch.no_grad()
-    def update(self, lab_pred: Tensor, lab_true: Tensor) -> None:
-        """Add a batch.
+    def update(self, lab_pred: Tensor, lab_true: Tensor) -> Tensor:
+        """Add a batch; returns its values of :data:`PER_PHOTO`, (B, metrics) float32 on the CPU.
 
         lab_pred, lab_true (B, 3, H, W) CIELAB float, at least 11x11 pixels, on one device;
-        lab_pred has the truth's L. A prediction that is not finite makes the means NaN.
+        a model's lab_pred has the truth's L. A prediction that is not finite makes the means NaN.
 
         Raises:
             ValueError: the shapes differ or are not (B, 3, H, W).
@@ -239,11 +241,12 @@ class Evaluation:
         self._bin_of_cell = self._bin_of_cell.to(device)
         with torch.autocast(device.type, enabled=False):
             values = self._per_photo(lab_pred.float(), lab_true.float())
-            per_photo = torch.stack([values[name] for name in _MEANS])
+            per_photo = torch.stack([values[name] for name in PER_PHOTO]).cpu()
             used = self._bin_of_cell[stored_cells(lab_pred[:, 1:])].flatten()
         self._state[0] += len(lab_true)
-        self._state[1 : 1 + len(_MEANS)] += per_photo.cpu().double().sum(1)
-        self._state[1 + len(_MEANS) :] += torch.bincount(used, minlength=self._bins).cpu()
+        self._state[1 : 1 + len(PER_PHOTO)] += per_photo.double().sum(1)
+        self._state[1 + len(PER_PHOTO) :] += torch.bincount(used, minlength=self._bins).cpu()
+        return per_photo.T
 
     def _per_photo(self, lab_pred: Tensor, lab_true: Tensor) -> dict[str, Tensor]:
         """The metrics of each photo of a batch: name -> (B,)."""
@@ -264,7 +267,7 @@ class Evaluation:
 
     @property
     def _bins(self) -> int:
-        return len(self._state) - 1 - len(_MEANS)
+        return len(self._state) - 1 - len(PER_PHOTO)
 
     def state(self) -> Tensor:
         """The sums so far, as a float64 vector on the CPU; states can be added."""
@@ -292,8 +295,8 @@ class Evaluation:
         photos = self._state[0].item()
         if not photos:
             raise ValueError("nothing to evaluate: no photo was added")
-        sums, histogram = self._state[1:].tensor_split([len(_MEANS)])
-        result = dict(zip(_MEANS, (sums / photos).tolist(), strict=True))
+        sums, histogram = self._state[1:].tensor_split([len(PER_PHOTO)])
+        result = dict(zip(PER_PHOTO, (sums / photos).tolist(), strict=True))
         in_use = histogram * BIN_IN_USE >= histogram.sum()
         return {**result, "bins_in_use": float(in_use.sum()), "photos": photos}
 

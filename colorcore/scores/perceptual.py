@@ -7,7 +7,7 @@ FID are computed with Inception-v3, LPIPS with VGG16 or AlexNet and learned weig
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,7 +38,7 @@ _AT_A_TIME = {"cpu": 4}
 
 
 class PerceptualScores:
-    """KID and the mean perceptual distance of a model and of the baselines, batch by batch.
+    """KID and the mean perceptual distance of models and of the baselines, batch by batch.
 
     ``kid_lite0`` is :func:`kernel_distance` of the 1280 pooled features, in 10⁻³, with photos below
     224 px upsampled; ``kid_lite0_error`` is its standard error. ``perceptual_lite0`` is the mean
@@ -51,6 +51,8 @@ class PerceptualScores:
     Args:
         baselines: name -> function of true LAB (B, 3, H, W) that returns a prediction.
         device: where the network runs.
+        limit: photos whose features are kept.
+        sides: names of what is compared besides, whose answers :meth:`add` receives.
 
     Raises:
         ValueError: the package of the network's weights is not installed, or holds another file.
@@ -62,10 +64,11 @@ class PerceptualScores:
         *,
         device: torch.device | str = "cpu",
         limit: int = LIMIT,
+        sides: Sequence[str] = (MODEL,),
     ) -> None:
         self._network = LiteFeatures(classifier=True).to(device)
         self._baselines = dict(baselines)
-        self._names = (*self._baselines, MODEL)
+        self._names = (*self._baselines, *sides)
         self._distances = dict.fromkeys(self._names, 0.0)
         self._photos = 0
         # An item is (1 + names, 1280): the features of one photo's truth, then of each answer.
@@ -73,21 +76,27 @@ class PerceptualScores:
 
     @torch.no_grad()
     def update(self, lab_pred: Tensor, lab_true: Tensor, rgb: Tensor | None = None) -> None:
-        """Add a batch.
-
-        lab_pred, lab_true (B, 3, H, W) CIELAB float on the network's device, lab_pred with the
-        truth's L; as for all scores, colours outside sRGB are clipped. ``rgb`` is not used.
-        """
+        """Add a batch of one model, "model"; ``rgb`` is not used. Else as :meth:`add`."""
         del rgb
-        some = _AT_A_TIME.get(lab_true.device.type, len(lab_true))
-        batches = zip(lab_pred.float().split(some), lab_true.float().split(some), strict=True)
-        with torch.autocast(lab_true.device.type, enabled=False):
-            for predicted, truth in batches:
-                self._add(predicted, truth)
+        self.add({MODEL: lab_pred}, lab_true)
 
-    def _add(self, lab_pred: Tensor, lab_true: Tensor) -> None:
+    @torch.no_grad()
+    def add(self, answers: Mapping[str, Tensor], lab_true: Tensor) -> None:
+        """Add a batch: what each of ``sides`` answers, and the truth.
+
+        All are (B, 3, H, W) CIELAB float on the network's device; as for all scores, colours
+        outside sRGB are clipped.
+        """
+        some = _AT_A_TIME.get(lab_true.device.type, len(lab_true))
+        with torch.autocast(lab_true.device.type, enabled=False):
+            for start in range(0, len(lab_true), some):
+                part = slice(start, start + some)
+                given = {name: lab[part].float() for name, lab in answers.items()}
+                self._add(given, lab_true[part].float())
+
+    def _add(self, given: Mapping[str, Tensor], lab_true: Tensor) -> None:
         answers = {name: answer(lab_true) for name, answer in self._baselines.items()}
-        answers[MODEL] = lab_pred
+        answers.update((name, given[name]) for name in self._names if name not in answers)
         true_maps, true_pooled = self._features(lab_true)
         pooled = [true_pooled]
         for name, answer in answers.items():
@@ -106,7 +115,7 @@ class PerceptualScores:
         return maps, self._network.pooled(maps if large is rgb else self._network(large))
 
     def compute(self) -> dict[str, dict[str, float]]:
-        """The scores by name: of each baseline, and of the "model".
+        """The scores by name: of each baseline, and of each side.
 
         A KID or an error that so few photos do not have is left out.
 

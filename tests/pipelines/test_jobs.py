@@ -23,8 +23,8 @@ from colorcore.storage.location import open_store
 from colorcore.storage.locks import BusyError, claim
 from pipelines import demo
 from pipelines.errors import JobError, WrongCallError
+from pipelines.evaluation.job import evaluate_model
 from pipelines.inference.colorize import _Names, _relative, colorize_photos
-from pipelines.inference.evaluate import evaluate_model
 from pipelines.inference.inspect import inspect_dataset, inspect_model
 from pipelines.priors import make_palette
 from pipelines.sources.listing import is_tar

@@ -19,7 +19,7 @@ from colorcore.scores.signs import Sign
 from colorcore.training.events import ValidationEvent
 from colorcore.training.fit import fit
 from pipelines.errors import JobError
-from pipelines.inference.evaluate import evaluate_model
+from pipelines.evaluation.job import evaluate_model
 from pipelines.run_log.observer import READ, NodeObserver, RunObserver
 from pipelines.run_log.runs import start_run
 from pipelines.tracking.names import EXPERIMENT

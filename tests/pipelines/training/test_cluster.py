@@ -16,7 +16,7 @@ from colorcore.dataset.samples import Samples
 from colorcore.recipes.recipe import load_recipe
 from colorcore.storage.location import open_store
 from pipelines.errors import JobError
-from pipelines.inference.evaluate import evaluate_model
+from pipelines.evaluation.job import evaluate_model
 from pipelines.priors import make_palette
 from pipelines.training.job import _check_shared, prepare_job
 from tests.clusters import several_nodes, wait_for

@@ -19,7 +19,7 @@ from colorcore.recipes.recipe import Recipe, load_recipe
 from colorcore.storage.location import open_store
 from colorcore.storage.locks import BusyError, claim
 from pipelines.errors import JobError, WrongCallError
-from pipelines.inference.evaluate import evaluate_model
+from pipelines.evaluation.job import evaluate_model
 from pipelines.tracking.model import local_model
 from pipelines.training.driver import TrainReport, train
 from pipelines.training.job import require_encoder

@@ -12,7 +12,7 @@ from cli.evaluate import _number
 from cli.main import main
 from colorcore.blocks.efficientnet_lite import VARIANTS
 from pipelines.errors import JobError, WrongCallError
-from pipelines.inference.evaluate import EvalReport, evaluate_model
+from pipelines.evaluation.job import EvalReport, evaluate_model
 from tests.conftest import jpeg, scene
 from tests.pipelines.inference.test_inspect_photos import tar
 from tests.pipelines.inference.test_outputs import full_disk

@@ -1,0 +1,1 @@
+"""The photos that are scored, each with other tools' outputs of it."""
