@@ -1,8 +1,10 @@
-"""`cc colorize`: colourize photos at their own resolution."""
+"""`cc colorize`: colourize photos at their own resolution and depth."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -10,7 +12,10 @@ import typer
 from cli.options import AsJson, Chroma, Device, Model, Temperature
 
 if TYPE_CHECKING:
-    from pipelines.inference.colorize import ColorizeReport
+    from pipelines.inference.colorize import ColorizeReport, ColorizeSettings
+
+PIPE = "-"
+"""As PHOTO: the photo comes from standard input, and its picture goes to standard output."""
 
 
 def colorize(
@@ -18,14 +23,18 @@ def colorize(
     photos: Annotated[
         list[str],
         typer.Argument(
-            metavar="PHOTO|FOLDER...", help="Photos, folders, lists or tars of photos to colourize."
+            metavar="PHOTO|FOLDER...",
+            help="Photos, folders, lists or tars of photos to colourize; - for one photo from "
+            "standard input, whose picture goes to standard output.",
         ),
     ],
     out: Annotated[str, typer.Option(help="Output folder.")] = "colorized",
     format_: Annotated[
-        Literal["png", "jpg", "webp"],
-        typer.Option("--format", help="File format; png is lossless, jpg and webp are smaller."),
-    ] = "png",
+        Literal["png", "jpg", "tif", "webp", "avif"] | None,
+        typer.Option(
+            "--format", help="File format of the pictures (default: the photo's, with its quality)."
+        ),
+    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace existing pictures, but never an original."),
@@ -33,23 +42,78 @@ def colorize(
     device: Device = None,
     temperature: Temperature = None,
     chroma: Chroma = None,
+    strength: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Share of the model's colours, the rest the photo's."),
+    ] = 1.0,
+    samples: Annotated[
+        int,
+        typer.Option(min=1, max=64, help="Versions of each photo, for models that predict bins."),
+    ] = 1,
+    force: Annotated[
+        bool, typer.Option("--force", help="Colourize photos that have colours, too.")
+    ] = False,
+    side_by_side: Annotated[
+        bool, typer.Option("--side-by-side", help="Write each photo next to its picture.")
+    ] = False,
+    before_after: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Page that shows each photo before and after."),
+    ] = None,
+    keep_times: Annotated[
+        bool, typer.Option("--keep-times", help="Give pictures the times of their photos.")
+    ] = False,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(min=1, help="Largest photo in pixels (default: 100 million)."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads (default: one per CPU).")
+    ] = None,
     json: AsJson = False,
 ) -> int:
-    """Colourize photos, keeping their lightness.
+    """Colourize photos, keeping their lightness, depth, format and metadata.
 
-    Pictures that exist are kept, so the same command continues an interrupted one.
-    By default temperature and chroma are the values chosen at the end of training.
+    Photos that have colours are left alone. Pictures that exist are kept, so the same command
+    continues an interrupted one. By default temperature and chroma are the values chosen at the end
+    of training.
     """
     from cli import show
     from colorcore.storage.local import LocalStore
     from colorcore.storage.locks import require_writable
     from pipelines.sources.source import local_path
 
+    piped = photos == [PIPE]
     folder = local_path(out, "--out")
-    require_writable(LocalStore(folder))
+    if not piped:
+        require_writable(LocalStore(folder))
     # What imports torch comes after the errors that are certain.
-    from pipelines.inference.colorize import ColorizeReport, colorize_photos
+    from pipelines.inference.colorize import (
+        LIMITS,
+        ColorizeReport,
+        ColorizeSettings,
+        colorize_photo,
+        colorize_photos,
+    )
 
+    settings = ColorizeSettings(
+        suffix=None if format_ is None else f".{format_}",
+        overwrite=overwrite,
+        device=device,
+        temperature=temperature,
+        chroma=chroma,
+        strength=strength,
+        samples=samples,
+        force=force,
+        side_by_side=side_by_side,
+        page=before_after,
+        keep_times=keep_times,
+        max_pixels=max_pixels or LIMITS.max_pixels,
+        threads=threads,
+    )
+    if piped:
+        sys.stdout.buffer.write(colorize_photo(model, sys.stdin.buffer, settings))
+        return 0
     report = ColorizeReport(folder)
     try:
         with show.progress("colorize") as advance:
@@ -57,26 +121,24 @@ def colorize(
                 model,
                 photos,
                 report.out,
-                suffix=f".{format_}",
-                overwrite=overwrite,
-                device=device,
-                temperature=temperature,
-                chroma=chroma,
+                settings,
                 report=report,
                 on_progress=lambda done, total: advance(done, total, ""),
             )
     except BaseException as error:  # what was written is reported whatever happens
         if report.decoding is not None:
-            _show(report, str(error) or "interrupted", json=json)
+            _show(report, settings, str(error) or "interrupted", json=json)
         raise
-    _show(report, json=json)
+    _show(report, settings, json=json)
     if report.refused:
         show.warn(f"error: {show.counted(len(report.refused), 'photo')} could not be colourized")
         return 1
     return 0
 
 
-def _show(report: ColorizeReport, error: str = "", *, json: bool) -> None:
+def _show(
+    report: ColorizeReport, settings: ColorizeSettings, error: str = "", *, json: bool
+) -> None:
     from cli import show
     from pipelines.sources.source import describe
 
@@ -84,6 +146,12 @@ def _show(report: ColorizeReport, error: str = "", *, json: bool) -> None:
         show.warn(f"refused {path}: {why}")
     if report.kept:
         show.warn(f"kept {len(report.kept):,} existing pictures; replace them with --overwrite")
+    if report.colored:
+        counted = show.counted(len(report.colored), "photo")
+        show.warn(
+            f"left alone {counted} in colour, such as {report.colored[0]}; "
+            "colourize them with --force"
+        )
     if report.ignored:
         show.warn(f"skipped files that are not photos: {describe(report.ignored)}")
     if json:
@@ -92,16 +160,19 @@ def _show(report: ColorizeReport, error: str = "", *, json: bool) -> None:
                 "out": report.out,
                 "written": report.written,
                 "kept": report.kept,
+                "colored": report.colored,
                 "refused": report.refused,
                 "skipped": report.ignored,
                 "left": report.left,
                 "decoding": asdict(report.decoding) if report.decoding is not None else None,
+                "before_after": settings.page,
                 **({"error": error} if error else {}),
             }
         )
         return
     others = {
         "kept": len(report.kept),
+        "in colour": len(report.colored),
         "refused": len(report.refused),
         "skipped": report.ignored.total(),
         "left": report.left,
@@ -109,3 +180,5 @@ def _show(report: ColorizeReport, error: str = "", *, json: bool) -> None:
     counts = "".join(f", {count:,} {name}" for name, count in others.items() if count)
     pictures = show.counted(len(report.written), "picture")
     show.line(f"{pictures} in {report.out}{counts}; decoded with {report.decoding}")
+    if settings.page is not None and not error:
+        show.line(f"before and after: {settings.page}")

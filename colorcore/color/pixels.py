@@ -79,10 +79,10 @@ def _plane(made: Any) -> Plane:
 
 
 def _rounded(values: Plane) -> NDArray[np.uint16]:
-    """Rounded to nearest and clipped to 0..65535."""
-    import cv2
-
-    return np.asarray(cv2.add(values, np.zeros(4), dtype=cv2.CV_16U), np.uint16)
+    """Rounded to nearest and clipped to 0..65535; ``values`` are used up."""
+    values += np.float32(0.5)
+    np.clip(values, 0.0, _U16, out=values)
+    return values.astype(np.uint16)
 
 
 def _f_of(light: Plane) -> Plane:

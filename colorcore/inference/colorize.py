@@ -11,7 +11,7 @@ so details stay as sharp as they were:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -64,8 +64,13 @@ def small_copy(pixels: Pixels, size: int) -> NDArray[np.float32]:
     height, width = pixels.shape[:2]
     scale = size * min(1.0 / min(height, width), (MAX_ASPECT / (height * width)) ** 0.5)
     small = (max(1, round(width * scale)), max(1, round(height * scale)))
+    copy: NDArray[Any] = pixels
+    # By halves as long as they are whole: the same means of areas, for an eighth of the time.
+    while height % 2 == width % 2 == 0 and min(height, width) >= 4 * min(small):
+        height, width = height // 2, width // 2
+        copy = np.asarray(cv2.resize(copy, (width, height), interpolation=cv2.INTER_AREA))
     how = cv2.INTER_AREA if scale < 1.0 else cv2.INTER_CUBIC
-    copy = np.asarray(cv2.resize(pixels, small, interpolation=how))
+    copy = np.asarray(cv2.resize(copy, small, interpolation=how))
     if copy.ndim == 2:
         copy = np.repeat(copy[..., None], 3, axis=2)
     rgb = torch.from_numpy(copy.astype(np.float32) / np.iinfo(pixels.dtype).max)

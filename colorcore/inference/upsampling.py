@@ -8,8 +8,9 @@ edges are:
 
     ab = cubic(ab_small) + cubic(slope) · (f - cubic(f_small))
 
-Unlike the filter itself this adds only what the small copy cannot show, and leaves everything else
-as it was predicted. ``python -m tests.experiments.upsampling`` measures what it gains.
+with the products taken between rows of the small copy, after it was made wide. Unlike the filter
+itself this adds only what the small copy cannot show, and leaves everything else as predicted.
+``python -m tests.experiments.upsampling`` measures what it gains.
 """
 
 from __future__ import annotations
@@ -61,37 +62,35 @@ class Upsampled:
         if (h, w) != f.shape:  # the photo is smaller than the network's copy
             planes = np.stack([cv2.resize(each, (w, h), interpolation=_SHRINK) for each in planes])
         # Wide now, high later: a strip of the photo needs few of these rows.
-        rows = np.ascontiguousarray(planes.transpose(1, 0, 2)).reshape(-1, w)
-        wide = cv2.resize(rows, (width, len(rows)), interpolation=cv2.INTER_CUBIC)
-        self._rows = np.asarray(wide, np.float32).reshape(h, -1)
-        self._height, self._width = height, width
+        wide = np.asarray(
+            cv2.resize(planes.reshape(-1, w), (width, 5 * h), interpolation=cv2.INTER_CUBIC)
+        ).reshape(5, h, width)
+        wide[1:3] -= wide[3:] * wide[0]
+        self._rows = np.ascontiguousarray(wide[1:].transpose(1, 0, 2)).reshape(h, -1)
+        self._taps, self._weights = _cubic(h, height)
+        self._width = width
 
     def strip(self, f: Plane, top: int) -> tuple[Plane, Plane]:
         """The a and b (rows, width) from row ``top`` on; the photo's own f is (rows, width)."""
-        first, weights = _cubic_weights(top, len(f), len(self._rows), self._height)
-        rows = weights @ self._rows[first : first + weights.shape[1]]
-        small_f, a, b, slope_a, slope_b = rows.reshape(len(f), -1, self._width).transpose(1, 0, 2)
-        detail = f - small_f
-        slope_a *= detail
-        slope_b *= detail
-        slope_a += a
-        slope_b += b
-        return slope_a, slope_b
+        taps, weights = self._taps[top : top + len(f)], self._weights[top : top + len(f)]
+        first = int(taps[0, 0])
+        some = np.zeros((len(f), int(taps[-1, -1]) - first + 1), np.float32)
+        np.add.at(some, (np.arange(len(f))[:, None], taps - first), weights)
+        rows = (some @ self._rows[first : first + some.shape[1]]).reshape(len(f), 4, self._width)
+        a, b = f * rows[:, 2], f * rows[:, 3]
+        a += rows[:, 0]
+        b += rows[:, 1]
+        return a, b
 
 
-def _cubic_weights(top: int, rows: int, small: int, height: int) -> tuple[int, Plane]:
-    """The first of ``small`` rows, and the weights (rows, n) of n rows from it on, of a strip.
+def _cubic(small: int, height: int) -> tuple[NDArray[np.intp], Plane]:
+    """The four of ``small`` rows that each of ``height`` rows is made of, and their weights.
 
     Keys 1981, eq. 4; pixel centres are at half integers, and beyond the edge is the edge.
     """
-    where = (np.arange(top, top + rows) + 0.5) * small / height - 0.5
-    start = np.floor(where).astype(int) - 1
-    taps = start[:, None] + np.arange(4)
+    where = (np.arange(height) + 0.5) * small / height - 0.5
+    taps = np.floor(where).astype(np.intp)[:, None] + np.arange(-1, 3)
     x = np.abs(where[:, None] - taps)
     near = ((_CUBIC + 2) * x - (_CUBIC + 3)) * x * x + 1
     far = ((_CUBIC * x - 5 * _CUBIC) * x + 8 * _CUBIC) * x - 4 * _CUBIC
-    taps = taps.clip(0, small - 1)
-    first = int(taps.min())
-    weights = np.zeros((rows, int(taps.max()) - first + 1), np.float32)
-    np.add.at(weights, (np.arange(rows)[:, None], taps - first), np.where(x <= 1, near, far))
-    return first, weights
+    return taps.clip(0, small - 1), np.where(x <= 1, near, far).astype(np.float32)

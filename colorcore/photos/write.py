@@ -163,7 +163,7 @@ def encode_picture(
     from colorcore.photos.original import encode
     from colorcore.photos.original.metadata import Metadata
 
-    name = _format(suffix)
+    name = format_name(suffix)
     _check_picture(rgb, alpha)
     check_encodable(_OWN_SUFFIX[name], *rgb.shape[:2])
     if alpha is not None and name not in _WITH_ALPHA:
@@ -207,7 +207,12 @@ def encode_pages(pages: Sequence[Page], *, software: str | None = None) -> bytes
     )
 
 
-def _format(suffix: str) -> str:
+def format_name(suffix: str) -> str:
+    """The name of the format ("JPEG") of a suffix (".jpg"), or of such a name itself.
+
+    Raises:
+        ValueError: no picture can be written in that format.
+    """
     name = _NAMES.get(suffix.lower(), suffix.upper())
     if name not in _OWN_SUFFIX:
         raise ValueError(f"expected one of {', '.join(_NAMES)}, got {suffix}")

@@ -27,6 +27,7 @@ from colorcore import __version__
 from colorcore.dataset.layout import DatasetError
 from colorcore.dataset.shard_cache import default_bytes, default_folder
 from pipelines.cluster import ray_session, require_listener
+from pipelines.device import usable_cpus
 from pipelines.doctor.finding import Check, Finding, fail, ok, warn
 from pipelines.errors import JobError
 from pipelines.ray_internals import uses_token_auth
@@ -147,7 +148,7 @@ def _untested(installed: Mapping[str, str | None]) -> list[str]:
 def check_cpu() -> Finding:
     """CPUs available to this process, and free memory."""
     there = os.cpu_count() or 1
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
+    usable = usable_cpus()
     memory = psutil.virtual_memory()
     found = (
         f"{usable} of {there} CPUs, {memory.total / 1e9:.1f} GB of memory, "

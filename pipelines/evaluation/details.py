@@ -163,13 +163,14 @@ class Details:
         truth = large[TRUTH]
         pictures = {"truth": truth, "grey": _grey(truth)}
         for model in self._models:
-            pictures[model.name] = colorize(
+            picture = colorize(
                 model.network,
                 truth,
                 size=model.checkpoint.size,
                 device=self._device,
                 decoding=model.decoding,
             )
+            pictures[model.name] = picture.astype(np.uint8, copy=False)
         return {**pictures, **{name: large[name] for name in self._outputs if name in large}}
 
 

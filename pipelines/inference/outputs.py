@@ -97,7 +97,7 @@ class OutFolder:
                     self._refuse(path, target)
 
     def _local(self, photos: Iterable[PlannedPhoto]) -> Iterator[str]:
-        return (path for photo in photos if (path := _local_path(self._sources, photo)) is not None)
+        return (path for photo in photos if (path := local_path(self._sources, photo)) is not None)
 
     def _refuse_if_below(self, folder: str, original: str) -> None:
         if folder in self._passed:
@@ -138,7 +138,8 @@ def _existing(targets: Iterable[str], folders: Iterable[str]) -> Iterator[tuple[
                 yield found, path
 
 
-def _local_path(sources: Sequence[Source], photo: PlannedPhoto) -> str | None:
+def local_path(sources: Sequence[Source], photo: PlannedPhoto) -> str | None:
+    """A photo's path, if it is a local file."""
     source = sources[photo.root]
     if source.names_photos and b"://" in photo.path and not photo.path.startswith(b"file://"):
         return None
@@ -215,7 +216,7 @@ def check_drawing(
         if own:  # an earlier contact sheet may lie in a folder of photos
             among = [source for source in among if source.kind == "file"]
         for photo in list_photos(among, Counter()):
-            place = _local_path(among, photo)
+            place = local_path(among, photo)
             if place is not None and _identity(place) == this:
                 raise WrongCallError(
                     f"expected another file for {option}, found that {path} is the photo "

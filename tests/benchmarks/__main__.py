@@ -9,7 +9,7 @@ from pathlib import Path
 
 PARTS = (
     "shard", "img2dataset", "writer", "loader", "palette", "encode", "workers", "train",
-    "allocator", "observers", "tracking", "tune", "sync",
+    "allocator", "colorize", "observers", "tracking", "tune", "sync",
 )  # fmt: skip
 
 
@@ -25,6 +25,7 @@ def main() -> None:  # noqa: PLR0912 - one branch per part
     arguments = parser.parse_args()
     from tests.benchmarks import (
         bench_allocator,
+        bench_colorize,
         bench_encode,
         bench_loader,
         bench_observers,
@@ -69,6 +70,8 @@ def main() -> None:  # noqa: PLR0912 - one branch per part
             bench_tracking.run(work, rounds=rounds)
         if "allocator" in only:
             bench_allocator.run(rounds=rounds)
+        if "colorize" in only:
+            bench_colorize.run(work, rounds=rounds)
         if "train" in only:
             bench_train.run(rounds=rounds)
         if "observers" in only:

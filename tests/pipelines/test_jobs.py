@@ -24,13 +24,17 @@ from colorcore.storage.locks import BusyError, claim
 from pipelines import demo
 from pipelines.errors import JobError, WrongCallError
 from pipelines.evaluation.job import evaluate_model
-from pipelines.inference.colorize import _Names, _relative, colorize_photos
+from pipelines.inference.colorize import ColorizeSettings, colorize_photos
 from pipelines.inference.inspect import inspect_dataset, inspect_model
+from pipelines.inference.names import Names
+from pipelines.inference.names import relative as relative_path
 from pipelines.priors import make_palette
 from pipelines.sources.listing import is_tar
 from pipelines.sources.source import PlannedPhoto, Source
 from pipelines.training.driver import TrainReport
 from tests.processes import listening
+
+PNG = ColorizeSettings(suffix=".png", force=True)
 
 
 @pytest.fixture
@@ -130,7 +134,7 @@ def test_eval_of_an_empty_folder(trained: TrainReport, tmp_path: Path) -> None:
 def test_colorize_keeps_tree_size_and_lightness(
     trained: TrainReport, photos: Path, tmp_path: Path
 ) -> None:
-    report = colorize_photos(trained.out, [str(photos)], tmp_path / "out")
+    report = colorize_photos(trained.out, [str(photos)], tmp_path / "out", PNG)
     names = sorted(str(path.relative_to(tmp_path / "out")) for path in report.written)
     assert names == ["a.jpg.png", "a.png.png", "trip/grey.png"]
     for source, made in [("a.png", "a.png.png"), ("trip/grey.bmp", "trip/grey.png")]:
@@ -144,7 +148,9 @@ def test_colorize_goes_on_after_a_bad_file(
     trained: TrainReport, photos: Path, tmp_path: Path
 ) -> None:
     (photos / "bad.jpg").write_bytes(b"no photo")
-    report = colorize_photos(trained.out, [str(photos), str(photos / "a.jpg")], tmp_path / "out")
+    report = colorize_photos(
+        trained.out, [str(photos), str(photos / "a.jpg")], tmp_path / "out", PNG
+    )
     assert len(report.written) == 4
     assert list(report.refused) == [str(photos / "bad.jpg")]
 
@@ -167,7 +173,7 @@ def test_colorize_writes_inside_its_folder_alone(
     out = tmp_path / "in" / "out"
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     given = [str(photos / "list.txt"), str(photos / "some#1.tar"), str(photos)]
-    report = colorize_photos(trained.out, given, out)
+    report = colorize_photos(trained.out, given, out, PNG)
     after = {path for path in tmp_path.rglob("*") if path.is_file()}
     assert set(report.written) == after - before
     assert len(set(report.written)) == len(report.written) == 6 + 6 + 6 + 3 + 6
@@ -203,8 +209,8 @@ def test_no_two_photos_share_a_picture_and_none_leaves_the_folder(photos) -> Non
         Source("a.jpg", "file", LocalStore(Path())),
     ]
     planned = [PlannedPhoto(int(by_itself), row.encode()) for by_itself, row, _ in photos]
-    relative = [_relative(sources[photo.root], photo) for photo in planned]
-    names = _Names(out, ".png", relative)
+    relative = [relative_path(sources[photo.root], photo) for photo in planned]
+    names = Names(out, ".png", relative)
     targets = []
     for path, photo, (_, _, members) in zip(relative, planned, photos, strict=True):
         inside = members if is_tar(photo) else [""]

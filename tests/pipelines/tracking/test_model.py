@@ -24,7 +24,7 @@ from colorcore.dataset.samples import Samples
 from colorcore.recipes.recipe import Recipe
 from pipelines.errors import JobError
 from pipelines.evaluation.job import evaluate_model
-from pipelines.inference.colorize import colorize_photos
+from pipelines.inference.colorize import ColorizeSettings, colorize_photos
 from pipelines.inference.inspect import inspect_model
 from pipelines.run_log.runs import end_run, start_run
 from pipelines.tracking.mlflow_env import QUIET
@@ -45,7 +45,9 @@ def colorized(trained: TrainReport, photos: np.ndarray, tmp_path: Path) -> np.nd
     for number, photo in enumerate(photos):
         Image.fromarray(photo).save(tmp_path / f"{number}.png")
     names = [str(tmp_path / f"{number}.png") for number in range(len(photos))]
-    report = colorize_photos(trained.out, names, tmp_path / "out", device="cpu")
+    report = colorize_photos(
+        trained.out, names, tmp_path / "out", ColorizeSettings(device="cpu", force=True)
+    )
     return np.stack([np.asarray(Image.open(path)) for path in report.written])
 
 

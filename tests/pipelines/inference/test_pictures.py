@@ -1,0 +1,326 @@
+"""`cc colorize`: what its pictures are like, with the model that ships; any format, any depth."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from skimage import data
+from skimage.color import rgb2lab
+
+from cli.main import main
+from colorcore.checkpoints.checkpoint import Checkpoint, save_checkpoint
+from colorcore.checkpoints.shipped import START
+from colorcore.color.palette import Palette
+from colorcore.models import build_model
+from colorcore.recipes.recipe import load_recipe
+from pipelines.errors import JobError, WrongCallError
+from pipelines.inference.colorize import ColorizeSettings, colorize_photo, colorize_photos
+
+ROUNDING = {8: 0.30, 16: 0.02}
+"""ΔL of rounding R, G and B to 8 and to 16 bits, and of what is clipped."""
+
+
+@pytest.fixture(scope="module")
+def grey() -> NDArray[np.uint8]:
+    """A real photograph without colour, (240, 300)."""
+    return cv2.resize(data.chelsea().mean(axis=2).astype(np.uint8), (300, 240))
+
+
+@pytest.fixture(scope="module")
+def deep(grey) -> NDArray[np.uint16]:
+    """The same in 16 bits, with values between those of 8."""
+    rng = np.random.default_rng(0)
+    return (grey.astype(np.uint16) * 256 + rng.integers(0, 256, grey.shape)).astype(np.uint16)
+
+
+def lightness(pixels: NDArray) -> NDArray[np.float64]:
+    rgb = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+    return rgb2lab(rgb / np.iinfo(pixels.dtype).max)[..., 0]
+
+
+def chroma(pixels: NDArray) -> float:
+    return float(
+        np.hypot(*np.moveaxis(rgb2lab(pixels / np.iinfo(pixels.dtype).max)[..., 1:], 2, 0)).mean()
+    )
+
+
+def made(folder: Path, name: str, pixels: NDArray, **options) -> Path:
+    """A file written by another library."""
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    if path.suffix == ".tif":
+        tifffile.imwrite(
+            path, pixels, photometric="rgb" if pixels.ndim == 3 else "minisblack", **options
+        )
+    elif pixels.dtype == np.uint16 or path.suffix in {".pgm", ".ppm"}:
+        cv2.imwrite(str(path), pixels if pixels.ndim == 2 else pixels[..., ::-1])
+    else:
+        Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def read(path: Path) -> NDArray:
+    """A picture as a library that did not write it reads it, RGB."""
+    if path.suffix == ".tif":
+        return tifffile.imread(path)
+    found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert found is not None
+    return found[..., ::-1] if found.shape[2] == 3 else found[..., [2, 1, 0, 3]]
+
+
+# Formats and depths
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.webp", "a.jpg", "a.pgm"])
+def test_eight_bits_keep_their_format_and_lightness(name: str, grey, tmp_path: Path) -> None:
+    options = {"lossless": True} if name.endswith("webp") else {}
+    photo = made(tmp_path / "in", name, grey, **options)
+    report = colorize_photos(START, [str(photo)], tmp_path / "out")
+    (path,) = report.written
+    assert path.name == name
+    picture = read(path)
+    assert picture.dtype == np.uint8
+    assert picture.shape == (*grey.shape, 3)
+    lossy = 4.0 if name == "a.jpg" else 0.0
+    there = cv2.imread(str(photo), cv2.IMREAD_GRAYSCALE)
+    assert np.abs(lightness(picture) - lightness(there)).max() < ROUNDING[8] + lossy
+    assert chroma(picture) > 5.0  # a cat in its colours
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+@pytest.mark.parametrize("colored", [False, True])
+def test_sixteen_bits_stay_sixteen(name: str, colored: bool, deep, tmp_path: Path) -> None:
+    pixels = np.repeat(deep[..., None], 3, axis=2) if colored else deep
+    photo = made(tmp_path / "in", name, pixels)
+    (path,) = colorize_photos(START, [str(photo)], tmp_path / "out").written
+    picture = read(path)
+    assert picture.dtype == np.uint16
+    assert np.abs(lightness(picture) - lightness(deep)).max() < ROUNDING[16]
+    assert len(np.unique(picture[..., 1])) > 5000  # more than 8 bits in fact, not only in name
+
+
+def test_every_page_of_a_tiff(grey, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    color = cv2.resize(data.astronaut(), (200, 200))
+    with tifffile.TiffWriter(folder / "a.tif") as file:
+        for page in (grey, color, grey[::-1]):
+            file.write(page, photometric="rgb" if page.ndim == 3 else "minisblack")
+    (path,) = colorize_photos(START, [str(folder)], tmp_path / "out").written
+    with tifffile.TiffFile(path) as file:
+        pages = [page.asarray() for page in file.pages]
+    assert [page.shape for page in pages] == [(*grey.shape, 3), color.shape, (*grey.shape, 3)]
+    np.testing.assert_array_equal(pages[1], color)  # it has its colours
+    assert chroma(pages[0]) > 5.0
+    assert np.abs(lightness(pages[2]) - lightness(grey[::-1])).max() < ROUNDING[8]
+    # A format of single pictures gets one per page.
+    paths = colorize_photos(
+        START, [str(folder)], tmp_path / "png", ColorizeSettings(".png")
+    ).written
+    assert [path.name for path in paths] == ["a.png", "a-page2.png", "a-page3.png"]
+
+
+def test_transparency_stays(grey, tmp_path: Path) -> None:
+    alpha = np.arange(grey.size, dtype=np.uint32).reshape(grey.shape).astype(np.uint8)
+    photo = made(tmp_path / "in", "a.png", np.dstack([grey, grey, grey, alpha]))
+    (path,) = colorize_photos(START, [str(photo)], tmp_path / "out").written
+    picture = read(path)
+    np.testing.assert_array_equal(picture[..., 3], alpha)
+    assert np.abs(lightness(picture[..., :3]) - lightness(grey)).max() < ROUNDING[8]
+
+
+def test_a_turned_photo_comes_out_upright(grey, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "A camera"
+    photo = made(tmp_path / "in", "a.jpg", grey, exif=exif, quality=95)
+    (path,) = colorize_photos(START, [str(photo)], tmp_path / "out").written
+    with Image.open(path) as picture:
+        assert picture.size == grey.shape  # rows and columns exchanged
+        assert picture.getexif().get(0x0112, 1) == 1
+        assert picture.getexif()[0x010F] == "A camera"
+        assert picture.info["icc_profile"]
+
+
+def test_the_same_photo_has_the_same_colours_at_any_size(grey, tmp_path: Path) -> None:
+    large = cv2.resize(grey, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)
+    for name, pixels in (("a.png", grey), ("b.png", large)):
+        made(tmp_path / "in", name, pixels)
+    colorize_photos(START, [str(tmp_path / "in")], tmp_path / "out")
+    small, big = (rgb2lab(read(tmp_path / "out" / name)) for name in ("a.png", "b.png"))
+    reduced = cv2.resize(big.astype(np.float32), (300, 240), interpolation=cv2.INTER_AREA)
+    apart = np.hypot(*np.moveaxis(reduced[..., 1:] - small[..., 1:], 2, 0))
+    assert apart.mean() < 1.0
+
+
+# What is asked for
+
+
+@pytest.fixture
+def album(grey, tmp_path: Path) -> Path:
+    """A grey photo, a toned one and one in colour."""
+    made(tmp_path / "in", "grey.png", grey)
+    toned = np.clip(grey[..., None] * np.array([1.0, 0.87, 0.7]), 0, 255).astype(np.uint8)
+    made(tmp_path / "in", "toned.png", toned)
+    made(tmp_path / "in", "color.png", data.astronaut())
+    return tmp_path / "in"
+
+
+def test_photos_in_colour_are_left_alone(album: Path, tmp_path: Path, capsys) -> None:
+    report = colorize_photos(START, [str(album)], tmp_path / "out")
+    assert [path.name for path in report.written] == ["grey.png", "toned.png"]
+    assert report.colored == [str(album / "color.png")]
+    forced = colorize_photos(START, [str(album)], tmp_path / "f", ColorizeSettings(force=True))
+    assert len(forced.written) == 3
+    words = ["cc", "colorize", START, str(album), "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    shown = capsys.readouterr()
+    assert "left alone 1 photo in colour, such as" in shown.err
+    assert shown.out.startswith(f"0 pictures in {tmp_path / 'out'}, 2 kept, 1 in colour; ")
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["colored"] == [str(album / "color.png")]
+
+
+def test_strength_mixes_with_the_photos_own_colours(album: Path, tmp_path: Path) -> None:
+    photo, chromas = album / "toned.png", {}
+    for strength in (0.0, 0.5, 1.0):
+        out = tmp_path / f"{strength}"
+        (path,) = colorize_photos(
+            START, [str(photo)], out, ColorizeSettings(strength=strength)
+        ).written
+        chromas[strength] = rgb2lab(read(path))[..., 1:]
+    own = rgb2lab(read(photo))[..., 1:]
+    assert np.abs(chromas[0.0] - own).mean() < 2.0  # the small copy's own, upsampled
+    middle = (chromas[0.0] + chromas[1.0]) / 2
+    assert np.abs(chromas[0.5] - middle).mean() < 0.5
+
+
+def test_side_by_side(grey, tmp_path: Path) -> None:
+    photo = made(tmp_path / "in", "a.png", grey)
+    (path,) = colorize_photos(
+        START, [str(photo)], tmp_path / "out", ColorizeSettings(side_by_side=True)
+    ).written
+    pair = read(path)
+    assert pair.shape[0] == 240
+    assert pair.shape[1] > 600
+    np.testing.assert_array_equal(pair[:, :300], np.repeat(grey[..., None], 3, axis=2))
+    assert np.abs(lightness(pair[:, -300:]) - lightness(grey)).max() < ROUNDING[8]
+
+
+def test_a_page_of_befores_and_afters(album: Path, tmp_path: Path, capsys) -> None:
+    page = tmp_path / "page.html"
+    words = ["cc", "colorize", START, str(album), "--out", str(tmp_path / "out")]
+    assert main([*words, "--before-after", str(page)]) == 0
+    assert f"before and after: {page}" in capsys.readouterr().out
+    text = page.read_text()
+    assert text.count("grey.png") >= 1 <= text.count("toned.png")
+    assert "color.png" not in text
+    page.write_text("mine")
+    assert main([*words, "--overwrite", "--before-after", str(page)]) == 2
+    assert "expected a new file for --before-after" in capsys.readouterr().err
+    assert page.read_text() == "mine"
+
+
+def test_times_are_kept(grey, tmp_path: Path) -> None:
+    photo = made(tmp_path / "in", "a.png", grey)
+    os.utime(photo, (1e9, 1e9 + 7))
+    for keep in (True, False):
+        out = tmp_path / f"{keep}"
+        (path,) = colorize_photos(
+            START, [str(photo)], out, ColorizeSettings(keep_times=keep)
+        ).written
+        assert (path.stat().st_mtime == 1e9 + 7) is keep
+
+
+def test_a_scan_above_the_limit_needs_the_option(grey, tmp_path: Path) -> None:
+    photo = made(tmp_path / "in", "a.png", grey)
+    few = ColorizeSettings(max_pixels=grey.size - 1)
+    report = colorize_photos(START, [str(photo)], tmp_path / "out", few)
+    assert f"expected at most {grey.size - 1} pixels" in report.refused[str(photo)]
+    enough = replace(few, max_pixels=grey.size)
+    assert colorize_photos(START, [str(photo)], tmp_path / "out", enough).refused == {}
+
+
+@pytest.fixture
+def bins(tmp_path: Path) -> Path:
+    """A model that predicts bins and is unsure: its logits are small and random."""
+    torch.manual_seed(0)
+    grid = np.stack(np.meshgrid(np.linspace(-60, 60, 5), np.linspace(-60, 60, 5)), -1)
+    palette = Palette(
+        grid.reshape(-1, 2).astype(np.float32),
+        np.full(25, 1 / 25, np.float32),
+        np.ones(25, np.float32),
+    )
+    recipe = load_recipe("lite0-bins", ["model.channels=8"]).for_palette(25)
+    model = build_model(recipe.model.name, **recipe.model.options())
+    model.use_palette(palette)
+    torch.nn.init.normal_(model.bins.weight, std=0.5)
+    checkpoint = Checkpoint(
+        recipe=recipe, weights=model.state_dict(), palette=palette, mean_ab=(0.0, 0.0), size=64,
+        dataset="0123456789abcdef", epoch=1, step=0, scores={},
+    )  # fmt: skip
+    save_checkpoint(checkpoint, tmp_path / "bins")
+    return tmp_path / "bins"
+
+
+def test_versions_differ_and_are_the_same_every_time(bins: Path, grey, tmp_path: Path) -> None:
+    photo = made(tmp_path / "in", "a.png", grey)
+    three = ColorizeSettings(samples=3)
+    paths = colorize_photos(bins, [str(photo)], tmp_path / "out", three).written
+    assert [path.name for path in paths] == ["a-1.png", "a-2.png", "a-3.png"]
+    versions = [rgb2lab(read(path)) for path in paths]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert np.abs(versions[one] - versions[other])[..., 1:].mean() > 2.0
+    (plain,) = colorize_photos(bins, [str(photo)], tmp_path / "plain").written
+    assert plain.read_bytes() == paths[0].read_bytes()
+    again = colorize_photos(bins, [str(photo)], tmp_path / "again", three).written
+    assert [path.read_bytes() for path in again] == [path.read_bytes() for path in paths]
+    paths[1].unlink()  # what is missing is made, and nothing else
+    rest = colorize_photos(bins, [str(photo)], tmp_path / "out", three)
+    assert rest.written == [paths[1]]
+
+
+def test_a_regression_has_one_version(grey, tmp_path: Path) -> None:
+    photo = made(tmp_path / "in", "a.png", grey)
+    with pytest.raises(WrongCallError, match="--samples: expected a model that predicts bins"):
+        colorize_photos(START, [str(photo)], tmp_path / "out", ColorizeSettings(samples=2))
+
+
+# A pipe
+
+
+def test_a_pipe_gives_what_a_file_gives(grey, tmp_path: Path) -> None:
+    photo = made(tmp_path / "in", "a.png", grey)
+    (path,) = colorize_photos(START, [str(photo)], tmp_path / "out").written
+    words = [sys.executable, "-c", "import sys; from cli.main import main; sys.exit(main())"]
+    ran = subprocess.run(
+        [*words, "colorize", START, "-"],
+        input=photo.read_bytes(),
+        capture_output=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    assert ran.stdout == path.read_bytes()
+    assert not (tmp_path / "colorized").exists()
+
+
+def test_what_a_pipe_refuses(grey, tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"standard input: empty"):
+        colorize_photo(START, io.BytesIO(), ColorizeSettings())
+    with pytest.raises(WrongCallError, match="expected one picture for standard output"):
+        colorize_photo(START, io.BytesIO(b"x"), ColorizeSettings(samples=2))
+    color = cv2.imencode(".png", data.astronaut()[..., ::-1])[1].tobytes()
+    with pytest.raises(JobError, match="without colours, got one that has some; use --force"):
+        colorize_photo(START, io.BytesIO(color), ColorizeSettings())
