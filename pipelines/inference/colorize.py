@@ -36,6 +36,7 @@ from pipelines.inference.painting import Network, Painting, Work
 from pipelines.pages.before_after import BeforeAfterPage, is_page
 from pipelines.sources.listing import is_tar, list_photos
 from pipelines.sources.lists import check_lists
+from pipelines.sources.patterns import expand_globs
 from pipelines.sources.reading import read_photos
 from pipelines.sources.source import PlannedPhoto, Source, Tally, no_photos_in, open_sources
 from pipelines.tracking.model import local_model
@@ -140,7 +141,7 @@ def colorize_photos(
     """
     report = ColorizeReport(out) if report is None else report
     try:
-        sources = open_sources(photos)
+        sources = open_sources(expand_globs(photos))
     except WrongCallError:
         load_checkpoint(local_model(model))  # if that is missing too, it is reported first
         raise
