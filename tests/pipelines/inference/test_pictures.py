@@ -204,7 +204,7 @@ def test_globs(album: Path, tmp_path: Path) -> None:
         out = tmp_path.with_name(f"{tmp_path.name}-{len(names)}{names[0]}")
         report = colorize_photos(START, [glob], out)
         assert [path.name for path in report.written] == names
-    with pytest.raises(WrongCallError, match="expected files that match .*, found none"):
+    with pytest.raises(WrongCallError, match=r"expected files that match .*, found none"):
         colorize_photos(START, [str(album / "*.gif")], tmp_path / "out")
 
 
