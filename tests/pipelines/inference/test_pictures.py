@@ -242,6 +242,7 @@ def test_a_page_of_befores_and_afters(album: Path, tmp_path: Path, capsys) -> No
     text = page.read_text()
     assert text.count("grey.png") >= 1 <= text.count("toned.png")
     assert "color.png" not in text
+    assert str(album) not in text
     page.write_text("mine")
     assert main([*words, "--overwrite", "--before-after", str(page)]) == 2
     assert "expected a new file for --before-after" in capsys.readouterr().err
