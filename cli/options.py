@@ -10,8 +10,8 @@ import typer
 Model = Annotated[
     str,
     typer.Argument(
-        help="Checkpoint folder or the --out of cc train (a path or an s3:// URI), "
-        "or a model in MLflow (runs:/… or models:/…)."
+        help="Checkpoint folder or the --out of cc train (a path or an s3:// URI), a model in "
+        "MLflow (runs:/… or models:/…), or start, the model that ships with colorcore."
     ),
 ]
 Device = Annotated[

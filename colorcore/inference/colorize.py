@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from colorcore.color.pixels import Pixels
 
 MAX_ASPECT = 16
-"""Longer photos get a smaller copy: one of 1 x 20,000 pixels would fill the memory."""
+"""Longer photos get a smaller copy: networks pad its shorter side, and that of 1 x 20,000 pixels
+would fill the memory."""
 
 
 def colorize(
@@ -46,7 +47,7 @@ def colorize(
 
     pixels (H, W, 3) sRGB or (H, W) grey, uint8 or uint16: only its lightness is used. ``size`` is
     the shorter side, in pixels, of the copy that the network sees (that of its training samples);
-    the copy of a photo longer than 16:1 has no more pixels than one of 16:1.
+    the copy of a photo longer than 16:1 is no longer than that of one of 16:1.
     Returns (H, W, 3) sRGB of the same type, whose L differs from the photo's only by rounding.
     """
     lab = small_copy(pixels, size)
@@ -63,7 +64,7 @@ def small_copy(pixels: Pixels, size: int) -> NDArray[np.float32]:
     import cv2
 
     height, width = pixels.shape[:2]
-    scale = size * min(1.0 / min(height, width), (MAX_ASPECT / (height * width)) ** 0.5)
+    scale = size * min(1.0 / min(height, width), MAX_ASPECT / max(height, width))
     small = (max(1, round(width * scale)), max(1, round(height * scale)))
     copy: NDArray[Any] = pixels
     # By halves as long as they are whole: the same means of areas, for an eighth of the time.

@@ -19,7 +19,7 @@ from colorcore.recipes.advice import Advised, advised
 from colorcore.scores.loss_history import LossHistory
 from colorcore.scores.perceptual import PerceptualScores
 from colorcore.scores.signs import find_signs
-from pipelines.device import best_device
+from pipelines.device import device_for
 from pipelines.errors import JobError, WrongCallError
 from pipelines.evaluation.details import Details
 from pipelines.evaluation.equal import EqualScorer, KeptPhotos
@@ -86,7 +86,7 @@ def evaluate_model(
     check_drawing(picture, "--picture", places, overwrite=overwrite)
     check_drawing(front, "--front", places, overwrite=overwrite)
     check_page(html, overwrite=overwrite)
-    place = device or best_device()
+    place = device_for(device)
     models = open_models(
         [model, *others],
         device=place,

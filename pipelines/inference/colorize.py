@@ -19,7 +19,7 @@ from colorcore.models.decoding import Decoding
 from colorcore.photos.refusal import PhotoLimits, PhotoRefused
 from colorcore.storage.location import open_store
 from colorcore.storage.locks import claim
-from pipelines.device import best_device, usable_cpus
+from pipelines.device import device_for, usable_cpus
 from pipelines.errors import JobError, WrongCallError
 from pipelines.inference.finishing import (
     LACKING,
@@ -141,7 +141,7 @@ def colorize_photos(
     """
     report = ColorizeReport(out) if report is None else report
     try:
-        sources = open_sources(expand_globs(photos))
+        sources = open_sources(expand_globs(photos, out))
     except WrongCallError:
         load_checkpoint(local_model(model))  # if that is missing too, it is reported first
         raise
@@ -192,7 +192,7 @@ def colorize_photos(
 
 def _network(model: str | Path, settings: ColorizeSettings) -> Network:
     checkpoint = load_checkpoint(local_model(model))
-    network = checkpoint.model(place := settings.device or best_device())
+    network = checkpoint.model(place := device_for(settings.device))
     decoding = asked_decoding(network, checkpoint.decoding, settings.temperature, settings.chroma)
     try:
         several = variations(network, settings.samples)

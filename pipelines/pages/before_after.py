@@ -125,7 +125,8 @@ class BeforeAfterPage:
                 self._write(_foot(self.photos, self.left_out))
             if self._file is not None:  # for mypy
                 self._file.close()
-            if error is None:
+            # An earlier page is worth more than one without photos, such as that of a rerun.
+            if error is None and (self.photos or not self._path.exists()):
                 move_into_place({self._part: self._path})
         finally:
             self._file = None

@@ -43,10 +43,11 @@ def expand_pattern(location: str) -> list[str] | None:
     return names if len(names) > 1 else None
 
 
-def expand_globs(places: Iterable[str]) -> list[str]:
+def expand_globs(places: Iterable[str], out: Path) -> list[str]:
     """The places with quoted globs such as ``'album/**/*.tif'`` replaced by the files they match.
 
-    Sorted per glob. What exists under its own name, or is a URI, is no glob.
+    Sorted per glob, without those below ``out``, which are pictures. What exists under its own name,
+    or is a URI, is no glob.
 
     Raises:
         WrongCallError: a glob matches no file.
@@ -56,7 +57,8 @@ def expand_globs(places: Iterable[str]) -> list[str]:
         if not has_magic(place) or "://" in place or "{" in place or Path(place).exists():
             found.append(place)
         elif matched := sorted(glob(place, recursive=True)):  # noqa: PTH207 (paths as given)
-            found += matched
+            own = out.resolve()
+            found += [path for path in matched if not Path(path).resolve().is_relative_to(own)]
         else:
             raise WrongCallError(f"expected files that match {place}, found none")
     return found
