@@ -12,7 +12,7 @@ import typer
 from cli.options import AsJson, Chroma, Device, Model, Temperature
 
 if TYPE_CHECKING:
-    from pipelines.inference.colorize import ColorizeReport, ColorizeSettings
+    from pipelines.album.settings import ColorizeReport, ColorizeSettings
 
 PIPE = "-"
 """As PHOTO: the photo comes from standard input, and its picture goes to standard output."""
@@ -88,13 +88,8 @@ def colorize(
     if not piped:
         require_writable(LocalStore(folder))
     # What imports torch comes after the errors that are certain.
-    from pipelines.inference.colorize import (
-        LIMITS,
-        ColorizeReport,
-        ColorizeSettings,
-        colorize_photo,
-        colorize_photos,
-    )
+    from pipelines.album.colorize import colorize_photo, colorize_photos
+    from pipelines.album.settings import LIMITS, ColorizeReport, ColorizeSettings
 
     settings = ColorizeSettings(
         suffix=None if format_ is None else f".{format_}",

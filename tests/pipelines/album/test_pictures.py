@@ -26,8 +26,9 @@ from colorcore.checkpoints.shipped import START
 from colorcore.color.palette import Palette
 from colorcore.models import build_model
 from colorcore.recipes.recipe import load_recipe
+from pipelines.album.colorize import colorize_photo, colorize_photos
+from pipelines.album.settings import ColorizeSettings
 from pipelines.errors import JobError, WrongCallError
-from pipelines.inference.colorize import ColorizeSettings, colorize_photo, colorize_photos
 
 ROUNDING = {8: 0.30, 16: 0.02}
 """ΔL of rounding R, G and B to 8 and to 16 bits, and of what is clipped."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from colorcore.color.pixels import Pixels
-    from pipelines.inference.painting import Page, Work
+    from pipelines.album.painting import Page, Work
 
 PREVIEW_SIDE = 1600
 """Pixels: the longer side of the pictures on a page of befores and afters."""

@@ -1,0 +1,156 @@
+"""Which photos of a job need a picture, and what became of each."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from colorcore.dataset.unit import SourcePhoto
+from colorcore.photos.refusal import PhotoRefused
+from pipelines.album.finishing import LACKING, OUT_OF_MEMORY, Done, Target, out_of_memory
+from pipelines.album.names import Names, relative, versions
+from pipelines.album.painting import Work
+from pipelines.album.settings import ColorizeReport, ColorizeSettings
+from pipelines.errors import JobError
+from pipelines.inference.outputs import FAILING_DISK, local_path, why_not_written
+from pipelines.pages.before_after import BeforeAfterPage
+from pipelines.sources.reading import read_photos
+from pipelines.sources.source import PlannedPhoto, Source, Tally
+
+GIVE_UP_AFTER = 10
+"""Pictures in a row that a full or broken disk does not take; colourizing the rest is in vain."""
+
+
+class Works:
+    """Finds what is to be done, and records what was done.
+
+    failed_writes  pictures in a row that a full or broken disk did not take
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        tallies: Sequence[Tally],
+        names: Names,
+        settings: ColorizeSettings,
+        report: ColorizeReport,
+    ) -> None:
+        self._sources, self._tallies, self._names = sources, tallies, names
+        self._settings, self._report = settings, report
+        self.failed_writes = 0
+        self.last_failure = ""
+
+    def works(
+        self,
+        planned: Sequence[PlannedPhoto],
+        targets: Sequence[Path | None],
+        on_progress: Callable[[int], None],
+    ) -> Iterator[Work]:
+        """The photos that need a picture; a target of None is a tar, whose members get theirs."""
+        for done, (photo, target) in enumerate(zip(planned, targets, strict=True)):
+            on_progress(done)
+            source = self._sources[photo.root]
+            place = source.show(photo)
+            begun = False
+            if target is None or not self._is_done(place, versions(target, self._settings.samples)):
+                try:
+                    for work in self._works_of(photo, place, target):
+                        begun = work.target.alone
+                        yield work
+                except Exception as error:
+                    if not out_of_memory(error):
+                        raise
+                    self._report.refused[place] = OUT_OF_MEMORY
+            if not begun:  # a photo on its way is left until it is recorded
+                self._report.left -= 1
+
+    def _works_of(self, photo: PlannedPhoto, place: str, target: Path | None) -> Iterator[Work]:
+        times = self._times(photo) if target is not None else None
+        for read in self._read(photo):
+            if target is not None:
+                yield from self._work(place, read, target, times, alone=True)
+            elif member := read.source[len(photo.source) + 1 :]:
+                inside = self._names.target(relative(self._sources[photo.root], photo), member)
+                if not self._is_done(f"{place}#{member}", versions(inside, self._settings.samples)):
+                    yield from self._work(f"{place}#{member}", read, inside, None)
+            elif isinstance(read.content, PhotoRefused):  # the tar itself is damaged
+                self._report.refused[place] = str(read.content)
+
+    def _read(self, photo: PlannedPhoto) -> Iterator[SourcePhoto]:
+        most, others = self._settings.limits.max_bytes, self._report.ignored
+        return read_photos(self._sources, [photo], most, others, tallies=self._tallies)
+
+    def _work(
+        self,
+        place: str,
+        read: SourcePhoto,
+        target: Path,
+        times: tuple[int, int] | None,
+        *,
+        alone: bool = False,
+    ) -> Iterator[Work]:
+        if isinstance(read.content, PhotoRefused):
+            self._report.refused[place] = str(read.content)
+            return
+        paths = versions(target, self._settings.samples)
+        yield Work(place, read.content, Target(paths, self._settings.overwrite, times, alone))
+
+    def _times(self, photo: PlannedPhoto) -> tuple[int, int] | None:
+        path = local_path(self._sources, photo) if self._settings.keep_times else None
+        if path is None:
+            return None
+        try:
+            found = os.stat(path)  # noqa: PTH116 (bytes that are no text)
+        except OSError:
+            return None
+        return found.st_atime_ns, found.st_mtime_ns
+
+    def _is_done(self, place: str, targets: Sequence[Path]) -> bool:
+        """Whether there is nothing to do, because files or a folder have the pictures' names."""
+        for target in targets:
+            if os.path.isdir(target):  # noqa: PTH112 (Path raises if a name is too long)
+                error = IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+                self._report.refused[place] = why_not_written(target, error)
+                return True
+        there = [path for target in targets if (path := _existing(target)) is not None]
+        if self._settings.overwrite or len(there) < len(targets):
+            return False
+        self._report.kept += there
+        return True
+
+    def record(self, done: Done, page: BeforeAfterPage | None) -> None:
+        """Report what became of a photo.
+
+        Raises:
+            JobError: the disk is full or broken.
+            Exception: what was not expected.
+        """
+        if done.alone:
+            self._report.left -= 1
+        if done.unexpected is not None:
+            raise done.unexpected
+        self._report.written += done.written
+        if done.colored:
+            self._report.colored.append(done.place)
+        if done.refused:
+            self._report.refused[done.place] = done.refused
+        if done.error is not None:
+            self.last_failure = done.refused
+            self.failed_writes += done.error.errno in FAILING_DISK
+        elif done.written:
+            self.failed_writes = 0
+        if page is not None and done.before is not None and done.after is not None:
+            page.add(done.place, done.before, done.after)
+        if self.failed_writes >= GIVE_UP_AFTER:
+            raise JobError(
+                f"expected to write to {self._report.out}, the last {self.failed_writes} pictures "
+                f"failed: {self.last_failure}"
+            )
+
+
+def _existing(target: Path) -> Path | None:
+    """The picture's file, under its name or as the PNG that it became to lose nothing."""
+    names = (target, target.with_suffix(".png")) if target.suffix in LACKING else (target,)
+    return next((path for path in names if os.path.lexists(path)), None)
