@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cli.options import AsJson, Chroma, Device, Model, Temperature
+from cli.options import Address, AsJson, Chroma, Device, Model, Temperature
 
 if TYPE_CHECKING:
     from pipelines.album.settings import ColorizeReport, ColorizeSettings
@@ -68,22 +68,32 @@ def colorize(
         typer.Option(min=1, help="Largest photo in pixels (default: 100 million)."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads (default: one per CPU).")
+        int | None,
+        typer.Option(
+            min=1, help="Threads (default: one per CPU); with --address, per task (default: one)."
+        ),
     ] = None,
+    address: Address = None,
     json: AsJson = False,
 ) -> int:
     """Colourize photos, keeping their lightness, depth, format and metadata.
 
     Photos that have colours are left alone. Pictures that exist are kept, so the same command
     continues an interrupted one. By default temperature and chroma are the values chosen at the end
-    of training.
+    of training. With --address, a Ray cluster does the work: all its nodes must see the photos and
+    --out by the same names.
     """
     from cli import show
     from colorcore.storage.local import LocalStore
     from colorcore.storage.locks import require_writable
+    from pipelines.errors import WrongCallError
     from pipelines.sources.source import local_path
 
     piped = photos == [PIPE]
+    if piped and address is not None:
+        raise WrongCallError(
+            "expected files with --address, got standard input; leave --address out for one photo"
+        )
     folder = local_path(out, "--out")
     if not piped:
         require_writable(LocalStore(folder))
@@ -117,6 +127,7 @@ def colorize(
                 photos,
                 report.out,
                 settings,
+                address=address,
                 report=report,
                 on_progress=lambda done, total: advance(done, total, ""),
             )

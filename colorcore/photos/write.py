@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from colorcore.storage.atomic import replace_bytes
+from colorcore.storage.atomic import part_of, replace_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -247,17 +247,19 @@ def _over_white(rgb: Pixels, alpha: Pixels) -> Pixels:
     return out
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes, *, writer: str = "") -> None:
     """Write a file whole or not at all; a failure leaves no temporary file behind.
+
+    writer  tells apart processes that may write the same file at the same time
 
     Raises:
         OSError: the file cannot be written.
     """
     try:
-        replace_bytes(path, data)
+        replace_bytes(path, data, writer=writer)
     except BaseException:
         with contextlib.suppress(OSError):  # it was never made
-            path.with_name(f".{path.name}.part").unlink()
+            part_of(path, writer).unlink()
         raise
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,11 +13,12 @@ from colorcore.checkpoints.checkpoint import load_checkpoint
 from colorcore.inference.variations import variations
 from colorcore.storage.location import open_store
 from colorcore.storage.locks import claim
+from pipelines.album.cluster import colorize_on_cluster
 from pipelines.album.finishing import Done, Finish
 from pipelines.album.names import Names, relative, versions
 from pipelines.album.painting import Network, Painting, Work
 from pipelines.album.settings import DEFAULTS, ColorizeReport, ColorizeSettings
-from pipelines.album.works import Works
+from pipelines.album.works import Item, Works
 from pipelines.device import best_device, usable_cpus
 from pipelines.errors import JobError, WrongCallError
 from pipelines.inference.knobs import asked_decoding
@@ -24,7 +26,7 @@ from pipelines.inference.outputs import OutFolder
 from pipelines.pages.before_after import BeforeAfterPage, is_page
 from pipelines.sources.listing import is_tar, list_photos
 from pipelines.sources.lists import check_lists
-from pipelines.sources.source import Source, Tally, no_photos_in, open_sources
+from pipelines.sources.source import PlannedPhoto, Source, Tally, no_photos_in, open_sources
 from pipelines.tracking.model import local_model
 
 
@@ -34,6 +36,7 @@ def colorize_photos(
     out: Path,
     settings: ColorizeSettings = DEFAULTS,
     *,
+    address: str | None = None,
     report: ColorizeReport | None = None,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> ColorizeReport:
@@ -47,16 +50,24 @@ def colorize_photos(
     Holds the list of photos, which is fine up to 10⁶. ``report`` is filled while the job runs, for
     callers that want it although the job fails or is interrupted.
 
+    With the ``address`` of a Ray cluster its nodes do the work; they must see the photos and
+    ``out`` by the same names. The model is sent to them.
+
     Raises:
         CheckpointError: ``model`` is not a checkpoint.
-        WrongCallError: a photo or folder is missing, ``out`` holds originals, or the model has no
-            such setting.
+        WrongCallError: a photo or folder is missing, ``out`` holds originals, the model has no
+            such setting, or a page is asked of a cluster.
         JobError: a source holds no photos, which is raised after the others are done; or the disk
-            is full.
+            is full; or the cluster cannot be reached.
         StorageError: a store of photos does not answer.
         BusyError: another process writes to ``out``.
     """
     report = ColorizeReport(out) if report is None else report
+    if address is not None and settings.page is not None:
+        raise WrongCallError(
+            "expected no --before-after with --address: a page holds a few hundred photos; make "
+            "one of some of them without --address"
+        )
     try:
         sources = open_sources(photos)
     except WrongCallError:
@@ -67,7 +78,7 @@ def colorize_photos(
     tallies = [Tally() for _ in sources]
     planned = list(list_photos(sources, report.ignored, skip=open_store(out), tallies=tallies))
     places = [relative(sources[photo.root], photo) for photo in planned]
-    names = Names(out, settings.suffix, places)
+    names = Names(out if address is None else out.absolute(), settings.suffix, places)
     targets = [
         None if is_tar(photo) else names.target(place, "")
         for photo, place in zip(planned, places, strict=True)
@@ -84,14 +95,39 @@ def colorize_photos(
         for path in versions(target, settings.samples)
     ]
     folder.refuse_originals(planned, pictures, tars, overwrite=settings.overwrite)
-    network = _network(model, settings)
+    network = _network(model, settings if address is None else replace(settings, device="cpu"))
     if not planned:
         _refuse_empty(sources, tallies)
     report.decoding = network.decoding
-    keep_freed_memory()  # which each photo needs anew
-    job = Works(sources, tallies, names, settings, report)
+    works = Works(sources, tallies, names, settings, report)
     report.left = len(planned)
-    with claim(open_store(out), "cc colorize"), _before_after(settings.page) as page:
+    total = len(planned)
+    items = _items(sources, zip(planned, targets, strict=True))
+    with claim(open_store(out), "cc colorize"):
+        if address is None:
+            _colorize_here(network, works, items, lambda done: on_progress(done, total))
+        else:
+            in_tars = _items(sources, ((photo, None) for photo in planned if is_tar(photo)))
+            colorize_on_cluster(
+                address, network, works, items, in_tars, lambda done: on_progress(done, total)
+            )
+    on_progress(total, total)
+    _refuse_empty(sources, tallies)
+    return report
+
+
+def _items(
+    sources: Sequence[Source], photos: Iterable[tuple[PlannedPhoto, Path | None]]
+) -> Iterator[Item]:
+    return (Item(photo, sources[photo.root].show(photo), target) for photo, target in photos)
+
+
+def _colorize_here(
+    network: Network, works: Works, items: Iterator[Item], on_progress: Callable[[int], None]
+) -> None:
+    keep_freed_memory()  # which each photo needs anew
+    settings = works.settings
+    with _before_after(settings.page) as page:
         finish = Finish(settings.suffix, settings.strength, settings.side_by_side, page is not None)
         painting = Painting(
             network,
@@ -100,11 +136,7 @@ def colorize_photos(
             threads=settings.threads or usable_cpus(),
             force=settings.force,
         )
-        works = job.works(planned, targets, lambda done: on_progress(done, len(planned)))
-        painting.run(works, lambda done: job.record(done, page))
-    on_progress(len(planned), len(planned))
-    _refuse_empty(sources, tallies)
-    return report
+        painting.run(works.works(items, on_progress), lambda done: works.record(done, page))
 
 
 def _network(model: str | Path, settings: ColorizeSettings) -> Network:

@@ -94,12 +94,14 @@ class Finish:
     strength    share of the predicted colours, 0..1
     beside      write the photo and its picture side by side
     previews    keep small pictures for a page
+    writer      tells apart processes that may write the same picture at the same time
     """
 
     suffix: str | None
     strength: float
     beside: bool
     previews: bool
+    writer: str = ""
 
     def __call__(self, work: Work, cause: Exception | None) -> Done:
         """What became of the photo, without a target its picture; raises no ``Exception``."""
@@ -143,13 +145,13 @@ class Finish:
             if self.previews and done.before is None:
                 done.before = _preview(work.pages[0].original.pixels)
                 done.after = _preview(pictures[0])
-            for place, data in self._encoded(
-                path, work.pages, pictures, overwrite=target.overwrite
-            ):
-                write_whole(place, data)
+            files = self._encoded(path, work.pages, pictures, overwrite=target.overwrite)
+            # The first page last: whoever finds it need not look for the others.
+            for place, data in reversed(files):
+                write_whole(place, data, writer=self.writer)
                 if target.times is not None:
                     os.utime(place, ns=target.times)
-                done.written.append(place)
+            done.written += [place for place, _ in files]
 
     def _paint(self, page: Page, version: int) -> Pixels:
         pixels = page.original.pixels

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from colorcore.dataset.unit import SourcePhoto
 from colorcore.photos.refusal import PhotoRefused
@@ -23,64 +24,89 @@ GIVE_UP_AFTER = 10
 """Pictures in a row that a full or broken disk does not take; colourizing the rest is in vain."""
 
 
+class Item(NamedTuple):
+    """A planned photo or tar.
+
+    place   its name in messages
+    target  its picture; None: it is a tar, whose photos get theirs when it is read
+    """
+
+    photo: PlannedPhoto
+    place: str
+    target: Path | None
+
+
 class Works:
     """Finds what is to be done, and records what was done.
 
+    before         pictures that were there before the job, if it began in another process: others
+                   that are there now are its own; None: all that are there
     failed_writes  pictures in a row that a full or broken disk did not take
     """
 
     def __init__(
         self,
         sources: Sequence[Source],
-        tallies: Sequence[Tally],
+        tallies: Sequence[Tally] | Mapping[int, Tally],
         names: Names,
         settings: ColorizeSettings,
         report: ColorizeReport,
+        before: frozenset[Path] | None = None,
     ) -> None:
-        self._sources, self._tallies, self._names = sources, tallies, names
-        self._settings, self._report = settings, report
+        self.sources, self.tallies, self.names = sources, tallies, names
+        self.settings, self.report, self._before = settings, report, before
         self.failed_writes = 0
         self.last_failure = ""
 
     def works(
-        self,
-        planned: Sequence[PlannedPhoto],
-        targets: Sequence[Path | None],
-        on_progress: Callable[[int], None],
+        self, items: Iterable[Item], on_progress: Callable[[int], None] = lambda _: None
     ) -> Iterator[Work]:
-        """The photos that need a picture; a target of None is a tar, whose members get theirs."""
-        for done, (photo, target) in enumerate(zip(planned, targets, strict=True)):
+        """The photos that need a picture."""
+        for done, item in enumerate(items):
             on_progress(done)
-            source = self._sources[photo.root]
-            place = source.show(photo)
             begun = False
-            if target is None or not self._is_done(place, versions(target, self._settings.samples)):
+            if not self.is_done(item):
                 try:
-                    for work in self._works_of(photo, place, target):
+                    for work in self._works_of(item):
                         begun = work.target.alone
                         yield work
                 except Exception as error:
                     if not out_of_memory(error):
                         raise
-                    self._report.refused[place] = OUT_OF_MEMORY
+                    self.report.refused[item.place] = OUT_OF_MEMORY
             if not begun:  # a photo on its way is left until it is recorded
-                self._report.left -= 1
+                self.report.left -= 1
 
-    def _works_of(self, photo: PlannedPhoto, place: str, target: Path | None) -> Iterator[Work]:
+    def to_do(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The photos that need a picture, and the tars, unread."""
+        for item in items:
+            if self.is_done(item):
+                self.report.left -= 1
+            else:
+                yield item
+
+    def is_done(self, item: Item) -> bool:
+        """Whether there is nothing to do; the report then has the reason. No tar is, unread."""
+        return item.target is not None and self._is_done(
+            item.place, versions(item.target, self.settings.samples)
+        )
+
+    def _works_of(self, item: Item) -> Iterator[Work]:
+        photo, place, target = item
         times = self._times(photo) if target is not None else None
         for read in self._read(photo):
             if target is not None:
                 yield from self._work(place, read, target, times, alone=True)
             elif member := read.source[len(photo.source) + 1 :]:
-                inside = self._names.target(relative(self._sources[photo.root], photo), member)
-                if not self._is_done(f"{place}#{member}", versions(inside, self._settings.samples)):
+                inside = self.names.target(relative(self.sources[photo.root], photo), member)
+                if not self._is_done(f"{place}#{member}", versions(inside, self.settings.samples)):
                     yield from self._work(f"{place}#{member}", read, inside, None)
             elif isinstance(read.content, PhotoRefused):  # the tar itself is damaged
-                self._report.refused[place] = str(read.content)
+                self.report.refused[place] = str(read.content)
 
     def _read(self, photo: PlannedPhoto) -> Iterator[SourcePhoto]:
-        most, others = self._settings.limits.max_bytes, self._report.ignored
-        return read_photos(self._sources, [photo], most, others, tallies=self._tallies)
+        most, others = self.settings.limits.max_bytes, self.report.ignored
+        return read_photos(self.sources, [photo], most, others, tallies=self.tallies)
 
     def _work(
         self,
@@ -92,13 +118,13 @@ class Works:
         alone: bool = False,
     ) -> Iterator[Work]:
         if isinstance(read.content, PhotoRefused):
-            self._report.refused[place] = str(read.content)
+            self.report.refused[place] = str(read.content)
             return
-        paths = versions(target, self._settings.samples)
-        yield Work(place, read.content, Target(paths, self._settings.overwrite, times, alone))
+        paths = versions(target, self.settings.samples)
+        yield Work(place, read.content, Target(paths, self.settings.overwrite, times, alone))
 
     def _times(self, photo: PlannedPhoto) -> tuple[int, int] | None:
-        path = local_path(self._sources, photo) if self._settings.keep_times else None
+        path = local_path(self.sources, photo) if self.settings.keep_times else None
         if path is None:
             return None
         try:
@@ -112,12 +138,14 @@ class Works:
         for target in targets:
             if os.path.isdir(target):  # noqa: PTH112 (Path raises if a name is too long)
                 error = IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-                self._report.refused[place] = why_not_written(target, error)
+                self.report.refused[place] = why_not_written(target, error)
                 return True
-        there = [path for target in targets if (path := _existing(target)) is not None]
-        if self._settings.overwrite or len(there) < len(targets):
+        there = existing(targets)
+        if self.settings.overwrite or len(there) < len(targets):
             return False
-        self._report.kept += there
+        for path in there:
+            is_ours = self._before is not None and path not in self._before
+            (self.report.written if is_ours else self.report.kept).append(path)
         return True
 
     def record(self, done: Done, page: BeforeAfterPage | None) -> None:
@@ -128,14 +156,14 @@ class Works:
             Exception: what was not expected.
         """
         if done.alone:
-            self._report.left -= 1
+            self.report.left -= 1
         if done.unexpected is not None:
             raise done.unexpected
-        self._report.written += done.written
+        self.report.written += done.written
         if done.colored:
-            self._report.colored.append(done.place)
+            self.report.colored.append(done.place)
         if done.refused:
-            self._report.refused[done.place] = done.refused
+            self.report.refused[done.place] = done.refused
         if done.error is not None:
             self.last_failure = done.refused
             self.failed_writes += done.error.errno in FAILING_DISK
@@ -145,9 +173,14 @@ class Works:
             page.add(done.place, done.before, done.after)
         if self.failed_writes >= GIVE_UP_AFTER:
             raise JobError(
-                f"expected to write to {self._report.out}, the last {self.failed_writes} pictures "
+                f"expected to write to {self.report.out}, the last {self.failed_writes} pictures "
                 f"failed: {self.last_failure}"
             )
+
+
+def existing(targets: Iterable[Path]) -> list[Path]:
+    """The files of pictures that are there, under their names or as PNGs to lose nothing."""
+    return [path for target in targets if (path := _existing(target)) is not None]
 
 
 def _existing(target: Path) -> Path | None:
