@@ -302,6 +302,15 @@ class SliceJob:
             for reference in references:
                 with suppress(Exception):
                     ray.cancel(reference, force=True)
+            self._take_all()
+
+    def _take_all(self) -> None:
+        """Report the slices in flight: the results of those that ended, the pictures of others."""
+        with suppress(queue.Empty, JobError):  # the disk may be full, which is known
+            while True:
+                part, future = self._ended.get_nowait()
+                if not future.cancelled() and future.exception() is None:
+                    self._record(part, future.result())
         for part, _ in self._running.values():
             self._take(part)
 

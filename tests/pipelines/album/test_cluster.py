@@ -28,7 +28,7 @@ from cli.main import main
 from colorcore.checkpoints.shipped import START
 from pipelines.album import cluster
 from pipelines.album import colorize as job
-from pipelines.album.cluster import SliceJob
+from pipelines.album.cluster import Places, SliceJob
 from pipelines.album.colorize import colorize_photos
 from pipelines.album.painting import Network
 from pipelines.album.settings import ColorizeReport, ColorizeSettings
@@ -39,6 +39,7 @@ from tests.conftest import jpeg, scene
 from tests.mounts import mounted
 from tests.pipelines.album.test_colorize import files
 from tests.servers.child import ROOT
+from tests.servers.s3 import S3
 
 CPU = ColorizeSettings(device="cpu")
 PNG = replace(CPU, suffix=".png")
@@ -251,6 +252,43 @@ def test_a_photo_that_kills_its_process_is_refused(
     assert report.left == 0
 
 
+def fail(*_: object) -> None:
+    raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+
+def test_other_errors_are_not_hidden(
+    local_ray: None, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = job._network
+
+    def failing(*arguments: Any) -> Network:
+        network = whole(*arguments)
+        network.model.register_forward_pre_hook(fail)
+        return network
+
+    monkeypatch.setattr(job, "_network", failing)
+    report = ColorizeReport(tmp_path / "out")
+    with pytest.raises(RuntimeError, match=r"^mat1 and mat2 shapes cannot be multiplied$"):
+        colorize_photos(START, [str(album)], report.out, CPU, address="auto", report=report)
+    assert (report.written, report.refused) == ([], {})
+
+
+def test_photos_in_an_object_store(
+    local_ray: None, s3_server: S3, here: ColorizeReport, album: Path, tmp_path: Path
+) -> None:
+    bucket = s3_server.make_bucket("colorize-cluster")
+    s3_server.put_folder(bucket, "album", album)
+    source = s3_server.uri(bucket, "album")
+    there = colorize_photos(START, [source], tmp_path / "out", PNG, address="auto")
+    assert [name for name in below(there) if "/" not in name] == [
+        name for name in below(here) if "/" not in name
+    ]
+    one = "003.png"
+    assert (there.out / one).read_bytes() == (here.out / one).read_bytes()
+    ((place, _),) = there.refused.items()
+    assert place.startswith("s3://colorize-cluster/album/007b.jpg")
+
+
 def test_ctrl_c_reports_what_is_done(local_ray: None, tmp_path: Path) -> None:
     photos = grey(tmp_path / "photos", 64, side=400)
     report = ColorizeReport(tmp_path / "out")
@@ -311,6 +349,30 @@ def test_a_gpu_that_is_asked_for_and_not_there(
     ]:
         with pytest.raises(JobError, match=why):
             colorize_photos(START, [str(album)], tmp_path / "out", settings, address="auto")
+
+
+@pytest.mark.parametrize(
+    ("device", "threads", "expected"),
+    [
+        (None, None, ("cuda", 4, {"num_cpus": 4, "num_gpus": 1}, 3)),
+        ("cuda:1", 2, ("cuda", 2, {"num_cpus": 2, "num_gpus": 1}, 3)),
+        ("cpu", None, ("cpu", 1, {"num_cpus": 1, "num_gpus": 0}, 44)),
+        ("cpu", 4, ("cpu", 4, {"num_cpus": 4, "num_gpus": 0}, 11)),
+    ],
+)
+def test_where_tasks_run(
+    device: str | None,
+    threads: int | None,
+    expected: tuple[str, int, dict[str, int], int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three nodes: 16 CPUs with two GPUs, 4 CPUs with one, 24 CPUs without."""
+    kinds = [{"CPU": 16.0, "GPU": 2.0}, {"CPU": 4.0, "GPU": 1.0}, {"CPU": 24.0}]
+    nodes = [{"Alive": True, "Resources": kind} for kind in kinds]
+    monkeypatch.setattr("ray.nodes", lambda: [*nodes, {"Alive": False, "Resources": {}}])
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 44.0, "GPU": 3.0})
+    places = Places(device, threads)
+    assert (places.device, places.threads, places.resources, places.count()) == expected
 
 
 def test_a_full_disk_ends_the_job(
