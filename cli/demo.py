@@ -52,7 +52,7 @@ def demo(
     )  # fmt: skip
     _step("eval", model, dataset, "--picture", out / "validation.png")
     shown = whole or held_out_photos(dataset, source)
-    _step("colorize", model, *shown, "--out", pictures)
+    _step("colorize", model, *shown, "--out", pictures, "--format", "png", "--force")
     before_after = before_and_after(shown, pictures, out / "before-after.png")
     show.facts(
         {

@@ -18,7 +18,7 @@ import torch
 
 from colorcore.color.lab import normalize_L, rgb_to_lab
 from colorcore.color.pixels import f_of_L
-from colorcore.inference.compose import compose
+from colorcore.inference.compose import blas_on_one_thread, compose
 from colorcore.inference.predict import OWN
 from colorcore.models.decoding import Decoding, decode
 
@@ -51,7 +51,8 @@ def colorize(
     """
     lab = small_copy(pixels, size)
     (ab,) = predict_colors(model, [lab], device=device, decoding=decoding)
-    return paint(pixels, lab, ab, strength=strength, threads=threads)
+    with blas_on_one_thread():
+        return paint(pixels, lab, ab, strength=strength, threads=threads)
 
 
 def small_copy(pixels: Pixels, size: int) -> NDArray[np.float32]:

@@ -7,8 +7,11 @@ for a core's cache, so memory is little more than the photo and its result.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +26,24 @@ if TYPE_CHECKING:
 
 STRIP_PIXELS = 1 << 16
 """Pixels per strip: its dozen planes of 256 kB stay in a core's cache."""
+
+
+@contextmanager
+def blas_on_one_thread() -> Iterator[None]:
+    """Let no matrix product of this process use more than one thread; not to be nested in threads.
+
+    A strip's product is so small that BLAS's other threads do more waiting than work: they tripled
+    the CPU time of ``compose``.
+    """
+    with _blas().limit(limits=1, user_api="blas"):
+        yield
+
+
+@cache
+def _blas() -> Any:
+    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+
+    return ThreadpoolController()
 
 
 def compose(pixels: Pixels, f: Plane, ab: NDArray[np.float32], *, threads: int = 1) -> Pixels:

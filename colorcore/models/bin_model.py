@@ -67,7 +67,7 @@ class BinModel(nn.Module):
         if len(palette) != len(self.centroids):
             raise ValueError(
                 f"expected a palette of {len(self.centroids)} bins (model.bins), got one "
-                f"of {len(palette)}; set model.bins=palette or make another palette"
+                f"of {len(palette)}; set model.bins={len(palette)} or make another palette"
             )
         self.centroids.copy_(torch.from_numpy(palette.centroids))
         self.bins.bias.copy_(torch.from_numpy(palette.priors).log())  # type: ignore[union-attr]

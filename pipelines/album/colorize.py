@@ -26,6 +26,7 @@ from pipelines.inference.outputs import OutFolder
 from pipelines.pages.before_after import BeforeAfterPage, is_page
 from pipelines.sources.listing import is_tar, list_photos
 from pipelines.sources.lists import check_lists
+from pipelines.sources.patterns import expand_globs
 from pipelines.sources.source import PlannedPhoto, Source, Tally, no_photos_in, open_sources
 from pipelines.tracking.model import local_model
 
@@ -69,7 +70,7 @@ def colorize_photos(
             "one of some of them without --address"
         )
     try:
-        sources = open_sources(photos)
+        sources = open_sources(expand_globs(photos))
     except WrongCallError:
         load_checkpoint(local_model(model))  # if that is missing too, it is reported first
         raise

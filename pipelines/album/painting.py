@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from colorcore.color.colored import is_colored
 from colorcore.inference.colorize import predict_colors, small_copy
+from colorcore.inference.compose import blas_on_one_thread
 from colorcore.photos.original.read import Original, read_original
 from colorcore.photos.read import photo_header
 from colorcore.photos.refusal import PhotoLimits, PhotoRefused
@@ -109,7 +110,7 @@ class Painting(Generic[Outcome]):
         first. If anything else does, or Ctrl-C, what is finished by then is recorded.
         """
         broken: Exception | None = None
-        with ThreadPoolExecutor(self._threads, "painting") as pool:
+        with blas_on_one_thread(), ThreadPoolExecutor(self._threads, "painting") as pool:
             try:
                 works = iter(works)
                 while True:

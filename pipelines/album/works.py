@@ -170,7 +170,9 @@ class Works:
         elif done.written:
             self.failed_writes = 0
         if page is not None and done.before is not None and done.after is not None:
-            page.add(done.place, done.before, done.after)
+            # Below --out: a page that is passed on should not tell where its maker keeps photos.
+            name = done.written[0].relative_to(self.report.out)
+            page.add(str(name), done.before, done.after)
         if self.failed_writes >= GIVE_UP_AFTER:
             raise JobError(
                 f"expected to write to {self.report.out}, the last {self.failed_writes} pictures "

@@ -1,9 +1,12 @@
-"""Patterns of tars as webdataset writes them: ``photos-{00000..00999}.tar``."""
+"""Patterns: of tars, as webdataset writes them (``photos-{00000..00999}.tar``), and of photos."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from glob import glob, has_magic
 from itertools import islice
+from pathlib import Path
 
 from braceexpand import braceexpand
 
@@ -38,3 +41,22 @@ def expand_pattern(location: str) -> list[str] | None:
             "use several patterns, or a folder"
         )
     return names if len(names) > 1 else None
+
+
+def expand_globs(places: Iterable[str]) -> list[str]:
+    """The places with quoted globs such as ``'album/**/*.tif'`` replaced by the files they match.
+
+    Sorted per glob. What exists under its own name, or is a URI, is no glob.
+
+    Raises:
+        WrongCallError: a glob matches no file.
+    """
+    found: list[str] = []
+    for place in places:
+        if not has_magic(place) or "://" in place or "{" in place or Path(place).exists():
+            found.append(place)
+        elif matched := sorted(glob(place, recursive=True)):  # noqa: PTH207 (paths as given)
+            found += matched
+        else:
+            raise WrongCallError(f"expected files that match {place}, found none")
+    return found

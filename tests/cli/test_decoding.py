@@ -23,6 +23,8 @@ from colorcore.models.decoding import Decoding
 from colorcore.photos.write import DRAWN, made_by
 from colorcore.recipes.recipe import parse_recipe
 
+AS_PNG = ("--format", "png", "--force")
+
 
 @pytest.fixture(scope="module")
 def models(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -175,7 +177,7 @@ def test_photos_are_colourized_as_the_checkpoint_says(
         "pale": ["--chroma", "0.01"],
         "hot": ["--temperature", "3"],
     }.items():
-        answer = cc("colorize", models / "bins", "a.jpg", "--out", name, *knobs)
+        answer = cc("colorize", models / "bins", "a.jpg", "--out", name, *AS_PNG, *knobs)
         assert answer.code == 0, answer.stderr
         made[name] = np.asarray(Image.open(tmp_path / name / "a.png")).astype(int)
     assert np.array_equal(made["stored"], made["asked"])

@@ -13,9 +13,10 @@ from torch import distributed
 from colorcore.checkpoints.checkpoint import load_checkpoint
 from colorcore.inference.decoding_search import choose_decoding
 from colorcore.inference.evaluate import evaluate
+from colorcore.recipes.recipe import load_recipe
 from colorcore.training.events import TrainingStoppedError
-from colorcore.training.fit import fit
-from colorcore.training.state import FitData
+from colorcore.training.fit import fit, train_step
+from colorcore.training.state import FitData, Training
 from tests.colorcore.training.made_up import (
     JUDGED,
     Diary,
@@ -32,6 +33,12 @@ DISTRIBUTED = ("data.batch=8", "train.epochs=2", "data.flip=false")
 GROUP = recipe_of("model.norm=group", "train.accumulate=2", *DISTRIBUTED)
 BATCH = recipe_of(*DISTRIBUTED)
 GAN = recipe_of("model.norm=group", "train.accumulate=2", *DISTRIBUTED, *JUDGED)
+LITE = load_recipe(
+    "lite0",
+    ["model.channels=4", "optim.encoder_lr=0.1", "optim.encoder_stages=1", "optim.freeze_epochs=1",
+     *DISTRIBUTED],
+)  # fmt: skip
+"""Its encoder begins to learn with the second epoch, for which DDP wraps the model again."""
 RECIPES = {"group": GROUP, "batch": BATCH, "gan": GAN}
 
 
@@ -56,6 +63,15 @@ def distributed_worker(rank: int, world: int, folder: Path) -> None:
             "decodings": [asdict(event) for event in diary.decodings],
         }
         (folder / f"{name}-{rank}.json").write_text(json.dumps(seen))
+    training = Training(LITE, small_data(), torch.device("cpu"), None)
+    learned = [sums_of(training)]
+    for epoch in range(2):
+        training.begin_epoch()
+        for batch in training.loader.epoch(epoch):
+            train_step(training, batch)
+        training.epoch, training.step_in_epoch = epoch + 1, 0
+        learned.append(sums_of(training))
+    (folder / f"lite-{rank}.json").write_text(json.dumps(learned))
     diary = Diary()
     parts = folder / "parts"
     with pytest.raises(TrainingStoppedError, match="after step 3 of 4"):
@@ -70,6 +86,16 @@ def distributed_worker(rank: int, world: int, folder: Path) -> None:
     fit(BATCH, small_data(), parts, observers=[diary], resume=resume)
     assert diary.starts == [(4, 0), (4, 3)]
     distributed.destroy_process_group()
+
+
+def sums_of(training: Training) -> dict[str, float]:
+    """A number per parameter that changes with any of its values."""
+    return {
+        name: float(
+            (value.double() * torch.arange(1, value.numel() + 1).reshape(value.shape)).sum()
+        )
+        for name, value in training.model.named_parameters()
+    }
 
 
 def run_ranks(world: int, folder: Path) -> Path:
@@ -136,6 +162,24 @@ def test_several_ranks_stop_when_one_is_told_to_and_end_as_ranks_that_never_did(
     """Bit for bit, with the course of the loss that all of them saw."""
     folder: Path = request.getfixturevalue(ranks)
     assert bytes_of(folder / "parts") == bytes_of(folder / "batch")
+
+
+@pytest.mark.parametrize("ranks", ["two_ranks", "three_ranks"])
+def test_an_encoder_that_begins_to_learn_is_the_same_on_every_rank(
+    request: pytest.FixtureRequest, ranks: str
+):
+    """Each rank has other photos: without an exchange of gradients their weights would differ."""
+    folder: Path = request.getfixturevalue(ranks)
+    first, *others = seen_by(folder, "lite", 2 if ranks == "two_ranks" else 3)
+    assert all(other == first for other in others)
+    start, frozen, learned = first  # type: ignore[misc]
+    changed = [
+        {name for name in start if before[name] != after[name]}
+        for before, after in ((start, frozen), (frozen, learned))
+    ]
+    assert not any(name.startswith("encoder.") for name in changed[0])
+    assert any(name.startswith("encoder.") for name in changed[1])
+    assert changed[0] < changed[1]
 
 
 @pytest.mark.parametrize("name", ["group", "batch", "gan"])

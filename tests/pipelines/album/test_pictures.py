@@ -194,6 +194,21 @@ def test_photos_in_colour_are_left_alone(album: Path, tmp_path: Path, capsys) ->
     assert json.loads(capsys.readouterr().out)["colored"] == [str(album / "color.png")]
 
 
+def test_globs(album: Path, tmp_path: Path) -> None:
+    """Also those that no shell has expanded; a name with brackets is a name."""
+    (album / "g[1].png").write_bytes((album / "grey.png").read_bytes())
+    for glob, names in {
+        str(album / "g*.png"): ["g[1].png", "grey.png"],
+        str(album / "g[1].png"): ["g[1].png"],
+        str(tmp_path / "**" / "t?ned.png"): ["toned.png"],
+    }.items():
+        out = tmp_path.with_name(f"{tmp_path.name}-{len(names)}{names[0]}")
+        report = colorize_photos(START, [glob], out)
+        assert [path.name for path in report.written] == names
+    with pytest.raises(WrongCallError, match=r"expected files that match .*, found none"):
+        colorize_photos(START, [str(album / "*.gif")], tmp_path / "out")
+
+
 def test_strength_mixes_with_the_photos_own_colours(album: Path, tmp_path: Path) -> None:
     photo, chromas = album / "toned.png", {}
     for strength in (0.0, 0.5, 1.0):
@@ -228,6 +243,7 @@ def test_a_page_of_befores_and_afters(album: Path, tmp_path: Path, capsys) -> No
     text = page.read_text()
     assert text.count("grey.png") >= 1 <= text.count("toned.png")
     assert "color.png" not in text
+    assert str(album) not in text
     page.write_text("mine")
     assert main([*words, "--overwrite", "--before-after", str(page)]) == 2
     assert "expected a new file for --before-after" in capsys.readouterr().err
