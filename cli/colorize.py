@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cli.options import AsJson, Chroma, Device, Model, Temperature
+from cli.options import Address, AsJson, Chroma, Device, Model, Temperature
 
 if TYPE_CHECKING:
-    from pipelines.inference.colorize import ColorizeReport, ColorizeSettings
+    from pipelines.album.settings import ColorizeReport, ColorizeSettings
 
 PIPE = "-"
 """As PHOTO: the photo comes from standard input, and its picture goes to standard output."""
@@ -68,33 +68,39 @@ def colorize(
         typer.Option(min=1, help="Largest photo in pixels (default: 100 million)."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads (default: one per CPU).")
+        int | None,
+        typer.Option(
+            min=1, help="Threads (default: one per CPU); with --address, per task (default: one)."
+        ),
     ] = None,
+    address: Address = None,
     json: AsJson = False,
 ) -> int:
     """Colourize photos, keeping their lightness, depth, format and metadata.
 
     Photos that have colours are left alone. Pictures that exist are kept, so the same command
     continues an interrupted one. By default temperature and chroma are the values chosen at the end
-    of training.
+    of training. With --address, a Ray cluster does the work: all its nodes must see the photos and
+    --out by the same names.
     """
     from cli import show
     from colorcore.storage.local import LocalStore
     from colorcore.storage.locks import require_writable
+    from pipelines.errors import WrongCallError
     from pipelines.sources.source import local_path
 
     piped = photos == [PIPE]
+    if piped and (address is not None or json):
+        option = "--json" if address is None else "--address"
+        raise WrongCallError(
+            f"expected files with {option}, got standard input; leave {option} out for one photo"
+        )
     folder = local_path(out, "--out")
     if not piped:
         require_writable(LocalStore(folder))
     # What imports torch comes after the errors that are certain.
-    from pipelines.inference.colorize import (
-        LIMITS,
-        ColorizeReport,
-        ColorizeSettings,
-        colorize_photo,
-        colorize_photos,
-    )
+    from pipelines.album.colorize import colorize_photo, colorize_photos
+    from pipelines.album.settings import LIMITS, ColorizeReport, ColorizeSettings
 
     settings = ColorizeSettings(
         suffix=None if format_ is None else f".{format_}",
@@ -122,6 +128,7 @@ def colorize(
                 photos,
                 report.out,
                 settings,
+                address=address,
                 report=report,
                 on_progress=lambda done, total: advance(done, total, ""),
             )
@@ -132,8 +139,9 @@ def colorize(
     _show(report, settings, json=json)
     if report.refused:
         show.warn(f"error: {show.counted(len(report.refused), 'photo')} could not be colourized")
-        return 1
-    return 0
+    if report.page_error:
+        show.warn(f"error: {report.page_error}")
+    return 1 if report.refused or report.page_error else 0
 
 
 def _show(
@@ -166,6 +174,7 @@ def _show(
                 "left": report.left,
                 "decoding": asdict(report.decoding) if report.decoding is not None else None,
                 "before_after": settings.page,
+                **({"before_after_error": report.page_error} if report.page_error else {}),
                 **({"error": error} if error else {}),
             }
         )
@@ -180,5 +189,5 @@ def _show(
     counts = "".join(f", {count:,} {name}" for name, count in others.items() if count)
     pictures = show.counted(len(report.written), "picture")
     show.line(f"{pictures} in {report.out}{counts}; decoded with {report.decoding}")
-    if settings.page is not None and not error:
+    if settings.page is not None and not error and not report.page_error:
         show.line(f"before and after: {settings.page}")

@@ -39,7 +39,7 @@ ROOMS: Mapping[str, Sequence[frozenset[str]]] = {
         frozenset({"pairing", "sharding", "training"}),
         frozenset({"pages"}),
         frozenset({"inference", "priors", "demo"}),
-        frozenset({"evaluation"}),
+        frozenset({"album", "evaluation"}),
         frozenset({"doctor"}),
     ),
     "tune": (

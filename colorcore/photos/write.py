@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from colorcore.storage.atomic import replace_bytes
+from colorcore.storage.atomic import part_of, replace_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,10 +129,19 @@ def format_for(original: Original) -> str:
     That is its own format; PNG if that cannot be written (GIF, HEIC, JPEG XL) or lacks what the
     picture has: a BMP or PPM with transparency, an AVIF of more than 8 bits.
     """
-    name = original.format
+    suffix = _OWN_SUFFIX.get(original.format, ".png")
+    return ".png" if would_lose(original, suffix) else suffix
+
+
+def would_lose(original: Original, suffix: str) -> bool:
+    """Whether the format of a suffix lacks the transparency or the bits of an original.
+
+    Raises:
+        ValueError: no picture can be written in that format.
+    """
+    name = format_name(suffix)
     lacks_alpha = original.alpha is not None and name not in _WITH_ALPHA
-    lacks_bits = original.pixels.dtype == np.uint16 and name not in _WITH_16_BITS
-    return ".png" if lacks_alpha or lacks_bits else _OWN_SUFFIX.get(name, ".png")
+    return lacks_alpha or (original.pixels.dtype == np.uint16 and name not in _WITH_16_BITS)
 
 
 def encode_picture(
@@ -247,17 +256,19 @@ def _over_white(rgb: Pixels, alpha: Pixels) -> Pixels:
     return out
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes, *, writer: str = "") -> None:
     """Write a file whole or not at all; a failure leaves no temporary file behind.
+
+    writer  tells apart processes that may write the same file at the same time
 
     Raises:
         OSError: the file cannot be written.
     """
     try:
-        replace_bytes(path, data)
+        replace_bytes(path, data, writer=writer)
     except BaseException:
         with contextlib.suppress(OSError):  # it was never made
-            path.with_name(f".{path.name}.part").unlink()
+            part_of(path, writer).unlink()
         raise
 
 

@@ -24,13 +24,19 @@ def sync_by_default() -> bool:
     return os.environ.get(SYNC) != "0"
 
 
-def replace_bytes(path: Path, data: bytes, *, sync: bool | None = None) -> None:
+def part_of(path: Path, writer: str = "") -> Path:
+    """The temporary file of a file that is being written; each ``writer`` has its own."""
+    return path.with_name(f".{path.name}.{writer}.part" if writer else f".{path.name}.part")
+
+
+def replace_bytes(path: Path, data: bytes, *, sync: bool | None = None, writer: str = "") -> None:
     """Write to a temporary file in the same folder, then rename it; creates parent folders.
 
-    sync  whether the file survives a power cut from now on; None means :func:`sync_by_default`
+    sync    whether the file survives a power cut from now on; None means :func:`sync_by_default`
+    writer  tells apart processes that may write the same file at the same time
     """
     make_folder(path.parent, sync=sync)
-    part = path.with_name(f".{path.name}.part")
+    part = part_of(path, writer)
     part.write_bytes(data)
     move_into_place({part: path}, sync=sync)
 

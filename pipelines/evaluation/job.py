@@ -19,7 +19,6 @@ from colorcore.recipes.advice import Advised, advised
 from colorcore.scores.loss_history import LossHistory
 from colorcore.scores.perceptual import PerceptualScores
 from colorcore.scores.signs import find_signs
-from pipelines.device import device_for
 from pipelines.errors import JobError, WrongCallError
 from pipelines.evaluation.details import Details
 from pipelines.evaluation.equal import EqualScorer, KeptPhotos

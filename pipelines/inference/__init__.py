@@ -1,1 +1,1 @@
-"""The jobs on a finished model: evaluate, colourize, inspect."""
+"""What jobs on a finished model share, and cc inspect."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from colorcore.models.decoding import Decoding, completed, own_decoding
+from pipelines.device import best_device
 from pipelines.errors import WrongCallError
 
 if TYPE_CHECKING:
@@ -34,3 +35,22 @@ def asked_decoding(
     except ValueError as error:
         raise WrongCallError(f"--{error}") from error
     return decoding
+
+
+def device_for(asked: str | None) -> str:
+    """The device that is asked for, or the best one.
+
+    Raises:
+        WrongCallError: there is no such device here.
+    """
+    import torch
+
+    if asked is None:
+        return best_device()
+    try:
+        torch.zeros(1, device=asked)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise WrongCallError(
+            f"expected a device that this machine has, such as cpu, got {asked!r} for --device"
+        ) from error
+    return asked

@@ -46,8 +46,8 @@ def expand_pattern(location: str) -> list[str] | None:
 def expand_globs(places: Iterable[str], out: Path) -> list[str]:
     """The places with quoted globs such as ``'album/**/*.tif'`` replaced by the files they match.
 
-    Sorted per glob, without those below ``out``, which are pictures. What exists under its own name,
-    or is a URI, is no glob.
+    Sorted per glob, without those below ``out``, which are pictures. What exists under its own
+    name, or is a URI, is no glob.
 
     Raises:
         WrongCallError: a glob matches no file.

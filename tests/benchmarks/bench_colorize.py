@@ -107,7 +107,8 @@ def scene(width: int, height: int) -> NDArray[np.uint8]:
 
 def main(folder: str, megapixels: str, suffix: str) -> None:
     """Colourize one photo in a process of its own."""
-    from pipelines.inference.colorize import ColorizeSettings, colorize_photos
+    from pipelines.album.colorize import colorize_photos
+    from pipelines.album.settings import ColorizeSettings
 
     parent, place = Parent(), Path(folder)
     width = round((int(megapixels) * 1e6 * 4 / 3) ** 0.5)

@@ -22,12 +22,13 @@ from colorcore.storage.local import LocalStore
 from colorcore.storage.location import open_store
 from colorcore.storage.locks import BusyError, claim
 from pipelines import demo
+from pipelines.album.colorize import colorize_photos
+from pipelines.album.names import Names
+from pipelines.album.names import relative as relative_path
+from pipelines.album.settings import ColorizeSettings
 from pipelines.errors import JobError, WrongCallError
 from pipelines.evaluation.job import evaluate_model
-from pipelines.inference.colorize import ColorizeSettings, colorize_photos
 from pipelines.inference.inspect import inspect_dataset, inspect_model
-from pipelines.inference.names import Names
-from pipelines.inference.names import relative as relative_path
 from pipelines.priors import make_palette
 from pipelines.sources.listing import is_tar
 from pipelines.sources.source import PlannedPhoto, Source

@@ -22,9 +22,10 @@ from colorcore.checkpoints.checkpoint import CheckpointError, load_checkpoint
 from colorcore.color.palette import load_palette
 from colorcore.dataset.samples import Samples
 from colorcore.recipes.recipe import Recipe
+from pipelines.album.colorize import colorize_photos
+from pipelines.album.settings import ColorizeSettings
 from pipelines.errors import JobError
 from pipelines.evaluation.job import evaluate_model
-from pipelines.inference.colorize import ColorizeSettings, colorize_photos
 from pipelines.inference.inspect import inspect_model
 from pipelines.run_log.runs import end_run, start_run
 from pipelines.tracking.mlflow_env import QUIET

@@ -24,16 +24,13 @@ from colorcore.photos import write
 from colorcore.storage.location import open_store
 from colorcore.storage.locks import BusyError, claim
 from colorcore.storage.store import StorageError
+from pipelines.album import finishing, painting
+from pipelines.album import works as module
+from pipelines.album.colorize import colorize_photos
+from pipelines.album.names import Names
+from pipelines.album.settings import ColorizeReport, ColorizeSettings
+from pipelines.album.works import GIVE_UP_AFTER
 from pipelines.errors import JobError, WrongCallError
-from pipelines.inference import colorize as module
-from pipelines.inference import finishing, painting
-from pipelines.inference.colorize import (
-    GIVE_UP_AFTER,
-    ColorizeReport,
-    ColorizeSettings,
-    colorize_photos,
-)
-from pipelines.inference.names import Names
 from tests.conftest import jpeg, scene
 from tests.mounts import mounted
 from tests.trainings import fit_here

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -26,8 +28,10 @@ from colorcore.checkpoints.shipped import START
 from colorcore.color.palette import Palette
 from colorcore.models import build_model
 from colorcore.recipes.recipe import load_recipe
+from pipelines.album.colorize import colorize_photo, colorize_photos
+from pipelines.album.settings import ColorizeSettings
 from pipelines.errors import JobError, WrongCallError
-from pipelines.inference.colorize import ColorizeSettings, colorize_photo, colorize_photos
+from pipelines.pages.before_after import BeforeAfterPage
 
 ROUNDING = {8: 0.30, 16: 0.02}
 """ΔL of rounding R, G and B to 8 and to 16 bits, and of what is clipped."""
@@ -126,11 +130,39 @@ def test_every_page_of_a_tiff(grey, tmp_path: Path) -> None:
     np.testing.assert_array_equal(pages[1], color)  # it has its colours
     assert chroma(pages[0]) > 5.0
     assert np.abs(lightness(pages[2]) - lightness(grey[::-1])).max() < ROUNDING[8]
-    # A format of single pictures gets one per page.
-    paths = colorize_photos(
-        START, [str(folder)], tmp_path / "png", ColorizeSettings(".png")
-    ).written
-    assert [path.name for path in paths] == ["a.png", "a-page2.png", "a-page3.png"]
+    # A format of single pictures would need names that another photo may have.
+    as_png = ColorizeSettings(suffix=".png")
+    report = colorize_photos(START, [str(folder)], tmp_path / "png", as_png)
+    assert report.written == []
+    (why,) = report.refused.values()
+    assert why == "expected one picture for .png, got 3 pages; use --format tif"
+
+
+@pytest.mark.parametrize("other", ["a.png", "A.PNG"])
+def test_a_photo_that_becomes_png_to_lose_nothing(other: str, grey, tmp_path: Path) -> None:
+    """It takes no other photo's name, and is found again."""
+    folder = tmp_path / "in"
+    made(folder, other, grey)
+    ten_bits = np.repeat((grey.astype(np.uint16) * 4 + 1)[..., None], 3, axis=2)
+    (folder / "a.avif").write_bytes(imagecodecs.avif_encode(ten_bits, 100, bitspersample=10))
+    report = colorize_photos(START, [str(folder)], tmp_path / "out")
+    assert report.refused == {}
+    assert len(set(report.written)) == len(list((tmp_path / "out").glob("*.*"))) == 2
+    shown = [read(path).dtype for path in report.written]
+    assert sorted(shown) == [np.uint8, np.uint16]
+    again = colorize_photos(START, [str(folder)], tmp_path / "out")
+    assert (again.written, sorted(again.kept)) == ([], sorted(report.written))
+
+
+def test_a_wrong_suffix_costs_no_bits(deep, tmp_path: Path) -> None:
+    photo = made(tmp_path / "in", "a.tif", deep).rename(tmp_path / "in" / "a.jpg")
+    report = colorize_photos(START, [str(photo)], tmp_path / "out")
+    assert report.written == []
+    (why,) = report.refused.values()
+    assert why.startswith("expected a photo that .jpg can hold, got TIFF of 16 bits")
+    assert why.endswith("rename it")
+    asked = colorize_photos(START, [str(photo)], tmp_path / "out", ColorizeSettings(suffix=".jpg"))
+    assert len(asked.written) == 1  # who asks for it gets it
 
 
 def test_transparency_stays(grey, tmp_path: Path) -> None:
@@ -243,10 +275,46 @@ def test_a_page_of_befores_and_afters(album: Path, tmp_path: Path, capsys) -> No
     assert text.count("grey.png") >= 1 <= text.count("toned.png")
     assert "color.png" not in text
     assert str(album) not in text
+    # Run again, it shows the pictures that are there, too.
+    assert main([*words, "--before-after", str(page)]) == 0
+    assert page.read_text().count("grey.png") >= 1 <= page.read_text().count("toned.png")
+    capsys.readouterr()
     page.write_text("mine")
     assert main([*words, "--overwrite", "--before-after", str(page)]) == 2
     assert "expected a new file for --before-after" in capsys.readouterr().err
     assert page.read_text() == "mine"
+
+
+def test_a_page_that_cannot_be_written_costs_no_picture(
+    album: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(BeforeAfterPage, "add", full)
+    words = ["cc", "colorize", START, str(album), "--out", str(tmp_path / "out")]
+    page = tmp_path / "page.html"
+    assert main([*words, "--before-after", str(page)]) == 1
+    shown = capsys.readouterr()
+    assert shown.out.startswith("2 pictures in")
+    assert f"error: cannot write {page}: No space left on device; free some space" in shown.err
+    assert main([*words, "--before-after", str(tmp_path / "page.txt")]) == 2
+    assert "expected a name ending in .html" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there(album: Path, tmp_path: Path, capsys) -> None:
+    for device in ("cuda:99", "foo"):
+        words = ["cc", "colorize", START, str(album), "--out", str(tmp_path / "out")]
+        assert main([*words, "--device", device]) == 2
+        said = capsys.readouterr().err
+        assert f"expected a device that this machine has, such as cpu, got '{device}'" in said
+
+
+def test_a_glob_over_its_own_pictures(album: Path) -> None:
+    glob, out = str(album / "**" / "grey.png"), album / "colorized"
+    assert len(colorize_photos(START, [glob], out).written) == 1
+    again = colorize_photos(START, [glob], out)
+    assert (len(again.written), len(again.kept)) == (0, 1)
 
 
 def test_times_are_kept(grey, tmp_path: Path) -> None:

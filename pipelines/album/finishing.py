@@ -22,20 +22,20 @@ from colorcore.photos.write import (
     encode_picture,
     format_for,
     format_name,
+    would_lose,
     write_whole,
 )
+from pipelines.album.names import files_of
 from pipelines.inference.outputs import why_not_written
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from colorcore.color.pixels import Pixels
-    from pipelines.inference.painting import Page, Work
+    from pipelines.album.painting import Page, Work
 
 PREVIEW_SIDE = 1600
 """Pixels: the longer side of the pictures on a page of befores and afters."""
-LACKING = (".bmp", ".avif")
-"""Suffixes of formats in which some pictures would lose transparency or bits: these become PNG."""
 OUT_OF_MEMORY = (
     "expected a photo that fits into memory, ran out of memory; free some, use --device cpu, or "
     "pass a smaller copy"
@@ -67,6 +67,7 @@ class Done:
     """What became of a photo.
 
     alone    as in its ``Target``
+    kept     pictures that were there, and stay
     refused  the reason, if there is no picture; ``error`` is the disk's, if that is why
     colored  it has colours already, and stays as it is
     before, after  small pictures for a page, if asked for
@@ -77,6 +78,7 @@ class Done:
     place: str
     alone: bool = True
     written: list[Path] = field(default_factory=list)
+    kept: list[Path] = field(default_factory=list)
     refused: str = ""
     error: OSError | None = None
     colored: bool = False
@@ -94,12 +96,14 @@ class Finish:
     strength    share of the predicted colours, 0..1
     beside      write the photo and its picture side by side
     previews    keep small pictures for a page
+    writer      tells apart processes that may write the same picture at the same time
     """
 
     suffix: str | None
     strength: float
     beside: bool
     previews: bool
+    writer: str = ""
 
     def __call__(self, work: Work, cause: Exception | None) -> Done:
         """What became of the photo, without a target its picture; raises no ``Exception``."""
@@ -112,7 +116,7 @@ class Finish:
         except PhotoRefused as error:
             done.refused = str(error)
         except EncoderLimitError as error:
-            done.refused = f"{error}; use --format png"
+            done.refused = str(error) if ";" in str(error) else f"{error}; use --format png"
         except OSError as error:
             path = target.paths[0] if target is not None else Path(work.place)
             done.refused, done.error = why_not_written(path, error), error
@@ -130,26 +134,28 @@ class Finish:
         elif target is None:
             suffix = self.suffix or format_for(work.pages[0].original)
             pictures = [self._paint(page, 0) for page in work.pages]
-            (_, done.data), *_ = self._encoded(Path(f"picture{suffix}"), work.pages, pictures)
+            _, done.data = self._encoded(Path(f"picture{suffix}"), work.pages, pictures)
         else:
             self._write(work, target, done)
 
     def _write(self, work: Work, target: Target, done: Done) -> None:
         for version, path in enumerate(target.paths):
             if not target.overwrite and os.path.lexists(path):
+                done.kept.append(path)
                 continue
             check_encodable(path.suffix, *work.pages[0].original.pixels.shape[:2])
             pictures = [self._paint(page, version) for page in work.pages]
             if self.previews and done.before is None:
-                done.before = _preview(work.pages[0].original.pixels)
-                done.after = _preview(pictures[0])
-            for place, data in self._encoded(
-                path, work.pages, pictures, overwrite=target.overwrite
-            ):
-                write_whole(place, data)
-                if target.times is not None:
-                    os.utime(place, ns=target.times)
-                done.written.append(place)
+                done.before = preview(work.pages[0].original.pixels)
+                done.after = preview(pictures[0])
+            place, data = self._encoded(path, work.pages, pictures)
+            if not target.overwrite and os.path.lexists(place):
+                done.kept.append(place)
+                continue
+            write_whole(place, data, writer=self.writer)
+            if target.times is not None:
+                os.utime(place, ns=target.times)
+            done.written.append(place)
 
     def _paint(self, page: Page, version: int) -> Pixels:
         pixels = page.original.pixels
@@ -157,40 +163,46 @@ class Finish:
             return pixels
         return paint(pixels, page.copy, page.colors[version], strength=self.strength)
 
-    def _encoded(
-        self, path: Path, pages: list[Page], pictures: list[Pixels], *, overwrite: bool = True
-    ) -> list[tuple[Path, bytes]]:
-        """The files of a photo's pictures: one, or one per page if the format holds only one."""
+    def _encoded(self, path: Path, pages: list[Page], pictures: list[Pixels]) -> tuple[Path, bytes]:
+        """The file of a photo's pictures, and its bytes.
+
+        Raises:
+            EncoderLimitError: the format cannot hold several pages, or would lose what the photo
+                has although no format was asked for.
+        """
         originals = [page.original for page in pages]
-        if self.suffix is None and path.suffix in LACKING and format_for(originals[0]) == ".png":
-            path = path.with_suffix(".png")
-            if not overwrite and os.path.lexists(path):
-                return []
+        if self.suffix is None and any(would_lose(one, path.suffix) for one in originals):
+            path = files_of(path)[-1]
         suffix = path.suffix.lower()
-        alphas = [None if self.beside else original.alpha for original in originals]
+        if self.suffix is None and any(would_lose(one, suffix) for one in originals):
+            found = originals[0]
+            raise EncoderLimitError(
+                f"expected a photo that {suffix} can hold, got {found.format} of {found.bits} bits "
+                "or with transparency under that name; rename it"
+            )
+        if len(pages) > 1 and format_name(suffix) != "TIFF":
+            raise EncoderLimitError(
+                f"expected one picture for {suffix}, got {len(pages)} pages; use --format tif"
+            )
         if self.beside:
             pictures = [
                 _beside(_in_color(original.pixels), picture)
                 for original, picture in zip(originals, pictures, strict=True)
             ]
-        rows = list(zip(originals, pictures, alphas, strict=True))
-        if len(pages) > 1 and suffix in {".tif", ".tiff"}:
-            made = [encode.Page(picture, alpha, one.metadata) for one, picture, alpha in rows]
-            return [(path, encode_pages(made, software=COLORIZED))]
-        return [
-            (
-                path if number == 0 else path.with_stem(f"{path.stem}-page{number + 1}"),
-                encode_picture(
-                    picture,
-                    suffix,
-                    alpha=alpha,
-                    metadata=one.metadata,
-                    quality=one.quality if one.format == format_name(suffix) else None,
-                    software=COLORIZED,
-                ),
-            )
-            for number, (one, picture, alpha) in enumerate(rows)
-        ]
+        alphas = [None if self.beside else original.alpha for original in originals]
+        if len(pages) > 1:
+            rows = zip(pictures, alphas, originals, strict=True)
+            made = [encode.Page(picture, alpha, one.metadata) for picture, alpha, one in rows]
+            return path, encode_pages(made, software=COLORIZED)
+        (one,) = originals
+        return path, encode_picture(
+            pictures[0],
+            suffix,
+            alpha=alphas[0],
+            metadata=one.metadata,
+            quality=one.quality if one.format == format_name(suffix) else None,
+            software=COLORIZED,
+        )
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -208,7 +220,8 @@ def _in_color(pixels: Any) -> Pixels:
     return colored
 
 
-def _preview(pixels: Pixels) -> NDArray[Any]:
+def preview(pixels: Pixels) -> NDArray[Any]:
+    """A small copy for a page, (H, W, 3) or (H, W)."""
     import cv2
 
     height, width = pixels.shape[:2]

@@ -1,0 +1,218 @@
+"""The job of `cc colorize`: photos in, colourized photos out; a bad file never stops it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+from colorcore.allocator import keep_freed_memory
+from colorcore.checkpoints.checkpoint import load_checkpoint
+from colorcore.inference.variations import variations
+from colorcore.storage.local import LocalStore
+from colorcore.storage.location import open_store
+from colorcore.storage.locks import claim, require_writable
+from pipelines.album.cluster import colorize_on_cluster
+from pipelines.album.finishing import Done, Finish
+from pipelines.album.names import Names, files_of, relative, versions
+from pipelines.album.painting import Network, Painting, Work
+from pipelines.album.settings import DEFAULTS, ColorizeReport, ColorizeSettings
+from pipelines.album.works import Item, Works
+from pipelines.device import usable_cpus
+from pipelines.errors import JobError, WrongCallError
+from pipelines.inference.knobs import asked_decoding, device_for
+from pipelines.inference.outputs import OutFolder, why_not_written
+from pipelines.pages.before_after import BeforeAfterPage, is_page
+from pipelines.sources.listing import is_tar, list_photos
+from pipelines.sources.lists import check_lists
+from pipelines.sources.patterns import expand_globs
+from pipelines.sources.source import PlannedPhoto, Source, Tally, no_photos_in, open_sources
+from pipelines.tracking.model import local_model
+
+
+def colorize_photos(
+    model: str | Path,
+    photos: Sequence[str],
+    out: Path,
+    settings: ColorizeSettings = DEFAULTS,
+    *,
+    address: str | None = None,
+    report: ColorizeReport | None = None,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> ColorizeReport:
+    """Colourize photos and folders of photos at their own resolution and depth.
+
+    A single photo becomes OUT/name.jpg; a folder keeps its tree below OUT; the photos of a tar
+    become OUT/tar/name.jpg. A picture has the format of its photo, or PNG where no picture can be
+    written so. Photos that differ only in their suffix keep it (``a.jpg.png``) where their pictures
+    would have the same name, and pictures whose names differ only in case are numbered. An existing
+    picture is kept unless ``overwrite`` is set; an original never is one of the files written.
+    Holds the list of photos, which is fine up to 10⁶. ``report`` is filled while the job runs, for
+    callers that want it although the job fails or is interrupted.
+
+    With the ``address`` of a Ray cluster its nodes do the work; they must see the photos and
+    ``out`` by the same names. The model is sent to them.
+
+    Raises:
+        CheckpointError: ``model`` is not a checkpoint.
+        WrongCallError: a photo or folder is missing, ``out`` holds originals, the model has no
+            such setting, or a page is asked of a cluster.
+        JobError: a source holds no photos, which is raised after the others are done; or the disk
+            is full; or the cluster cannot be reached.
+        StorageError: a store of photos does not answer.
+        BusyError: another process writes to ``out``.
+    """
+    report = ColorizeReport(out) if report is None else report
+    if address is not None and settings.page is not None:
+        raise WrongCallError(
+            "expected no --before-after with --address: a page holds a few hundred photos; make "
+            "one of some of them without --address"
+        )
+    try:
+        sources = open_sources(expand_globs(photos, out))
+    except WrongCallError:
+        load_checkpoint(local_model(model))  # if that is missing too, it is reported first
+        raise
+    folder = OutFolder(out, sources)
+    check_lists(sources)
+    tallies = [Tally() for _ in sources]
+    planned = list(list_photos(sources, report.ignored, skip=open_store(out), tallies=tallies))
+    places = [relative(sources[photo.root], photo) for photo in planned]
+    names = Names(out if address is None else out.absolute(), settings.suffix, places)
+    targets = [
+        None if is_tar(photo) else names.target(place, "")
+        for photo, place in zip(planned, places, strict=True)
+    ]
+    tars = [
+        str(names.folder(place))
+        for photo, place in zip(planned, places, strict=True)
+        if is_tar(photo)
+    ]
+    pictures = [
+        str(path)
+        for target in targets
+        if target is not None
+        for version in versions(target, settings.samples)
+        for path in files_of(version)
+    ]
+    folder.refuse_originals(planned, pictures, tars, overwrite=settings.overwrite)
+    network = _network(model, settings if address is None else replace(settings, device="cpu"))
+    if not planned:
+        _refuse_empty(sources, tallies)
+    report.decoding = network.decoding
+    works = Works(sources, tallies, names, settings, report)
+    report.left = len(planned)
+    total = len(planned)
+    items = _items(sources, zip(planned, targets, strict=True))
+    with claim(open_store(out), "cc colorize"):
+        if address is None:
+            _colorize_here(network, works, items, lambda done: on_progress(done, total))
+        else:
+            in_tars = _items(sources, ((photo, None) for photo in planned if is_tar(photo)))
+            colorize_on_cluster(
+                address, network, works, items, in_tars, lambda done: on_progress(done, total)
+            )
+    on_progress(total, total)
+    _refuse_empty(sources, tallies)
+    return report
+
+
+def _items(
+    sources: Sequence[Source], photos: Iterable[tuple[PlannedPhoto, Path | None]]
+) -> Iterator[Item]:
+    return (Item(photo, sources[photo.root].show(photo), target) for photo, target in photos)
+
+
+def _colorize_here(
+    network: Network, works: Works, items: Iterator[Item], on_progress: Callable[[int], None]
+) -> None:
+    keep_freed_memory()  # which each photo needs anew
+    settings = works.settings
+    with _before_after(settings.page, works.report) as page:
+        finish = Finish(settings.suffix, settings.strength, settings.side_by_side, page is not None)
+        painting = Painting(
+            network,
+            settings.limits,
+            finish,
+            threads=settings.threads or usable_cpus(),
+            force=settings.force,
+        )
+        painting.run(works.works(items, on_progress, page), lambda done: works.record(done, page))
+
+
+def _network(model: str | Path, settings: ColorizeSettings) -> Network:
+    checkpoint = load_checkpoint(local_model(model))
+    network = checkpoint.model(place := device_for(settings.device))
+    decoding = asked_decoding(network, checkpoint.decoding, settings.temperature, settings.chroma)
+    try:
+        several = variations(network, settings.samples)
+    except ValueError as error:
+        raise WrongCallError(f"--samples: {error}") from error
+    return Network(network, checkpoint.size, place, decoding, several)
+
+
+@contextmanager
+def _before_after(path: Path | None, report: ColorizeReport) -> Iterator[BeforeAfterPage | None]:
+    """The page of the job, if there is one; the pictures do not need it.
+
+    Raises:
+        WrongCallError: there is another file, or the name is not a page's.
+        LocationError: its folder cannot be written.
+    """
+    if path is None:
+        yield None
+        return
+    if path.suffix.lower() not in {".html", ".htm"}:
+        raise WrongCallError(f"expected a name ending in .html for --before-after, got {path}")
+    if path.exists() and not is_page(path):
+        raise WrongCallError(
+            f"expected a new file for --before-after, found {path}, which cc has not written; "
+            "choose another name"
+        )
+    require_writable(LocalStore(path.parent))
+    page = BeforeAfterPage(path)
+    try:
+        with page:
+            yield page
+    except OSError as error:
+        if isinstance(error, FileNotFoundError | PermissionError) and not page.photos:
+            raise
+        report.page_error = why_not_written(path, error)
+
+
+def _refuse_empty(sources: Sequence[Source], tallies: Sequence[Tally]) -> None:
+    if empty := no_photos_in(sources, tallies):
+        more = f"; {len(empty) - 1:,} more sources have none" if len(empty) > 1 else ""
+        raise JobError(f"{empty[0]}{more}; check the sources")
+
+
+def colorize_photo(model: str | Path, photo: BinaryIO, settings: ColorizeSettings) -> bytes:
+    """The picture of one photo, from its file's bytes to those of a picture.
+
+    Raises:
+        CheckpointError: ``model`` is not a checkpoint.
+        WrongCallError: several versions, a page or times are asked for, of which a stream has none;
+            or the model has no such setting.
+        JobError: the photo cannot be read or encoded, or has colours already.
+    """
+    if settings.samples > 1 or settings.page is not None or settings.keep_times:
+        raise WrongCallError(
+            "expected one picture for standard output; --samples, --before-after and --keep-times "
+            "need files: pass the photo's name"
+        )
+    data = photo.read(settings.limits.max_bytes + 1)
+    network = _network(model, settings)
+    finish = Finish(settings.suffix, settings.strength, settings.side_by_side, previews=False)
+    painting = Painting(network, settings.limits, finish, threads=1, force=settings.force)
+    outcomes: list[Done] = []
+    painting.run([Work("standard input", data)], outcomes.append)
+    (done,) = outcomes
+    if done.unexpected is not None:
+        raise done.unexpected
+    if done.colored:
+        raise JobError("expected a photo without colours, got one that has some; use --force")
+    if done.refused:
+        raise JobError(f"standard input: {done.refused}")
+    return done.data
