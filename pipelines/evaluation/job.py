@@ -26,6 +26,7 @@ from pipelines.evaluation.front import FrontScores, plot_front, plot_fronts
 from pipelines.evaluation.page import check_page, write_report
 from pipelines.evaluation.report import EvalReport, SideReport
 from pipelines.evaluation.sides import Answer, ModelSide, names_for, open_models
+from pipelines.inference.knobs import device_for
 from pipelines.inference.outputs import check_drawing, drawing
 from pipelines.pairing.outputs import OutputFolder
 from pipelines.pairing.photos import DatasetPhotos, PhotoFiles, in_batches, is_dataset, stacked
