@@ -19,7 +19,8 @@ def keep_freed_memory() -> bool:
 
     By default glibc maps each large block anew and unmaps it when it is freed, so every activation
     of every step is zeroed by the kernel, page by page. Kept, the memory of one step serves the
-    next: about 15% fewer CPU seconds per photo (``python -m tests.benchmarks --only allocator``).
+    next: a third fewer CPU seconds per photo for ``lite0``, a tenth for a U-Net
+    (``python -m tests.benchmarks --only allocator``).
     The process stays at its peak size until it ends.
 
     Nothing changes where the allocator is another one, or where a variable ``MALLOC_…`` says what
