@@ -30,7 +30,7 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## photos in, colourized photos out; PHOTOS=~/Pictures uses yours
 	@$(BIN)/cc demo $(if $(PHOTOS),--photos "$(PHOTOS)")
 
-check: lint ## linters, types and the fast tests: no Ray, server or browser; about 5 minutes
+check: lint ## linters, types and the fast tests: no Ray, server or browser; about 7 minutes
 	@$(PYTEST) -m "not slow"
 
 test: $(READY) ## all tests; TESTERS=2 in parallel
