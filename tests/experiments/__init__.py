@@ -7,6 +7,8 @@ start      trains the model that ships as `start`, and writes its card
 stages     which stages of the encoder tell colours
 search     how soon `cc tune` finds what random search finds: docs/tuning.md
 colored    how often `cc colorize` mistakes grey photos for coloured ones, and the reverse
+upsampling what guidance by lightness gains at edges: docs/colorizing.md
+killed     `cc colorize` of any folder, killed at random moments and run again
 features   what KID and the perceptual distance see of changed colours: docs/training.md
 equal      the sides of all of these at equal colourfulness, with their spread over seeds
 photos     the dataset and the held-out photos that they share
