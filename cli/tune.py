@@ -318,23 +318,28 @@ def _trial(record: TrialRecord) -> dict[str, Any]:
 
 def _show_report(report: StudyReport, settings: StudySettings, dataset: str) -> None:
     from cli import show
+    from colorcore.inference.equal_colorfulness import EQUAL
 
     objective = settings.objective
     paths = [axis.path for axis in settings.space.axes]
     bounds = [each.metric for each in objective.requirements if each.metric not in report.metrics]
     if report.front:
         print("Pareto front: trials that no other trial beats in both metrics")
-    shown = report.front or report.best
+    shown = (report.front or report.best)[:_SHOWN]
+    scores = [*report.metrics, *bounds]
+    # A paler trial may have the better score; studies of older versions lack this one.
+    if EQUAL not in scores and all(EQUAL in record.scores for record in shown):
+        scores.append(EQUAL)
     show.table(
-        ["trial", *report.metrics, *bounds, *paths, "epochs"],
+        ["trial", *scores, *paths, "epochs"],
         [
             (
                 record.number,
-                *(f"{record.scores[metric]:.4f}" for metric in (*report.metrics, *bounds)),
+                *(f"{record.scores[metric]:.4f}" for metric in scores),
                 *(record.values[path] for path in paths),
                 record.epochs,
             )
-            for record in shown[:_SHOWN]
+            for record in shown
         ],
     )
     counts = ", ".join(f"{count} {outcome}" for outcome, count in report.outcomes.items())
