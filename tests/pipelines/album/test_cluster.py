@@ -230,19 +230,24 @@ def die_of_white(_: object, inputs: tuple[torch.Tensor]) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def before_each_pass(monkeypatch: pytest.MonkeyPatch, hook: Callable[..., None]) -> None:
+    """Let the job's network call a function before each of its passes, in every process."""
+    whole = job._network
+
+    def hooked(*arguments: Any) -> Network:
+        network = whole(*arguments)
+        network.model.register_forward_pre_hook(hook)
+        return network
+
+    monkeypatch.setattr(job, "_network", hooked)
+
+
 def test_a_photo_that_kills_its_process_is_refused(
     local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = grey(tmp_path / "photos", 10)
     (photos / "004.jpg").write_bytes(jpeg(np.full((96, 128), 250, np.uint8)))
-    whole = job._network
-
-    def deadly(*arguments: Any) -> Network:
-        network = whole(*arguments)
-        network.model.register_forward_pre_hook(die_of_white)
-        return network
-
-    monkeypatch.setattr(job, "_network", deadly)
+    before_each_pass(monkeypatch, die_of_white)
     monkeypatch.setattr(cluster, "RETRIES", 0)
     report = colorize_photos(START, [str(photos)], tmp_path / "out", CPU, address="auto")
     assert len(report.written) == 9
@@ -259,14 +264,7 @@ def fail(*_: object) -> None:
 def test_other_errors_are_not_hidden(
     local_ray: None, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = job._network
-
-    def failing(*arguments: Any) -> Network:
-        network = whole(*arguments)
-        network.model.register_forward_pre_hook(fail)
-        return network
-
-    monkeypatch.setattr(job, "_network", failing)
+    before_each_pass(monkeypatch, fail)
     report = ColorizeReport(tmp_path / "out")
     with pytest.raises(RuntimeError, match=r"^mat1 and mat2 shapes cannot be multiplied$"):
         colorize_photos(START, [str(album)], report.out, CPU, address="auto", report=report)
