@@ -12,6 +12,7 @@ import numpy as np
 
 from colorcore.color.colorfulness import SINGLE_HUE_ONE_SIDED, HueSpread, hue_spread
 from colorcore.color.lab import encode_lab
+from colorcore.color.pixels import require_photo
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -72,15 +73,7 @@ def photo_hues(rgb: NDArray[Any]) -> HueSpread:
     Raises:
         ValueError: the array has another shape or type.
     """
-    if (
-        rgb.dtype not in (np.uint8, np.uint16)
-        or not (rgb.ndim == 2 or (rgb.ndim == 3 and rgb.shape[2] == 3))
-        or not rgb.size
-    ):
-        raise ValueError(
-            "expected a photo (H, W) or (H, W, 3), uint8 or uint16, got "
-            f"{rgb.shape} {rgb.dtype}; convert it to sRGB without alpha"
-        )
+    require_photo(rgb)
     if rgb.ndim == 2:
         return HueSpread(coloured=0.0, spread=0.0, one_sided=0.0, residual=0.0)
     return hue_spread(encode_lab(_small_copy(rgb)))

@@ -24,6 +24,32 @@ if TYPE_CHECKING:
 _U16 = 65535
 
 
+def require_photo(array: NDArray[Any]) -> None:
+    """Check that an array is a photo: (H, W) or (H, W, 3), uint8 or uint16.
+
+    Raises:
+        ValueError: it has another shape or type, or no pixels.
+    """
+    shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
+    if array.dtype not in (np.uint8, np.uint16) or not shaped or not array.size:
+        raise ValueError(
+            "expected a photo (H, W) or (H, W, 3), uint8 or uint16, got "
+            f"{array.shape} {array.dtype}; convert it to sRGB without alpha"
+        )
+
+
+def reduced(photo: NDArray[Any], side: int) -> NDArray[Any]:
+    """A photo (H, W) or (H, W, 3) with at most ``side`` pixels on its longer side, by areas."""
+    import cv2
+
+    height, width = photo.shape[:2]
+    scale = side / max(height, width)
+    if scale >= 1.0:
+        return photo
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.asarray(cv2.resize(photo, size, interpolation=cv2.INTER_AREA))
+
+
 def f_of_L(L: Plane) -> Plane:
     """F = (L + 16) / 116 of L 0..100 (CIE 15:2004, eq. 8.6)."""
     return (L + np.float32(16.0)) / np.float32(116.0)

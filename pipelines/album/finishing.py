@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from colorcore.color.pixels import reduced
 from colorcore.drawing.side_by_side import side_by_side
 from colorcore.inference.colorize import paint
 from colorcore.photos.original import encode
@@ -222,11 +223,4 @@ def _in_color(pixels: Any) -> Pixels:
 
 def preview(pixels: Pixels) -> NDArray[Any]:
     """A small copy for a page, (H, W, 3) or (H, W)."""
-    import cv2
-
-    height, width = pixels.shape[:2]
-    scale = PREVIEW_SIDE / max(height, width)
-    if scale >= 1.0:
-        return pixels
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+    return reduced(pixels, PREVIEW_SIDE)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from colorcore.color.pixels import reduced, require_photo
 from colorcore.storage.atomic import make_folder, move_into_place
 
 if TYPE_CHECKING:
@@ -237,21 +238,8 @@ def _jpeg(picture: NDArray[Any], side: int) -> bytes:
     """A JPEG of at most ``side`` pixels per side. picture (H, W) or (H, W, 3), 8 or 16 bits."""
     import cv2
 
-    if (
-        picture.dtype not in (np.uint8, np.uint16)
-        or not (picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] == 3))
-        or not picture.size
-    ):
-        raise ValueError(
-            "expected a picture (H, W) or (H, W, 3), uint8 or uint16, got "
-            f"{picture.shape} {picture.dtype}"
-        )
-    height, width = picture.shape[:2]
-    scale = side / max(height, width)
-    small = picture
-    if scale < 1:
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    require_photo(picture)
+    small = reduced(picture, side)
     if small.dtype == np.uint16:
         small = cv2.convertScaleAbs(small, alpha=1 / 257)
     if small.ndim == 3:
