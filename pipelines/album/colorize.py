@@ -11,9 +11,8 @@ from typing import BinaryIO
 from colorcore.allocator import keep_freed_memory
 from colorcore.checkpoints.checkpoint import load_checkpoint
 from colorcore.inference.variations import variations
-from colorcore.storage.local import LocalStore
 from colorcore.storage.location import open_store
-from colorcore.storage.locks import claim, require_writable
+from colorcore.storage.locks import claim
 from pipelines.album.cluster import colorize_on_cluster
 from pipelines.album.finishing import Done, Finish
 from pipelines.album.names import Names, files_of, relative, versions
@@ -23,7 +22,7 @@ from pipelines.album.works import Item, Works
 from pipelines.device import usable_cpus
 from pipelines.errors import JobError, WrongCallError
 from pipelines.inference.knobs import asked_decoding, device_for
-from pipelines.inference.outputs import OutFolder, why_not_written
+from pipelines.inference.outputs import OutFolder, check_page, why_not_written
 from pipelines.pages.before_after import BeforeAfterPage, is_page
 from pipelines.sources.listing import is_tar, list_photos
 from pipelines.sources.lists import check_lists
@@ -70,6 +69,7 @@ def colorize_photos(
             "expected no --before-after with --address: a page holds a few hundred photos; make "
             "one of some of them without --address"
         )
+    check_page(settings.page, "--before-after", is_page)
     try:
         sources = open_sources(expand_globs(photos, out))
     except WrongCallError:
@@ -155,30 +155,19 @@ def _network(model: str | Path, settings: ColorizeSettings) -> Network:
 
 @contextmanager
 def _before_after(path: Path | None, report: ColorizeReport) -> Iterator[BeforeAfterPage | None]:
-    """The page of the job, if there is one; the pictures do not need it.
-
-    Raises:
-        WrongCallError: there is another file, or the name is not a page's.
-        LocationError: its folder cannot be written.
-    """
+    """The page of the job, if there is one; if it cannot be finished, the report says so."""
     if path is None:
         yield None
         return
-    if path.suffix.lower() not in {".html", ".htm"}:
-        raise WrongCallError(f"expected a name ending in .html for --before-after, got {path}")
-    if path.exists() and not is_page(path):
-        raise WrongCallError(
-            f"expected a new file for --before-after, found {path}, which cc has not written; "
-            "choose another name"
-        )
-    require_writable(LocalStore(path.parent))
-    page = BeforeAfterPage(path)
+    page = BeforeAfterPage(path).__enter__()
     try:
-        with page:
-            yield page
-    except OSError as error:
-        if isinstance(error, FileNotFoundError | PermissionError) and not page.photos:
-            raise
+        yield page
+    except BaseException as error:  # of the job, so nothing of the page's
+        page.__exit__(type(error), error, error.__traceback__)
+        raise
+    try:
+        page.__exit__(None, None, None)
+    except OSError as error:  # the pictures do not need it
         report.page_error = why_not_written(path, error)
 
 

@@ -23,11 +23,11 @@ from pipelines.errors import JobError, WrongCallError
 from pipelines.evaluation.details import Details
 from pipelines.evaluation.equal import EqualScorer, KeptPhotos
 from pipelines.evaluation.front import FrontScores, plot_front, plot_fronts
-from pipelines.evaluation.page import check_page, write_report
+from pipelines.evaluation.page import is_report, write_report
 from pipelines.evaluation.report import EvalReport, SideReport
 from pipelines.evaluation.sides import Answer, ModelSide, names_for, open_models
 from pipelines.inference.knobs import device_for
-from pipelines.inference.outputs import check_drawing, drawing
+from pipelines.inference.outputs import check_drawing, check_page, drawing
 from pipelines.pairing.outputs import OutputFolder
 from pipelines.pairing.photos import DatasetPhotos, PhotoFiles, in_batches, is_dataset, stacked
 from pipelines.sources.source import open_sources, show_locations
@@ -85,7 +85,7 @@ def evaluate_model(
     places = [str(photos)] if isinstance(photos, str | Path) else list(photos)
     check_drawing(picture, "--picture", places, overwrite=overwrite)
     check_drawing(front, "--front", places, overwrite=overwrite)
-    check_page(html, overwrite=overwrite)
+    check_page(html, "--html", is_report, overwrite=overwrite)
     place = device_for(device)
     models = open_models(
         [model, *others],

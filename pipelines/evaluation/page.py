@@ -10,9 +10,6 @@ import torch
 from colorcore.color.lab import lab_to_rgb
 from colorcore.comparison.hue_errors import SECTOR, SECTORS
 from colorcore.photos.write import write_whole
-from colorcore.storage.local import LocalStore
-from colorcore.storage.locks import require_writable
-from pipelines.errors import WrongCallError
 from pipelines.evaluation.report import record_of
 from pipelines.pages.eval_page import HEAD, eval_page
 
@@ -23,35 +20,14 @@ if TYPE_CHECKING:
     from pipelines.evaluation.details import Shown
     from pipelines.evaluation.report import EvalReport
 
-SUFFIXES = (".html", ".htm")
 _SWATCH_L, _SWATCH_CHROMA = 62.0, 45.0
 """Lightness and chroma at which sRGB has every hue, nearly."""
 
 
-def check_page(path: Path | None, *, overwrite: bool) -> None:
-    """Check the file that receives the report, before anything is read.
-
-    An earlier report is replaced, any other file only with ``overwrite``.
-
-    Raises:
-        WrongCallError: the file may not be replaced, or its suffix is not that of a page.
-        LocationError: its folder cannot be written.
-    """
-    if path is None:
-        return
-    if path.suffix.lower() not in SUFFIXES:
-        raise WrongCallError(f"expected a name ending in .html for --html, got {path}")
-    require_writable(LocalStore(path.parent))
-    if path.is_dir():
-        raise WrongCallError(f"expected a file for --html, found the folder {path}; add a name")
-    if overwrite or not path.exists():
-        return
+def is_report(path: Path) -> bool:
+    """Whether a file is a report that `cc eval` wrote, which may be replaced."""
     with path.open("rb") as file:
-        if file.read(len(HEAD)) != HEAD.encode():
-            raise WrongCallError(
-                f"expected a new file for --html, found {path}, which cc has not written; choose "
-                "another name, or replace it with --overwrite"
-            )
+        return file.read(len(HEAD)) == HEAD.encode()
 
 
 def write_report(path: Path, report: EvalReport, gallery: Sequence[Shown], places: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from pipelines.sources.source import PlannedPhoto, Source, open_sources
 Identity = tuple[int, int]
 """Device and inode: the same for every path of a file, through links and names in another case."""
 
+PAGE_SUFFIXES = frozenset({".html", ".htm"})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 FAILING_DISK = _FULL | {errno.EROFS, errno.EIO}
 """Errors that are likely to hit the next picture too."""
@@ -226,6 +227,37 @@ def check_drawing(
         raise WrongCallError(
             f"expected a new file for {option}, found {path}, which cc has not drawn; choose "
             "another name, or replace it with --overwrite"
+        )
+
+
+def check_page(
+    path: Path | None,
+    option: str,
+    is_own: Callable[[Path], bool],
+    *,
+    overwrite: bool | None = None,
+) -> None:
+    """Check the HTML file that receives a page, before anything is read.
+
+    An earlier page of the same kind is replaced, by which ``is_own`` knows it, any other file only
+    with ``overwrite``; None: the command has no such option for pages.
+
+    Raises:
+        WrongCallError: the file may not be replaced, or its suffix is not that of a page.
+        LocationError: its folder cannot be written.
+    """
+    if path is None:
+        return
+    if path.suffix.lower() not in PAGE_SUFFIXES:
+        raise WrongCallError(f"expected a name ending in .html for {option}, got {path}")
+    require_writable(LocalStore(path.parent))
+    if path.is_dir():
+        raise WrongCallError(f"expected a file for {option}, found the folder {path}; add a name")
+    if path.exists() and not overwrite and not is_own(path):
+        more = "" if overwrite is None else ", or replace it with --overwrite"
+        raise WrongCallError(
+            f"expected a new file for {option}, found {path}, which cc has not written; choose "
+            f"another name{more}"
         )
 
 

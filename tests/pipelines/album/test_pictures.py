@@ -28,8 +28,9 @@ from colorcore.checkpoints.shipped import START
 from colorcore.color.palette import Palette
 from colorcore.models import build_model
 from colorcore.recipes.recipe import load_recipe
+from pipelines.album import works
 from pipelines.album.colorize import colorize_photo, colorize_photos
-from pipelines.album.settings import ColorizeSettings
+from pipelines.album.settings import ColorizeReport, ColorizeSettings
 from pipelines.errors import JobError, WrongCallError
 from pipelines.pages.before_after import BeforeAfterPage
 
@@ -300,6 +301,20 @@ def test_a_page_that_cannot_be_written_costs_no_picture(
     assert f"error: cannot write {page}: No space left on device; free some space" in shown.err
     assert main([*words, "--before-after", str(tmp_path / "page.txt")]) == 2
     assert "expected a name ending in .html" in capsys.readouterr().err
+
+
+def test_a_failing_job_is_not_taken_for_a_failing_page(
+    album: Path, tmp_path: Path, monkeypatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "the source is gone")
+
+    monkeypatch.setattr(works, "read_photos", fails)
+    report, page = ColorizeReport(tmp_path / "out"), tmp_path / "page.html"
+    with pytest.raises(OSError, match="the source is gone"):
+        colorize_photos(START, [str(album)], report.out, ColorizeSettings(page=page), report=report)
+    assert report.page_error == ""
+    assert not page.exists()
 
 
 def test_a_device_that_is_not_there(album: Path, tmp_path: Path, capsys) -> None:
