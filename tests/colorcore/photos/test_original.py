@@ -20,7 +20,7 @@ import pytest
 import skimage.data
 import skimage.io
 import tifffile
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
@@ -30,6 +30,7 @@ from colorcore.photos.original.read import Original, read_original
 from colorcore.photos.read import read_photo
 from colorcore.photos.refusal import PhotoLimits, PhotoRefused, Reason
 from colorcore.photos.write import encode_picture, format_for
+from tests.colorcore.photos.damage import HUNDREDS, damaged
 from tests.colorcore.photos.photo_files import (
     ALPHA,
     GREY,
@@ -399,26 +400,9 @@ MUTABLE = WHOLE | {
 }
 
 
-@settings(
-    max_examples=300,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example],
-)
-@given(
-    name=st.sampled_from(sorted(MUTABLE)),
-    header=st.lists(st.tuples(st.floats(0, 0.02), st.integers(0, 255)), max_size=4),
-    body=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=8),
-    cut=st.floats(0, 1),
-    keep=st.floats(0.3, 1.5),
-)
-def test_no_bytes_raise_anything_else(name, header, body, cut, keep):
-    data = bytearray(MUTABLE[name])
-    for where, value in header + body:
-        data[min(int(where * len(data)), len(data) - 1)] = value
-    at = int(cut * len(data))
-    data = bytes(data[:at] + data[at + max(0, int(len(data) * (1 - keep))) :])
+@HUNDREDS
+@given(data=damaged(MUTABLE))
+def test_no_bytes_raise_anything_else(data):
     limits = PhotoLimits(max_pixels=300_000)
     with contextlib.suppress(PhotoRefused):
         for original in read_original(data, limits=limits):

@@ -15,7 +15,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
@@ -23,6 +23,7 @@ from colorcore.photos import read as photo
 from colorcore.photos.read import photo_header, read_photo
 from colorcore.photos.refusal import PhotoLimits, PhotoRefused, Reason
 from colorcore.photos.square import square
+from tests.colorcore.photos.damage import HUNDREDS, damaged
 from tests.colorcore.photos.photo_files import (
     ALPHA,
     GREY,
@@ -254,27 +255,9 @@ def test_damage_inside_a_png_is_unreadable():
     assert refusal(bytes(png)) == Reason.UNREADABLE
 
 
-@settings(
-    max_examples=300,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example],
-)
-@given(
-    name=st.sampled_from(sorted(WHOLE)),
-    header=st.lists(st.tuples(st.floats(0, 0.02), st.integers(0, 255)), max_size=4),
-    body=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=8),
-    cut=st.floats(0, 1),
-    keep=st.floats(0.3, 1.5),
-    min_size=st.sampled_from([None, 8, 64]),
-)
-def test_no_bytes_raise_anything_else(name, header, body, cut, keep, min_size):
-    data = bytearray(WHOLE[name])
-    for where, value in header + body:
-        data[min(int(where * len(data)), len(data) - 1)] = value
-    at = int(cut * len(data))
-    data = bytes(data[:at] + data[at + max(0, int(len(data) * (1 - keep))) :])
+@HUNDREDS
+@given(data=damaged(WHOLE), min_size=st.sampled_from([None, 8, 64]))
+def test_no_bytes_raise_anything_else(data, min_size):
     limits = PhotoLimits(max_pixels=300_000)
     try:
         result = read_photo(data, limits=limits, min_size=min_size)
