@@ -13,7 +13,7 @@ from cli.options import AsJson, Chroma, Device, Model, Overwrite, Temperature
 
 if TYPE_CHECKING:
     from colorcore.comparison.per_photo import Difference
-    from colorcore.models.decoding import Decoding
+    from colorcore.decoding import Decoding
     from pipelines.evaluation.report import EqualScores, EvalReport, FrontReport, SideReport
 
 _NAMES = {

@@ -1,15 +1,8 @@
-"""The device and the CPUs of a job with a single process."""
+"""The CPUs of a job with a single process."""
 
 from __future__ import annotations
 
 import os
-
-
-def best_device() -> str:
-    """``"cuda"`` if there is a GPU, else ``"cpu"``."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def usable_cpus() -> int:

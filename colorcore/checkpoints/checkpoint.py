@@ -34,8 +34,8 @@ from safetensors.torch import load_file, save_file
 
 from colorcore.checkpoints.shipped import SHIPPED, with_encoder, without_encoder
 from colorcore.color.palette import Palette
+from colorcore.decoding import Decoding
 from colorcore.models import build_model
-from colorcore.models.decoding import Decoding
 from colorcore.recipes.recipe import Recipe, RecipeError, TrainPart, parse_recipe
 from colorcore.storage.atomic import make_folder, sync_file, sync_folder
 from colorcore.storage.local import LocalStore

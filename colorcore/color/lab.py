@@ -135,6 +135,20 @@ def lightness_to_grey(L: Tensor) -> Tensor:
     return torch.where(luminance > 0.0031308, curved, 12.92 * luminance)
 
 
+def lab_of_srgb(rgb: NDArray[np.floating]) -> NDArray[np.float32]:
+    """CIELAB of sRGB without torch. rgb (H, W, 3) float in 0..1 -> lab (3, H, W) float32.
+
+    IEC 61966-2-1, then CIE 15:2004, eq. 8.3 to 8.8.
+    """
+    linear = np.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+    xyz = linear @ (XYZ_FROM_RGB / _WHITE[:, None]).T
+    x, y, z = np.moveaxis(
+        np.where(xyz > _KNEE**3, np.cbrt(xyz), xyz / (3 * _KNEE**2) + 4 / 29), -1, 0
+    )
+    lab = np.stack([116.0 * y - 16.0, 500.0 * (x - y), 200.0 * (y - z)])
+    return lab.astype(np.float32)
+
+
 def light_of(f: NDArray[np.float32]) -> NDArray[np.float32]:
     """The light of f (CIE 15:2004, eq. 8.7 and 8.8, solved for it): X, Y or Z relative to white.
 

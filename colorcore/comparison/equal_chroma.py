@@ -13,8 +13,9 @@ import torch
 
 from colorcore.color.colorfulness import colorfulness
 from colorcore.color.lab import lab_to_rgb
+from colorcore.decoding import Decoding
 from colorcore.inference.equal_colorfulness import JUDGE, Reading, read_at
-from colorcore.models.decoding import Decoding, scaled
+from colorcore.models.decoding import scaled
 from colorcore.scores.metrics import auc, stored_cells
 
 if TYPE_CHECKING:

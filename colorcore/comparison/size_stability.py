@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from colorcore.models.decoding import Decoding
+    from colorcore.decoding import Decoding
 
 FACTORS = (0.5, 2.0)
 """Sizes that are compared with the model's own."""

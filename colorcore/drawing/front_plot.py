@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from colorcore.models.decoding import Decoding
+    from colorcore.decoding import Decoding
 
 _TITLES = {
     "psnr": "PSNR, dB",

@@ -18,9 +18,10 @@ from torch import distributed
 
 from colorcore.color.lab import decode_lab, normalize_L
 from colorcore.dataset.loader import val_batches
+from colorcore.decoding import Decoding
 from colorcore.inference.equal_colorfulness import EQUAL, JUDGE, SHARE, Reading, read_at_shares
 from colorcore.inference.evaluate import evaluation_for
-from colorcore.models.decoding import Decoding, completed, decode, own_decoding, scaled
+from colorcore.models.decoding import completed, decode, own_decoding, scaled
 from colorcore.scores.metrics import HIGHER_IS_BETTER, Evaluation, grey_baseline
 
 if TYPE_CHECKING:

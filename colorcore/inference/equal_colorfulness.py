@@ -21,7 +21,8 @@ import torch
 
 from colorcore.color.colorfulness import colorfulness
 from colorcore.color.lab import lab_to_rgb
-from colorcore.models.decoding import Decoding, scaled
+from colorcore.decoding import Decoding
+from colorcore.models.decoding import scaled
 from colorcore.scores.metrics import auc, stored_cells
 
 if TYPE_CHECKING:

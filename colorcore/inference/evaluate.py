@@ -9,9 +9,9 @@ import torch
 
 from colorcore.color.bins import nearest_bins
 from colorcore.color.lab import decode_lab
+from colorcore.decoding import Decoding
 from colorcore.inference.equal_colorfulness import EQUAL, EqualColorfulness
 from colorcore.inference.predict import OWN, predict_with_logits
-from colorcore.models.decoding import Decoding
 from colorcore.scores.color_statistics import ColorStatistics
 from colorcore.scores.metrics import Evaluation, constant_baseline, grey_baseline
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from colorcore.color.lab import normalize_L
-from colorcore.models.decoding import Decoding, decode
+from colorcore.decoding import Decoding
+from colorcore.models.decoding import decode
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -9,45 +9,18 @@ checkpoint.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from colorcore.color.bins import TEMPERATURE
 from colorcore.color.lab import AB_NORM
+from colorcore.decoding import Decoding
 from colorcore.models import AnswersInBins
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from colorcore.models.prediction import Prediction
-
-
-@dataclass(frozen=True, slots=True)
-class Decoding:
-    """How predictions become colours; the default is the model's own decoding.
-
-    temperature  of the annealed mean over bins, above 0; None is the model's own, and the only
-                 choice for a model that does not predict bins
-    chroma       factor on a and b, above 0
-
-    Raises:
-        ValueError: a value is out of range.
-    """
-
-    temperature: float | None = None
-    chroma: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("temperature", "chroma"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be above 0 and finite, got {value}")
-
-    def __str__(self) -> str:
-        """Such as "T 0.38, chroma ×1.2", and "chroma ×1" without bins."""
-        chroma = f"chroma ×{self.chroma:g}"
-        return chroma if self.temperature is None else f"T {self.temperature:g}, {chroma}"
 
 
 def own_decoding(model: nn.Module) -> Decoding:

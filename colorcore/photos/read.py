@@ -381,7 +381,7 @@ def _flatten(image: Image.Image, alpha: NDArray[np.uint8] | None) -> NDArray[np.
     return in_bands(image.height, image.width, over_white)
 
 
-def keyed_alpha(image: ImageFile, data: bytes) -> NDArray[np.uint8] | None:
+def keyed_alpha(image: Image.Image, data: bytes) -> NDArray[np.uint8] | None:
     """Alpha of a PNG in which one colour is transparent, if Pillow would mistake that colour.
 
     The colour has the file's bits (W3C PNG, §11.3.1.1), which Pillow compares with 8 bits.

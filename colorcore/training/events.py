@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from colorcore.models.decoding import Decoding
+from colorcore.decoding import Decoding
 from colorcore.scores.signs import Sign
 
 if TYPE_CHECKING:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colorcore.storage.store import StorageError
-from pipelines.album.painting import Network
 from pipelines.album.settings import ColorizeReport
 from pipelines.album.slices import (
     Fixed,
@@ -38,6 +37,8 @@ from pipelines.errors import JobError
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from colorcore.colorizing.colorizer import Colorizer
+
 RETRIES = 3
 """Retries of a task whose process or node died, or whose store of photos failed."""
 IN_FLIGHT = 2
@@ -54,7 +55,7 @@ _EndedSlice = tuple[Slice, "Future[SliceResult]"]
 
 def colorize_on_cluster(
     address: str,
-    network: Network,
+    colorizer: Colorizer,
     works: Works,
     items: Iterator[Item],
     tars: Iterable[Item],
@@ -81,7 +82,7 @@ def colorize_on_cluster(
             size = slice_size(report.left, places.count())
             slices = cut(chain([first], todo), size, tars, works)
             job = SliceJob(works, lambda: on_progress(total - report.left))
-            job.run(network, places, slices)
+            job.run(colorizer, places, slices)
     finally:
         if out != report.out:  # tasks have other current folders
             report.written = [report.out / path.relative_to(out) for path in report.written]
@@ -167,7 +168,7 @@ class SliceJob:
         self._folders: set[Path] = set()
         self._failed_writes = self._dead = 0
 
-    def run(self, network: Network, places: Places, slices: Iterator[Slice]) -> None:
+    def run(self, colorizer: Colorizer, places: Places, slices: Iterator[Slice]) -> None:
         """Run a task for each slice.
 
         Raises:
@@ -183,7 +184,7 @@ class SliceJob:
             "retry_exceptions": [StorageError],
         }
         task = ray.remote(**options)(colorize_slice)
-        box = (ray.put(network),)
+        box = (ray.put(colorizer),)
         settings = replace(self._settings, device=places.device)
         out = self._report.out.absolute()
         sources = [source.absolute() for source in self._works.sources]

@@ -6,29 +6,29 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from colorcore.allocator import keep_freed_memory
-from colorcore.checkpoints.checkpoint import load_checkpoint
-from colorcore.inference.variations import variations
 from colorcore.storage.location import open_store
 from colorcore.storage.locks import claim
 from pipelines.album.cluster import colorize_on_cluster
 from pipelines.album.finishing import Done, Finish
 from pipelines.album.names import Names, files_of, relative, versions
-from pipelines.album.painting import Network, Painting, Work
+from pipelines.album.painting import Painting, Work
 from pipelines.album.settings import DEFAULTS, ColorizeReport, ColorizeSettings
 from pipelines.album.works import Item, Works
 from pipelines.device import usable_cpus
 from pipelines.errors import JobError, WrongCallError
-from pipelines.inference.knobs import asked_decoding, device_for
+from pipelines.inference.knobs import open_colorizer
 from pipelines.inference.outputs import OutFolder, check_page, why_not_written
 from pipelines.pages.before_after import BeforeAfterPage, is_page
 from pipelines.sources.listing import is_tar, list_photos
 from pipelines.sources.lists import check_lists
 from pipelines.sources.patterns import expand_globs
 from pipelines.sources.source import PlannedPhoto, Source, Tally, no_photos_in, open_sources
-from pipelines.tracking.model import local_model
+
+if TYPE_CHECKING:
+    from colorcore.colorizing.colorizer import Colorizer
 
 
 def colorize_photos(
@@ -73,7 +73,7 @@ def colorize_photos(
     try:
         sources = open_sources(expand_globs(photos, out))
     except WrongCallError:
-        load_checkpoint(local_model(model))  # if that is missing too, it is reported first
+        open_colorizer(model)  # if that is missing too, it is reported first
         raise
     folder = OutFolder(out, sources)
     check_lists(sources)
@@ -98,21 +98,21 @@ def colorize_photos(
         for path in files_of(version)
     ]
     folder.refuse_originals(planned, pictures, tars, overwrite=settings.overwrite)
-    network = _network(model, settings if address is None else replace(settings, device="cpu"))
+    colorizer = _colorizer(model, settings if address is None else replace(settings, device="cpu"))
     if not planned:
         _refuse_empty(sources, tallies)
-    report.decoding = network.decoding
+    report.decoding = colorizer.decoding
     works = Works(sources, tallies, names, settings, report)
     report.left = len(planned)
     total = len(planned)
     items = _items(sources, zip(planned, targets, strict=True))
     with claim(open_store(out), "cc colorize"):
         if address is None:
-            _colorize_here(network, works, items, lambda done: on_progress(done, total))
+            _colorize_here(colorizer, works, items, lambda done: on_progress(done, total))
         else:
             in_tars = _items(sources, ((photo, None) for photo in planned if is_tar(photo)))
             colorize_on_cluster(
-                address, network, works, items, in_tars, lambda done: on_progress(done, total)
+                address, colorizer, works, items, in_tars, lambda done: on_progress(done, total)
             )
     on_progress(total, total)
     _refuse_empty(sources, tallies)
@@ -126,14 +126,14 @@ def _items(
 
 
 def _colorize_here(
-    network: Network, works: Works, items: Iterator[Item], on_progress: Callable[[int], None]
+    colorizer: Colorizer, works: Works, items: Iterator[Item], on_progress: Callable[[int], None]
 ) -> None:
     keep_freed_memory()  # which each photo needs anew
     settings = works.settings
     with _before_after(settings.page, works.report) as page:
         finish = Finish(settings.suffix, settings.strength, settings.side_by_side, page is not None)
         painting = Painting(
-            network,
+            colorizer,
             settings.limits,
             finish,
             threads=settings.threads or usable_cpus(),
@@ -142,15 +142,14 @@ def _colorize_here(
         painting.run(works.works(items, on_progress, page), lambda done: works.record(done, page))
 
 
-def _network(model: str | Path, settings: ColorizeSettings) -> Network:
-    checkpoint = load_checkpoint(local_model(model))
-    network = checkpoint.model(place := device_for(settings.device))
-    decoding = asked_decoding(network, checkpoint.decoding, settings.temperature, settings.chroma)
+def _colorizer(model: str | Path, settings: ColorizeSettings) -> Colorizer:
+    colorizer = open_colorizer(
+        model, settings.device, temperature=settings.temperature, chroma=settings.chroma
+    )
     try:
-        several = variations(network, settings.samples)
+        return colorizer.with_versions(settings.samples)
     except ValueError as error:
         raise WrongCallError(f"--samples: {error}") from error
-    return Network(network, checkpoint.size, place, decoding, several)
 
 
 @contextmanager
@@ -192,9 +191,9 @@ def colorize_photo(model: str | Path, photo: BinaryIO, settings: ColorizeSetting
             "need files: pass the photo's name"
         )
     data = photo.read(settings.limits.max_bytes + 1)
-    network = _network(model, settings)
+    colorizer = _colorizer(model, settings)
     finish = Finish(settings.suffix, settings.strength, settings.side_by_side, previews=False)
-    painting = Painting(network, settings.limits, finish, threads=1, force=settings.force)
+    painting = Painting(colorizer, settings.limits, finish, threads=1, force=settings.force)
     outcomes: list[Done] = []
     painting.run([Work("standard input", data)], outcomes.append)
     (done,) = outcomes

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from colorcore.color.pixels import reduced
+from colorcore.colorizing.copies import paint
 from colorcore.drawing.side_by_side import side_by_side
-from colorcore.inference.colorize import paint
 from colorcore.photos.original import encode
 from colorcore.photos.refusal import PhotoRefused
 from colorcore.photos.write import (

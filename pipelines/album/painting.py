@@ -13,44 +13,26 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from colorcore.color.colored import is_colored
-from colorcore.inference.colorize import predict_colors, small_copy
-from colorcore.inference.compose import blas_on_one_thread
+from colorcore.colorizing.compose import blas_on_one_thread
+from colorcore.colorizing.copies import BATCH, batches_of, small_copy
 from colorcore.photos.original.read import Original, read_original
 from colorcore.photos.read import photo_header
 from colorcore.photos.refusal import PhotoLimits, PhotoRefused
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
-    from torch import nn
 
-    from colorcore.models.decoding import Decoding
+    from colorcore.colorizing.colorizer import Colorizer
+    from colorcore.colorizing.copies import Lab
 
 Outcome = TypeVar("Outcome")
 
-BATCH = 8
-"""Copies per pass of the network."""
 PIXELS_AT_ONCE = 48_000_000
 """Pixels of the photos on their way; a larger photo goes alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Network:
-    """A model, and how its predictions become colours.
-
-    variations  one result per entry: what is added to the logits, or None (plain)
-    """
-
-    model: nn.Module
-    size: int
-    device: torch.device | str
-    decoding: Decoding
-    variations: tuple[torch.Tensor | None, ...] = (None,)
 
 
 class Page(NamedTuple):
@@ -90,14 +72,14 @@ class Painting(Generic[Outcome]):
 
     def __init__(
         self,
-        network: Network,
+        colorizer: Colorizer,
         limits: PhotoLimits,
         finish: Callable[[Work, Exception | None], Outcome],
         *,
         threads: int,
         force: bool,
     ) -> None:
-        self._network, self._limits, self._finish = network, limits, finish
+        self._colorizer, self._limits, self._finish = colorizer, limits, finish
         self._threads, self._force = threads, force
         self._decoding: deque[tuple[Work, int, Future[None]]] = deque()
         self._finishing: deque[tuple[int, Future[Outcome]]] = deque()
@@ -164,7 +146,7 @@ class Painting(Generic[Outcome]):
     def _decode(self, work: Work) -> None:
         for original in read_original(work.data, limits=self._limits):
             stays = not self._force and is_colored(original.pixels)
-            copy = None if stays else small_copy(original.pixels, self._network.size)
+            copy = None if stays else small_copy(original.pixels, self._colorizer.size)
             work.pages.append(Page(original, copy, []))
         work.data = b""
 
@@ -186,39 +168,24 @@ class Painting(Generic[Outcome]):
     def _color(self, pages: Sequence[Page]) -> dict[int, Exception]:
         """Fill in the colours; returns what the network failed with, by the page's identity."""
         failed: dict[int, Exception] = {}
-        waiting = sorted((page for page in pages if page.copy is not None), key=_shape)
-        for _, same in groupby(waiting, key=_shape):
-            alike = list(same)
-            for start in range(0, len(alike), BATCH):
-                batch = alike[start : start + BATCH]
-                try:
-                    self._color_batch(batch)
-                except Exception:  # such as too little memory, which one copy may not need
-                    for page in batch:
-                        page.colors.clear()
-                        try:
-                            self._color_batch([page])
-                        except Exception as error:
-                            failed[id(page)] = error
+        waiting = [(page, page.copy) for page in pages if page.copy is not None]
+        for numbers in batches_of([copy for _, copy in waiting]):
+            batch = [waiting[number] for number in numbers]
+            try:
+                self._color_batch(batch)
+            except Exception:  # such as too little memory, which one copy may not need
+                for page, copy in batch:
+                    page.colors.clear()
+                    try:
+                        self._color_batch([(page, copy)])
+                    except Exception as error:
+                        failed[id(page)] = error
         return failed
 
-    def _color_batch(self, pages: Sequence[Page]) -> None:
-        network = self._network
-        copies = [page.copy for page in pages if page.copy is not None]
-        for variation in network.variations:
-            colors = predict_colors(
-                network.model,
-                copies,
-                device=network.device,
-                decoding=network.decoding,
-                variation=variation,
-            )
-            for page, ab in zip(pages, colors, strict=True):
-                page.colors.append(ab)
-
-
-def _shape(page: Page) -> tuple[int, ...]:
-    return page.copy.shape if page.copy is not None else ()
+    def _color_batch(self, batch: Sequence[tuple[Page, Lab]]) -> None:
+        colors = self._colorizer.predict([copy for _, copy in batch])
+        for (page, _), versions in zip(batch, colors, strict=True):
+            page.colors.extend(versions)
 
 
 def _pixels(data: bytes) -> int:

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from colorcore.models.decoding import Decoding
+from colorcore.decoding import Decoding
 from colorcore.photos.refusal import PhotoLimits
 
 LIMITS = PhotoLimits(min_side=1, max_aspect=float("inf"))

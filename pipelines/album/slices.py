@@ -11,18 +11,22 @@ import os
 import secrets
 import socket
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from colorcore.colorizing.copies import BATCH
 from colorcore.storage.locks import WRITER
 from pipelines.album.finishing import Finish
 from pipelines.album.names import Names, relative, versions
-from pipelines.album.painting import BATCH, Network, Painting
+from pipelines.album.painting import Painting
 from pipelines.album.settings import ColorizeReport, ColorizeSettings
 from pipelines.album.works import Item, Works, existing
 from pipelines.errors import JobError
 from pipelines.sources.source import Source, Tally
+
+if TYPE_CHECKING:
+    from colorcore.colorizing.colorizer import Colorizer
 
 SLICE = 8 * BATCH
 """Photos of a slice at most: minutes of one CPU, so little is lost with a process."""
@@ -49,12 +53,12 @@ class Slice:
 class Fixed:
     """What all tasks of a job share.
 
-    network  Ray's reference to the network, in a tuple so that Ray leaves it to the task to fetch
-    threads  of a task, and its CPUs
-    driver   the process that claimed ``out``
+    colorizer  Ray's reference to it, in a tuple so that Ray leaves it to the task to fetch
+    threads    of a task, and its CPUs
+    driver     the process that claimed ``out``
     """
 
-    network: tuple[Any]
+    colorizer: tuple[Any]
     device: str
     sources: Sequence[Source]
     settings: ColorizeSettings
@@ -167,8 +171,8 @@ def _files_in(folder: Path) -> list[Path]:
 
 # -- in a task -------------------------------------------------------------------------------------
 
-_networks: dict[str, Network] = {}
-"""The network of the job that this process works for, by its reference."""
+_colorizers: dict[str, Colorizer] = {}
+"""The colorizer of the job that this process works for, by its reference."""
 
 
 def colorize_slice(fixed: Fixed, part: Slice) -> SliceResult:
@@ -182,7 +186,7 @@ def colorize_slice(fixed: Fixed, part: Slice) -> SliceResult:
     import cv2
 
     cv2.setNumThreads(1)  # one thread of the pool per CPU of the task: OpenCV's would compete
-    network = _network(fixed)
+    colorizer = _colorizer(fixed)
     report = ColorizeReport(fixed.out, left=len(part.items))
     tallies = {item.photo.root: Tally() for item in part.items}
     settings = fixed.settings
@@ -191,7 +195,7 @@ def colorize_slice(fixed: Fixed, part: Slice) -> SliceResult:
     writer = secrets.token_hex(4)
     finish = Finish(settings.suffix, settings.strength, settings.side_by_side, False, writer)
     painting = Painting(
-        network, settings.limits, finish, threads=fixed.threads, force=settings.force
+        colorizer, settings.limits, finish, threads=fixed.threads, force=settings.force
     )
     try:
         painting.run(works.works(part.items), lambda done: works.record(done, None))
@@ -201,23 +205,22 @@ def colorize_slice(fixed: Fixed, part: Slice) -> SliceResult:
     return SliceResult(report, tallies, works.failed_writes, works.last_failure)
 
 
-def _network(fixed: Fixed) -> Network:
-    """The job's network, fetched once per process."""
+def _colorizer(fixed: Fixed) -> Colorizer:
+    """The job's colorizer, fetched once per process."""
     import ray
     import torch
 
     from colorcore.allocator import keep_freed_memory
 
-    key = fixed.network[0].hex()
-    if key not in _networks:
+    key = fixed.colorizer[0].hex()
+    if key not in _colorizers:
         _check_shared(fixed)
         keep_freed_memory()
         torch.set_num_threads(fixed.threads)
-        _networks.clear()
-        network: Network = ray.get(fixed.network[0])
-        model = network.model.to(fixed.device)
-        _networks[key] = replace(network, model=model, device=fixed.device)
-    return _networks[key]
+        _colorizers.clear()
+        colorizer: Colorizer = ray.get(fixed.colorizer[0])
+        _colorizers[key] = colorizer.to(fixed.device)
+    return _colorizers[key]
 
 
 def _check_shared(fixed: Fixed) -> None:

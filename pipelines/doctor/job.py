@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from colorcore.dataset.layout import SPLITS, DatasetError, DatasetInfo, ShardSettings, write_info
+from colorcore.loading import best_device
 from colorcore.photos.write import save_picture
 from colorcore.storage.location import absolute_store, open_store
 from colorcore.storage.store import StorageError, Store
-from pipelines.device import best_device
 from pipelines.doctor.dataset import dataset_checks
 from pipelines.doctor.finding import Finding, Verdict, fail, from_error, ok
 from pipelines.doctor.machine import machine_checks

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from colorcore.color.lab import lab_to_rgb, rgb_to_lab
+from colorcore.colorizing.network import NetworkColorizer
 from colorcore.comparison.hue_errors import HueErrors
 from colorcore.comparison.per_photo import PerPhoto
 from colorcore.comparison.reliability import Reliability
 from colorcore.comparison.size_stability import PHOTOS, size_differences
-from colorcore.inference.colorize import colorize
 from pipelines.evaluation.sides import Answer, ModelSide
 from pipelines.pairing.photos import TRUTH, Photo
 
@@ -163,14 +163,10 @@ class Details:
         truth = large[TRUTH]
         pictures = {"truth": truth, "grey": _grey(truth)}
         for model in self._models:
-            picture = colorize(
-                model.network,
-                truth,
-                size=model.checkpoint.size,
-                device=self._device,
-                decoding=model.decoding,
+            colorizer = NetworkColorizer(
+                model.network, model.checkpoint.size, model.decoding, self._device
             )
-            pictures[model.name] = picture.astype(np.uint8, copy=False)
+            pictures[model.name] = colorizer.colorize(truth)
         return {**pictures, **{name: large[name] for name in self._outputs if name in large}}
 
 

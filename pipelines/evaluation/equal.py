@@ -13,10 +13,10 @@ from colorcore.color.colorfulness import colorfulness
 from colorcore.color.lab import decode_lab, lab_to_rgb
 from colorcore.comparison.equal_chroma import PHOTOS, ChromaCurves, with_chroma
 from colorcore.comparison.per_photo import PerPhoto
+from colorcore.decoding import Decoding
 from colorcore.inference.decoding_search import TEMPERATURES
 from colorcore.inference.equal_colorfulness import SHARES
 from colorcore.inference.evaluate import evaluation_for
-from colorcore.models.decoding import Decoding
 from colorcore.scores.metrics import PER_PHOTO
 from pipelines.evaluation.report import EqualScores
 from pipelines.evaluation.sides import ModelSide

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colorcore.comparison.equal_chroma import with_chroma
+from colorcore.decoding import Decoding
 from colorcore.drawing.front_plot import draw_front, draw_fronts
 from colorcore.inference.decoding_search import COLOR, FIDELITY, WIDER, grid, undominated
 from colorcore.inference.equal_colorfulness import read_at_shares
 from colorcore.inference.evaluate import BASELINES, evaluation_for
-from colorcore.models.decoding import Decoding, completed, own_decoding
+from colorcore.models.decoding import completed, own_decoding
 from colorcore.photos.write import write_whole
 from pipelines.evaluation.report import EvalReport, FrontReport
 

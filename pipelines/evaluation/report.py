@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from colorcore.models.decoding import Decoding
+from colorcore.decoding import Decoding
 from colorcore.recipes.advice import Advised
 
 if TYPE_CHECKING:

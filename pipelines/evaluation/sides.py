@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from colorcore.checkpoints.checkpoint import load_checkpoint
 from colorcore.color.lab import normalize_L
+from colorcore.decoding import Decoding
 from colorcore.models import AnswersInBins
-from colorcore.models.decoding import Decoding, decode
+from colorcore.models.decoding import decode
 from pipelines.inference.knobs import asked_decoding
 from pipelines.tracking.model import local_model
 

@@ -1,16 +1,21 @@
-"""The decoding of `cc eval` and `cc colorize`: the checkpoint's, with any options given."""
+"""A model with what options of `cc colorize` and `cc eval` ask of it."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colorcore.models.decoding import Decoding, completed, own_decoding
-from pipelines.device import best_device
+from colorcore.decoding import Decoding
+from colorcore.loading import best_device, load_colorizer
+from colorcore.models.decoding import completed, own_decoding
 from pipelines.errors import WrongCallError
+from pipelines.tracking.model import local_model
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from colorcore.colorizing.colorizer import Colorizer
 
 
 def asked_decoding(
@@ -35,6 +40,28 @@ def asked_decoding(
     except ValueError as error:
         raise WrongCallError(f"--{error}") from error
     return decoding
+
+
+def open_colorizer(
+    model: str | Path,
+    device: str | None = None,
+    *,
+    temperature: float | None = None,
+    chroma: float | None = None,
+) -> Colorizer:
+    """The colorizer of a MODEL, wherever it is, with the given temperature and chroma.
+
+    Raises:
+        CheckpointError, StorageError: as :func:`colorcore.loading.load_colorizer`.
+        JobError: as :func:`pipelines.tracking.model.local_model`.
+        WrongCallError: there is no such device, a value is out of range, or the model has no
+            temperature.
+    """
+    colorizer = load_colorizer(local_model(model), "cpu").to(device_for(device))
+    try:
+        return colorizer.with_decoding(temperature, chroma)
+    except ValueError as error:
+        raise WrongCallError(f"--{error}") from error
 
 
 def device_for(asked: str | None) -> str:

@@ -50,6 +50,7 @@ from pipelines.sources.source import Source, Tally, no_photos_in, open_sources
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+DEFAULTS = ShardSettings()
 FAILURES_IN_A_ROW = 20
 """Failed units without a success between them after which the job gives up: the photos cannot be
 the cause, and the next thousand units would fail too."""
@@ -111,7 +112,7 @@ class ShardReport:
 def shard(
     sources: Sequence[str | Path],
     dataset: str | Path,
-    settings: ShardSettings,
+    settings: ShardSettings = DEFAULTS,
     *,
     address: str | None = None,
     on_progress: Callable[[ShardProgress], None] = lambda _: None,
@@ -119,7 +120,8 @@ def shard(
 ) -> ShardReport:
     """Turn the photos of ``sources`` into ``dataset``, or continue an unfinished one.
 
-    Both may be paths or URIs; on a cluster every node must be able to open them.
+    The same call continues an interrupted job, and adds photos that are new. Sources and dataset
+    may be paths or URIs; on a cluster every node must be able to open them.
 
     Raises:
         WrongCallError: a source is missing or lies in the dataset, no file of a list exists, or

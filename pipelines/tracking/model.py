@@ -11,6 +11,7 @@ import contextlib
 import tempfile
 import warnings
 from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,8 +68,6 @@ def pack_model(checkpoint: Path, folder: Path, **known: Any) -> None:
     import mlflow.pyfunc
     from mlflow.models import Model
 
-    import colorcore
-
     # MLflow asks for type hints, then warns about every hint that is not a list. record=True,
     # because MLflow replaces the filters that simplefilter would set.
     with warnings.catch_warnings(record=True):
@@ -77,7 +76,7 @@ def pack_model(checkpoint: Path, folder: Path, **known: Any) -> None:
             mlflow_model=Model(artifact_path=MODEL, **known),
             python_model=str(_CODE),
             artifacts={CHECKPOINT: str(checkpoint)},
-            code_paths=[str(Path(colorcore.__file__).parent)],
+            code_paths=[str(files("colorcore"))],
             signature=_signature(),
             input_example=_example(),
             pip_requirements=_requirements(),

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
-from colorcore.checkpoints.checkpoint import load_checkpoint
-from colorcore.inference.colorize import colorize
+from colorcore.loading import load_colorizer
 
 
 class Colorizer(PythonModel):
@@ -23,9 +21,7 @@ class Colorizer(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Read the checkpoint among the model's artifacts."""
-        self._checkpoint = load_checkpoint(Path(context.artifacts["checkpoint"]))
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._network = self._checkpoint.model(self._device)
+        self._colorizer = load_colorizer(Path(context.artifacts["checkpoint"]))
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
         """(N, H, W, 3) uint8 sRGB, grey or not -> the same, colourized, as `cc colorize` does.
@@ -33,19 +29,7 @@ class Colorizer(PythonModel):
         The model's signature states the types: MLflow would read type hints here as a second one.
         """
         photos = np.asarray(model_input, np.uint8)
-        checkpoint = self._checkpoint
-        return np.stack(
-            [
-                colorize(
-                    self._network,
-                    photo,
-                    size=checkpoint.size,
-                    device=self._device,
-                    decoding=checkpoint.decoding,
-                )
-                for photo in photos
-            ]
-        )
+        return np.stack(self._colorizer.colorize(list(photos)))
 
 
 set_model(Colorizer())

@@ -23,9 +23,9 @@ from colorcore.checkpoints.checkpoint import (
 )
 from colorcore.color.palette import load_palette
 from colorcore.dataset.samples import Samples
-from colorcore.models.decoding import Decoding
+from colorcore.decoding import Decoding
 from colorcore.recipes.advice import Advised
-from colorcore.recipes.recipe import Recipe
+from colorcore.recipes.recipe import Recipe, load_recipe
 from colorcore.storage.locks import claim
 from pipelines.cluster import ray_session
 from pipelines.errors import StoppedError, WrongCallError, differences
@@ -33,7 +33,7 @@ from pipelines.run_log.runs import end_run, start_run
 from pipelines.tracking.model import local_model
 from pipelines.tracking.names import DATASET_TAG, FROM_TAG, MISSING_TAG, NOTE_TAG
 from pipelines.tracking.redact import without_secrets
-from pipelines.tracking.store import TrackedRun
+from pipelines.tracking.store import TrackedRun, resolve_tracking_uri
 from pipelines.training.interrupts import catch_interrupts
 from pipelines.training.job import Job, Workers, describe_error, prepare_job, require_encoder
 from pipelines.training.start_weights import choose_start_weights
@@ -67,10 +67,10 @@ class TrainReport:
 
 def train(
     dataset: str | Path,
-    recipe: Recipe,
+    recipe: Recipe | str,
     out: str | Path,
     *,
-    tracking_uri: str,
+    tracking_uri: str | None = None,
     name: str = "train",
     workers: Workers = 1,
     resume: bool = False,
@@ -82,6 +82,9 @@ def train(
     on_warning: Callable[[str], None] = lambda _: None,
 ) -> TrainReport:
     """Train the recipe on the dataset with ``workers`` data-parallel workers.
+
+    ``recipe`` may be the name of a built-in recipe or a .toml file. ``tracking_uri`` is that of
+    MLflow; None: from ``MLFLOW_TRACKING_URI``, or SQLite in the current folder.
 
     During training the first Ctrl-C or SIGTERM stops it after the current step, the second one at
     once. With a range as ``workers`` it continues with fewer when nodes are lost.
@@ -97,11 +100,15 @@ def train(
         BusyError: another process writes to ``out``.
         CheckpointError: ``initial`` cannot be read.
         DatasetError, FileNotFoundError: the dataset is not finished, or has no palette.
+        RecipeError: there is no such recipe.
         JobError: Ray or MLflow cannot be reached, or the training failed.
         StoppedError: it stopped on request, and saved ``out/last``.
         KeyboardInterrupt: it was interrupted before the first step, or twice.
         StorageError: a remote ``out`` or dataset cannot be reached.
     """
+    tracking_uri = resolve_tracking_uri(tracking_uri, Path.cwd())
+    if isinstance(recipe, str):
+        recipe = load_recipe(recipe)
     job = prepare_job(dataset, recipe, out, workers)
     with claim(job.store, "cc train"):
         previous = _previous(job, resume=resume)

@@ -31,8 +31,8 @@ PEAKS = [(12, 8), (50, 8), (100, 8), (12, 16), (50, 16), (100, 16)]
 
 def run(work: Path, *, rounds: int) -> None:
     """Print the ratio of CPU time, the time per photo of an album, and peaks of memory."""
-    from colorcore.checkpoints.checkpoint import load_checkpoint
-    from colorcore.inference.colorize import paint, predict_colors, small_copy
+    from colorcore.colorizing.copies import paint, small_copy
+    from colorcore.loading import load_colorizer
     from colorcore.photos.original.read import read_original
     from colorcore.photos.refusal import PhotoLimits
     from colorcore.photos.write import COLORIZED, encode_picture, write_whole
@@ -41,15 +41,14 @@ def run(work: Path, *, rounds: int) -> None:
     folder.mkdir()
     photo = scene(*SIZE)
     encoded = cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
-    data, checkpoint = encoded.tobytes(), load_checkpoint(START)
-    network = checkpoint.model()
+    data, colorizer = encoded.tobytes(), load_colorizer(START, "cpu")
     (page,) = read_original(data, limits=PhotoLimits())
-    copy = small_copy(page.pixels, checkpoint.size)
-    (colors,) = predict_colors(network, [copy])
+    copy = small_copy(page.pixels, colorizer.size)
+    ((colors,),) = colorizer.predict([copy])
 
     def ours() -> None:
         (page,) = read_original(data, limits=PhotoLimits())
-        copy = small_copy(page.pixels, checkpoint.size)
+        copy = small_copy(page.pixels, colorizer.size)
         picture = paint(page.pixels, copy, colors)
         made = encode_picture(
             picture, ".jpg", metadata=page.metadata, quality=page.quality, software=COLORIZED
@@ -69,7 +68,7 @@ def run(work: Path, *, rounds: int) -> None:
             {
                 "ours": cpu_ms(ours),
                 "codec": cpu_ms(codec),
-                "network": cpu_ms(lambda: predict_colors(network, [copy])),
+                "network": cpu_ms(lambda: colorizer.predict([copy])),
             },
             rounds=rounds,
         )

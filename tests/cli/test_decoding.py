@@ -17,9 +17,9 @@ from cli.main import main
 from colorcore.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from colorcore.color.fit_palette import fit_palette
 from colorcore.dataset.layout import read_histogram, read_info
+from colorcore.decoding import Decoding
 from colorcore.inference.decoding_search import CHROMAS, TEMPERATURES, WIDER
 from colorcore.models import build_model
-from colorcore.models.decoding import Decoding
 from colorcore.photos.write import DRAWN, made_by
 from colorcore.recipes.recipe import parse_recipe
 

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from torch import Tensor, nn
 
 from colorcore.color.palette import Palette
+from colorcore.decoding import Decoding
 from colorcore.inference.decoding_search import grid, sweep
 from colorcore.inference.equal_colorfulness import SHARES, Reading, read_at_shares
-from colorcore.models.decoding import Decoding
 from colorcore.scores.metrics import HIGHER_IS_BETTER
 from colorcore.scores.spread import UNKNOWN, compare, spread_of
 

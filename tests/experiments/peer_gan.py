@@ -30,9 +30,9 @@ from torch.nn import functional as F
 
 from colorcore.checkpoints.checkpoint import load_checkpoint
 from colorcore.color.lab import AB_NORM, decode_lab, normalize_L
+from colorcore.decoding import Decoding
 from colorcore.inference.decoding_search import FIDELITY, sweep
 from colorcore.inference.evaluate import score_with_baselines
-from colorcore.models.decoding import Decoding
 from colorcore.recipes.recipe import Recipe, load_recipe
 from colorcore.scores.metrics import HIGHER_IS_BETTER
 from colorcore.scores.spread import spread_of

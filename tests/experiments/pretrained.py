@@ -27,8 +27,8 @@ import torch
 
 from colorcore.checkpoints.checkpoint import load_checkpoint
 from colorcore.color.bins import TEMPERATURE
+from colorcore.decoding import Decoding
 from colorcore.inference.evaluate import evaluate, score_with_baselines, statistics_for
-from colorcore.models.decoding import Decoding
 from colorcore.recipes.recipe import Recipe, load_recipe
 from colorcore.scores.signs import find_signs
 from colorcore.scores.spread import spread_of

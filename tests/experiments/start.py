@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from colorcore.checkpoints.checkpoint import Checkpoint, load_checkpoint, ship_checkpoint
 from colorcore.checkpoints.shipped import CARD, SHIPPED, START
 from colorcore.color.lab import decode_lab
+from colorcore.decoding import Decoding
 from colorcore.inference.equal_colorfulness import SHARE
 from colorcore.inference.evaluate import score_with_baselines
 from colorcore.inference.predict import predict_lab
-from colorcore.models.decoding import Decoding
 from colorcore.recipes.recipe import load_recipe
 from colorcore.scores.spread import spread_of
 from colorcore.training.fit import fit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from colorcore.models.decoding import Decoding
+from colorcore.decoding import Decoding
 from tests.experiments.equal import equal_table, parsed
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colorcore.color.pixels import luminance
-from colorcore.inference.upsampling import Upsampled
+from colorcore.colorizing.upsampling import Upsampled
 from colorcore.photos.read import PHOTO_SUFFIXES, read_photo
 from colorcore.scores.spread import spread_of
 

@@ -123,8 +123,8 @@ def deep_still(image: ImageFile, data: bytes, bits: int) -> Straight:
     return Straight(pixels_to_srgb(np.ascontiguousarray(pixels), icc), alpha)
 
 
-def straight(image: ImageFile, data: bytes) -> Straight:
-    """SRGB and alpha of any picture that Pillow has loaded.
+def straight(image: Image.Image, data: bytes) -> Straight:
+    """SRGB and alpha of any picture that Pillow has loaded; ``data`` are the bytes of its file.
 
     Raises:
         PhotoRefused: it has a mode that is no photo's.

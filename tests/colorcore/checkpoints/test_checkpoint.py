@@ -20,8 +20,8 @@ from colorcore.checkpoints.checkpoint import (
 from colorcore.checkpoints.optimizer_state import optimizer_state, restore_optimizer
 from colorcore.color.fit_palette import fit_palette
 from colorcore.color.palette import Palette
+from colorcore.decoding import Decoding
 from colorcore.models import build_model
-from colorcore.models.decoding import Decoding
 from colorcore.recipes.recipe import Recipe, load_recipe
 
 SMALL = ["model.channels=4", "model.depth=2", "optim.clip=none", "data.crop=0.5"]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from colorcore.color.lab import decode_lab
 from colorcore.color.palette import Palette
+from colorcore.decoding import Decoding
 from colorcore.drawing.front_plot import draw_front
 from colorcore.inference import decoding_search as module
 from colorcore.inference.decoding_search import (
@@ -30,7 +31,7 @@ from colorcore.inference.decoding_search import (
 from colorcore.inference.evaluate import baselines, evaluate, evaluation_for
 from colorcore.inference.predict import predict_lab
 from colorcore.models import build_model
-from colorcore.models.decoding import Decoding, own_decoding
+from colorcore.models.decoding import own_decoding
 from tests.colorcore.inference.made_up import Knows, Photos, stored_photos
 
 

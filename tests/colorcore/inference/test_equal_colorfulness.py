@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from colorcore.color.lab import decode_lab
 from colorcore.color.palette import Palette
+from colorcore.decoding import Decoding
 from colorcore.inference.decoding_search import CHROMAS, WIDER, choose_decoding, grid, sweep
 from colorcore.inference.equal_colorfulness import (
     EQUAL,
@@ -21,7 +22,6 @@ from colorcore.inference.equal_colorfulness import (
     read_at,
     read_at_shares,
 )
-from colorcore.models.decoding import Decoding
 from tests.colorcore.inference.made_up import Knows, Photos, stored_photos
 
 Front = dict[Decoding, dict[str, float]]

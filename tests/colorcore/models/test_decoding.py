@@ -11,10 +11,11 @@ from torch import nn
 
 from colorcore.color.lab import normalize_L
 from colorcore.color.palette import Palette
-from colorcore.inference.colorize import colorize
+from colorcore.colorizing.network import NetworkColorizer
+from colorcore.decoding import Decoding
 from colorcore.inference.predict import predict_lab
 from colorcore.models import build_model
-from colorcore.models.decoding import Decoding, completed, decode, own_decoding, scaled
+from colorcore.models.decoding import completed, decode, own_decoding, scaled
 
 BINS = 5
 
@@ -129,10 +130,10 @@ def test_what_is_not_said_is_the_models(bins_model):
 
 def test_a_colorized_photo_is_as_vivid_as_asked(bins_model):
     rgb = np.random.default_rng(0).integers(40, 200, (32, 48, 3), np.uint8)
-    own = colorize(bins_model, rgb, size=32)
-    assert np.array_equal(own, colorize(bins_model, rgb, size=32, decoding=Decoding(0.38)))
-    pale = colorize(bins_model, rgb, size=32, decoding=Decoding(0.38, 0.01))
+    own = NetworkColorizer(bins_model, 32).colorize(rgb)
+    assert np.array_equal(own, NetworkColorizer(bins_model, 32, Decoding(0.38)).colorize(rgb))
+    pale = NetworkColorizer(bins_model, 32, Decoding(0.38, 0.01)).colorize(rgb)
     assert np.ptp(own, axis=2).max() > 40
     assert np.ptp(pale, axis=2).max() < 4
-    hot = colorize(bins_model, rgb, size=32, decoding=Decoding(1.0))
+    hot = NetworkColorizer(bins_model, 32, Decoding(1.0)).colorize(rgb)
     assert not np.array_equal(own, hot)

@@ -15,11 +15,11 @@ from colorcore.checkpoints.checkpoint import load_checkpoint
 from colorcore.color.lab import decode_lab
 from colorcore.dataset.loader import TrainLoader
 from colorcore.dataset.samples import Samples
+from colorcore.decoding import Decoding
 from colorcore.inference.decoding_search import grid, sweep
 from colorcore.inference.equal_colorfulness import EQUAL, SHARE, read_at_shares
 from colorcore.inference.evaluate import evaluate, score_with_baselines
 from colorcore.models import MultiScaleDiscriminator, build_model
-from colorcore.models.decoding import Decoding
 from colorcore.recipes.recipe import parse_recipe
 from colorcore.recipes.schedule import lr_factor
 from colorcore.training import state as state_module

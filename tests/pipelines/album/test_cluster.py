@@ -30,7 +30,6 @@ from pipelines.album import cluster
 from pipelines.album import colorize as job
 from pipelines.album.cluster import Places, SliceJob
 from pipelines.album.colorize import colorize_photos
-from pipelines.album.painting import Network
 from pipelines.album.settings import ColorizeReport, ColorizeSettings
 from pipelines.album.slices import slice_size
 from pipelines.errors import JobError
@@ -232,14 +231,14 @@ def die_of_white(_: object, inputs: tuple[torch.Tensor]) -> None:
 
 def before_each_pass(monkeypatch: pytest.MonkeyPatch, hook: Callable[..., None]) -> None:
     """Let the job's network call a function before each of its passes, in every process."""
-    whole = job._network
+    whole = job._colorizer
 
-    def hooked(*arguments: Any) -> Network:
-        network = whole(*arguments)
-        network.model.register_forward_pre_hook(hook)
-        return network
+    def hooked(*arguments: Any) -> Any:
+        colorizer = whole(*arguments)
+        colorizer.network.register_forward_pre_hook(hook)
+        return colorizer
 
-    monkeypatch.setattr(job, "_network", hooked)
+    monkeypatch.setattr(job, "_colorizer", hooked)
 
 
 def test_a_photo_that_kills_its_process_is_refused(

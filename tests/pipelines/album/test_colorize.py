@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from cli.main import main
+from colorcore.colorizing.network import NetworkColorizer
 from colorcore.photos import write
 from colorcore.storage.location import open_store
 from colorcore.storage.locks import BusyError, claim
@@ -460,16 +461,16 @@ def test_a_disk_that_stays_full_ends_the_job_with_its_report(
 )
 @pytest.mark.parametrize(
     ("room", "where"),
-    [(painting, "read_original"), (painting, "predict_colors"), (finishing, "encode_picture")],
+    [(painting, "read_original"), (NetworkColorizer, "predict"), (finishing, "encode_picture")],
 )
 def test_a_photo_that_does_not_fit_into_memory(
-    error: Exception, room: ModuleType, where: str, model: Path, tmp_path: Path, monkeypatch
+    error: Exception, room: ModuleType | type, where: str, model: Path, tmp_path: Path, monkeypatch
 ) -> None:
     """The network tries a batch, which fails, and then each photo alone, of which one fails."""
     photos = three(tmp_path / "p")
     calls: list[object] = []
     whole = getattr(room, where)
-    failing = {1, 3} if where == "predict_colors" else {2}
+    failing = {1, 3} if where == "predict" else {2}
 
     def fails(*arguments: object, **options: object) -> object:
         calls.append(arguments)

@@ -19,7 +19,10 @@ FILE = "mlflow.db"
 
 
 def tags_in(path: Path) -> list[str]:
-    """Texts in a file that name a tag, also within a filter; docstrings do not count."""
+    """Texts in a file that name a tag, also within a filter; docstrings do not count.
+
+    Neither does an object's place, ``module:name``.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     return [
@@ -27,7 +30,7 @@ def tags_in(path: Path) -> list[str]:
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant) and id(node) not in prose
         if isinstance(node.value, str)
-        if (node.value.startswith(PREFIXES) and node.value != FILE)
+        if (node.value.startswith(PREFIXES) and node.value != FILE and ":" not in node.value)
         or "tags.`colorcore." in node.value
     ]
 

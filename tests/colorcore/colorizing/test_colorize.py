@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from skimage.color import rgb2lab
 from torch import Tensor, nn
 
-from colorcore.inference import compose as module
-from colorcore.inference.colorize import colorize
+from colorcore.colorizing import compose as module
+from colorcore.colorizing.network import NetworkColorizer
 from colorcore.models import build_model
 
 HALF_LEVEL = 0.26
@@ -18,6 +18,10 @@ GAMUT_EDGE = 0.01
 """ΔL of clipping what is left outside the gamut."""
 
 SIZES = [(64, 96), (33, 47), (32, 32), (1, 1), (1, 2), (2, 1), (3, 200), (200, 3), (10, 700)]
+
+
+def colorize(network: nn.Module, rgb: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    return NetworkColorizer(network, size).colorize(rgb)
 
 
 class Painter(nn.Module):

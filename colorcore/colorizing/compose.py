@@ -17,7 +17,7 @@ import numpy as np
 
 from colorcore.color.gamut import fit_chroma
 from colorcore.color.pixels import luminance, srgb
-from colorcore.inference.upsampling import Upsampled
+from colorcore.colorizing.upsampling import Upsampled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

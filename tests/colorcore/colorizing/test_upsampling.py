@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from colorcore.inference.upsampling import Upsampled, slopes
+from colorcore.colorizing.upsampling import Upsampled, slopes
 
 LARGE = [(64, 96), (31, 45), (200, 7), (9, 300)]
 SMALL = [(1, 1), (1, 8), (5, 8), (9, 7)]

@@ -1,0 +1,1 @@
+"""A model as a colorizer: photos in, photos in colour out, at their own resolution."""
