@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 SECTOR = 30
 """Degrees of hue per sector: sector i is from 30·i up to, not including, 30·(i + 1)."""
 SECTORS = 360 // SECTOR
+HUES = (
+    "rose", "red", "orange", "yellow", "lime", "green",
+    "teal", "cyan", "sky", "blue", "violet", "magenta",
+)  # fmt: skip
+"""What the sectors of CIELAB's hue look like."""
 NEUTRAL = "neutral"
 NAMES = (*(f"{SECTOR * i}-{SECTOR * (i + 1)}" for i in range(SECTORS)), NEUTRAL)
 

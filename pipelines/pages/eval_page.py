@@ -10,6 +10,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from colorcore.comparison.hue_errors import HUES
 from pipelines.pages.eval_charts import (
     METRICS,
     bar,
@@ -32,11 +33,6 @@ GENERATOR = "colorcore eval"
 """Names the program in the page, by which an earlier report is recognized."""
 HEAD = f'<!doctype html>\n<meta charset="utf-8">\n<meta name="generator" content="{GENERATOR}">\n'
 _EQUAL = ("psnr", "delta_e2000", "auc_balanced", "cf", "cf_gap")
-_HUE_NAMES = (
-    "rose", "red", "orange", "yellow", "lime", "green",
-    "teal", "cyan", "sky", "blue", "violet", "magenta",
-)  # fmt: skip
-"""What the twelve sectors of CIELAB's hue look like, from 0-30 degrees on."""
 _NEUTRAL = "#8c8c8c"
 QUALITY = 82
 
@@ -239,13 +235,13 @@ def _hues(
     rows = ""
     sectors = list(next(iter(hues.values())))
     for number, sector in enumerate(sectors):
-        named = number < len(_HUE_NAMES)
+        named = number < len(HUES)
         swatch = (
             '<svg class="swatch" viewBox="0 0 10 10" aria-hidden="true">'
             f'<rect width="10" height="10" rx="2" '
             f'fill="{hue_colors[number] if named else _NEUTRAL}"/></svg>'
         )
-        label = f"{_HUE_NAMES[number]}" if named else sector
+        label = f"{HUES[number]}" if named else sector
         share = next(iter(hues.values()))[sector]["share"] or 0.0
         degrees = f"{sector.replace('-', '–')}°, " if named else ""
         bars = ""
