@@ -10,7 +10,7 @@ READY  := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(TESTERS) --dist=loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test lint format bench clean
+.PHONY: help setup demo check test lint format bench docs clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -47,6 +47,10 @@ format: $(READY) ## let ruff fix and format the code
 
 bench: $(READY) ## the figures of the README, as ratios; PHOTOS=DIR ONLY='loader palette'
 	@$(BIN)/python -m tests.benchmarks $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(ONLY),--only $(ONLY))
+
+docs: $(READY) ## the documentation as a site, in build/site; warnings are errors
+	@$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/site
+	@echo "build/site/index.html"
 
 clean: ## delete caches, builds and the demo's folder
 	rm -rf demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 class Decoding:
     """How predictions become colours; the default is the model's own decoding.
 
-    temperature  of the annealed mean over bins, above 0; None is the model's own, and the only
-                 choice for a model that does not predict bins
-    chroma       factor on a and b, above 0
+    Attributes:
+        temperature: of the annealed mean over bins, above 0; None is the model's own, and the only
+            choice for a model that does not predict bins.
+        chroma: factor on a and b, above 0.
 
     Raises:
         ValueError: a value is out of range.
