@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from colorcore.color.lab import normalize_L, rgb_to_lab
-from colorcore.color.pixels import f_of_L
 from colorcore.inference.compose import blas_on_one_thread, compose
 from colorcore.inference.predict import OWN
 from colorcore.models.decoding import Decoding, decode
@@ -126,4 +125,4 @@ def paint(
     """
     if strength < 1.0:
         ab = np.float32(strength) * ab + np.float32(1.0 - strength) * lab[1:]
-    return compose(pixels, f_of_L(lab[0]), np.ascontiguousarray(ab), threads=threads)
+    return compose(pixels, lab[0], np.ascontiguousarray(ab), threads=threads)
