@@ -27,6 +27,7 @@ _NAMES = {
     "auc_balanced": "AuC bal.",
 }
 _PERCEPTUAL = {"kid_lite0": "KID Lite0 ×10³", "perceptual_lite0": "perc. Lite0"}
+_PUBLISHED = {"lpips_alex": "LPIPS Alex", "lpips_vgg": "LPIPS VGG", "fid": "FID"}
 _LIGHTNESS = {"lightness_error": "|ΔL|"}
 _FRONT = ("psnr", "delta_e2000", "auc_balanced", "cf_gap")
 _EQUAL = ("psnr", "delta_e2000", "auc_balanced", "cf", "cf_gap")
@@ -86,6 +87,21 @@ def evaluate(
             "slower.",
         ),
     ] = False,
+    lpips: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also report LPIPS: once torchvision's weights of AlexNet or VGG16, and once the "
+            "package lpips's alex.pth or vgg.pth.",
+        ),
+    ] = None,
+    fid: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also report FID, with these weights: pt_inception-2015-12-05-6726825d.pth.",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     temperature: Temperature = None,
     chroma: Chroma = None,
@@ -116,6 +132,8 @@ def evaluate(
         front=front,
         overwrite=overwrite,
         perceptual=perceptual,
+        fid=fid,
+        lpips=lpips or (),
     )
     _warn(report)
     if json:
@@ -143,6 +161,8 @@ def _warn(report: EvalReport) -> None:
 
     if report.left_out:
         show.warn(f"left out {' and '.join(_PERCEPTUAL)}: {report.left_out}")
+    if report.caution:
+        show.warn(report.caution)
     for reason, count in report.refused.items():
         show.warn(f"refused: {count} {reason}")
     for tar, detail in report.damaged.items():
@@ -206,6 +226,7 @@ def _show_scores(report: EvalReport, *, perceptual: bool) -> None:
         **_NAMES,
         **(_LIGHTNESS if outputs else {}),
         **({} if report.left_out or not perceptual else _PERCEPTUAL),
+        **{key: name for key, name in _PUBLISHED.items() if key in report.scores["grey"]},
     }
     decodings = {
         side.name: side.decoding or "as they are" for side in report.sides if report.is_comparison

@@ -1,7 +1,6 @@
 """CIELAB of photos of many megapixels, by tables: lightness of pixels, and pixels of CIELAB.
 
-Arrays are strips of a photo, small enough for a core's cache. A pixel is described by Y, its
-relative luminance 0..1, by f = (L + 16) / 116, from which L follows, and by a and b in ab units.
+Arrays are strips of a photo, small enough for a core's cache.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from colorcore.color.lab import RGB_FROM_XYZ, XYZ_FROM_RGB, light_of
+from colorcore.color.lab import XYZ_FROM_RGB
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     """(H, W, 3) sRGB or (H, W) grey."""
 
 _U16 = 65535
+_LUMINANCE = XYZ_FROM_RGB[1:2].astype(np.float32)
+"""From linear R, G and B to Y, (1, 3)."""
 
 
 def require_photo(array: NDArray[Any]) -> None:
@@ -50,53 +51,44 @@ def reduced(photo: NDArray[Any], side: int) -> NDArray[Any]:
     return np.asarray(cv2.resize(photo, size, interpolation=cv2.INTER_AREA))
 
 
-def f_of_L(L: Plane) -> Plane:
-    """F = (L + 16) / 116 of L 0..100 (CIE 15:2004, eq. 8.6)."""
-    return (L + np.float32(16.0)) / np.float32(116.0)
+def lightness(pixels: Pixels) -> Plane:
+    """L of sRGB pixels. (H, W, 3) or grey (H, W), uint8 or uint16 -> (H, W) float32, 0..100.
 
-
-def luminance(pixels: Pixels) -> tuple[Plane, Plane]:
-    """Y and f of sRGB pixels. (H, W, 3) or grey (H, W), uint8 or uint16 -> two (H, W) float32.
-
-    IEC 61966-2-1 and CIE 15:2004, eq. 8.4 and 8.7. f is within 1e-5 of exact (L within .001) for 16
-    bits, within 6e-5 (L within .007) for 8, whose own steps are 50 times as large.
+    IEC 61966-2-1 and CIE 15:2004, eq. 8.3 and 8.4. L is within .001 of exact for 16 bits, within
+    .007 for 8, whose own steps are 50 times as large.
     """
     import cv2
 
+    linear, L = _tables(pixels.dtype.itemsize)
     if pixels.ndim == 2:
-        linear, f = _grey_tables(pixels.dtype.itemsize)
-        return _plane(cv2.LUT(pixels, linear)), _plane(cv2.LUT(pixels, f))
-    linear, _ = _grey_tables(pixels.dtype.itemsize)
-    Y = _plane(cv2.transform(cv2.LUT(pixels, linear), XYZ_FROM_RGB[1:2].astype(np.float32)))
+        return _plane(cv2.LUT(pixels, L))
+    light = cv2.LUT(pixels, linear)
     if pixels.dtype == np.uint16:
-        return Y, _f_of(Y)
-    return Y, _plane(cv2.LUT(_rounded(Y * np.float32(_U16)), _grey_f()))
+        return _L_of(_plane(cv2.transform(light, _LUMINANCE)))
+    # In steps of 16 bits, with the half that makes truncation round.
+    steps = cv2.transform(light, np.append(_LUMINANCE * _U16, 0.5)[None])
+    return _plane(cv2.LUT(_plane(steps).astype(np.uint16), _L_by_step()))
 
 
-def srgb(Y: Plane, f: Plane, a: Plane, b: Plane, out: Pixels) -> None:
-    """SRGB of pixels of CIELAB, clipped and rounded. Four (H, W) float32 -> ``out`` (H, W, 3).
+def srgb(L: Plane, a: Plane, b: Plane, out: Pixels) -> None:
+    """SRGB of pixels of CIELAB, clipped and rounded. Three (H, W) float32 -> ``out`` (H, W, 3).
 
-    ``out`` is uint8 or uint16, contiguous. a and b are used up.
+    ``out`` is uint8 or uint16, contiguous.
     """
     import cv2
 
-    a /= np.float32(500.0)
-    a += f
-    b /= np.float32(-200.0)
-    b += f
-    xyz = cv2.merge([light_of(a), Y, light_of(b)])
+    linear = _plane(cv2.cvtColor(cv2.merge([L, a, b]), cv2.COLOR_LAB2LRGB))  # clipped to 0..1
     if out.dtype == np.uint8:
-        linear = _plane(cv2.transform(xyz, (RGB_FROM_XYZ * _U16).astype(np.float32)))
-        cv2.LUT(_rounded(linear), _srgb_table(), dst=out)
+        linear *= np.float32(_U16)
+        cv2.LUT(linear.astype(np.uint16), _srgb_by_step(), dst=out)
         return
-    linear = _plane(cv2.transform(xyz, RGB_FROM_XYZ.astype(np.float32)))
-    np.clip(linear, 0.0, 1.0, out=linear)
     curved = _plane(cv2.pow(linear, 1 / 2.4))
     curved *= np.float32(1.055)
     curved -= np.float32(0.055)
     np.copyto(curved, linear * np.float32(12.92), where=linear <= np.float32(0.0031308))
     curved *= np.float32(_U16)
-    out[...] = _rounded(curved)
+    curved += np.float32(0.5)
+    out[...] = curved.astype(np.uint16)
 
 
 def _plane(made: Any) -> Plane:
@@ -104,37 +96,31 @@ def _plane(made: Any) -> Plane:
     return np.asarray(made, np.float32)
 
 
-def _rounded(values: Plane) -> NDArray[np.uint16]:
-    """Rounded to nearest and clipped to 0..65535; ``values`` are used up."""
-    values += np.float32(0.5)
-    np.clip(values, 0.0, _U16, out=values)
-    return values.astype(np.uint16)
-
-
-def _f_of(light: Plane) -> Plane:
-    f = np.cbrt(light)
-    dark = light <= np.float32(216 / 24389)
-    np.copyto(f, light * np.float32(841 / 108) + np.float32(16 / 116), where=dark)
-    return f
+def _L_of(Y: Plane) -> Plane:
+    L = np.cbrt(Y)
+    L *= np.float32(116.0)
+    L -= np.float32(16.0)
+    np.copyto(L, Y * np.float32(24389 / 27), where=np.float32(216 / 24389) >= Y)
+    return L
 
 
 @cache
-def _grey_tables(item: int) -> tuple[Plane, Plane]:
-    """Y and f of grey by its value, of 1 or 2 bytes."""
+def _tables(item: int) -> tuple[Plane, Plane]:
+    """Linear light and L of grey by its value, of 1 or 2 bytes."""
     value = np.linspace(0.0, 1.0, 1 << 8 * item)
     linear = np.where(value > 0.04045, ((value + 0.055) / 1.055) ** 2.4, value / 12.92)
-    return linear.astype(np.float32), _f_of(linear.astype(np.float32))
+    return linear.astype(np.float32), _L_of(linear.astype(np.float32))
 
 
 @cache
-def _grey_f() -> Plane:
-    """F of light in steps of 16 bits."""
-    return _f_of(np.linspace(0.0, 1.0, _U16 + 1, dtype=np.float32))
+def _L_by_step() -> Plane:
+    """L by luminance in steps of 16 bits."""
+    return _L_of(np.linspace(0.0, 1.0, _U16 + 1, dtype=np.float32))
 
 
 @cache
-def _srgb_table() -> NDArray[np.uint8]:
-    """The 8-bit sRGB value of linear light in steps of 16 bits."""
-    linear = np.linspace(0.0, 1.0, _U16 + 1)
+def _srgb_by_step() -> NDArray[np.uint8]:
+    """The 8-bit sRGB value of linear light, truncated to 16 bits: that of the middle of a step."""
+    linear = ((np.arange(_U16 + 1) + 0.5) / _U16).clip(0.0, 1.0)
     curved = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     return np.rint(curved * 255.0).astype(np.uint8)

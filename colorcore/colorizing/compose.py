@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from colorcore.color.gamut import fit_chroma
-from colorcore.color.pixels import luminance, srgb
+from colorcore.color.pixels import lightness, srgb
 from colorcore.colorizing.upsampling import Upsampled
 
 if TYPE_CHECKING:
@@ -46,25 +46,25 @@ def _blas() -> Any:
     return ThreadpoolController()
 
 
-def compose(pixels: Pixels, f: Plane, ab: NDArray[np.float32], *, threads: int = 1) -> Pixels:
+def compose(pixels: Pixels, L: Plane, ab: NDArray[np.float32], *, threads: int = 1) -> Pixels:
     """A photo with the colours of its small copy, and its own lightness.
 
-    pixels (H, W, 3) sRGB or (H, W) grey, uint8 or uint16; f (h, w), which is (L + 16) / 116, and ab
-    (2, h, w), in ab units, are those of the small copy. Strips are shared by ``threads``.
+    pixels (H, W, 3) sRGB or (H, W) grey, uint8 or uint16; L (h, w), 0..100, and ab (2, h, w), in
+    ab units, are those of the small copy. Strips are shared by ``threads``.
     Returns (H, W, 3) sRGB of the same type. L differs by rounding, and by at most .01 where chroma
     had to be reduced to what sRGB can show.
     """
     height, width = pixels.shape[:2]
     out = np.empty((height, width, 3), pixels.dtype)
-    colors = Upsampled(f, ab, height, width)
+    colors = Upsampled(L, ab, height, width)
     rows = max(1, STRIP_PIXELS // width)
 
     def strip(top: int) -> None:
         part = np.s_[top : top + rows]
-        Y, own_f = luminance(pixels[part])
-        a, b = colors.strip(own_f, top)
-        fit_chroma(own_f, a, b)
-        srgb(Y, own_f, a, b, out[part])
+        own_L = lightness(pixels[part])
+        a, b = colors.strip(own_L, top)
+        fit_chroma(own_L, a, b)
+        srgb(own_L, a, b, out[part])
 
     tops = range(0, height, rows)
     if threads == 1:

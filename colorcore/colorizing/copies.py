@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from colorcore.color.lab import lab_of_srgb
-from colorcore.color.pixels import f_of_L
 from colorcore.colorizing.compose import compose
 
 if TYPE_CHECKING:
@@ -83,4 +82,4 @@ def paint(
     """
     if strength < 1.0:
         ab = np.float32(strength) * ab + np.float32(1.0 - strength) * copy[1:]
-    return compose(pixels, f_of_L(copy[0]), np.ascontiguousarray(ab), threads=threads)
+    return compose(pixels, copy[0], np.ascontiguousarray(ab), threads=threads)

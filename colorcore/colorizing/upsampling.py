@@ -6,7 +6,7 @@ and ab, fitted around each small pixel as in the guided filter (He, Sun and Tang
 on the small copy as in its fast form (He and Sun 2015), moves the colours to where the photo's own
 edges are:
 
-    ab = cubic(ab_small) + cubic(slope) · (f - cubic(f_small))
+    ab = cubic(ab_small) + cubic(slope) · (L - cubic(L_small))
 
 with the products taken between rows of the small copy, after it was made wide. Unlike the filter
 itself this adds only what the small copy cannot show, and leaves everything else as predicted.
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
     Plane = NDArray[np.float32]
 
-EPSILON = 0.015
-"""What is added to the variance of f around a pixel: edges of less than √EPSILON hardly count."""
+EPSILON = 200.0
+"""What is added to the variance of L around a pixel: edges of less than √EPSILON hardly count."""
 _CUBIC = -0.75
 """The parameter a of Keys's (1981) kernel, as in OpenCV's resize."""
 _SHRINK = 3
 """OpenCV's INTER_AREA, which is imported inside functions."""
 
 
-def slopes(f: Plane, ab: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How ab changes with lightness around each pixel. f (h, w), ab (2, h, w) -> (2, h, w).
+def slopes(L: Plane, ab: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How ab changes with L around each pixel. L (h, w), ab (2, h, w) -> (2, h, w).
 
     The slope of a ridge regression over 3 x 3 pixels, averaged over 3 x 3 such windows.
     """
@@ -43,43 +43,46 @@ def slopes(f: Plane, ab: NDArray[np.float32]) -> NDArray[np.float32]:
         blurred = cv2.boxFilter(plane, -1, (3, 3), borderType=cv2.BORDER_REFLECT)
         return np.asarray(blurred, np.float32)
 
-    mean_f = mean(f)
-    variance = mean(f * f) - mean_f * mean_f + np.float32(EPSILON)
-    return np.stack([mean((mean(f * c) - mean_f * mean(c)) / variance) for c in ab])
+    mean_L = mean(L)
+    variance = mean(L * L) - mean_L * mean_L + np.float32(EPSILON)
+    return np.stack([mean((mean(L * c) - mean_L * mean(c)) / variance) for c in ab])
 
 
 class Upsampled:
     """ab of a small copy at the photo's size, strip by strip.
 
-    f (h, w) and ab (2, h, w), ab units, are the small copy's; ``height`` and ``width`` the photo's.
+    L (h, w), 0..100, and ab (2, h, w), ab units, are the small copy's; ``height`` and ``width`` the
+    photo's.
     """
 
-    def __init__(self, f: Plane, ab: NDArray[np.float32], height: int, width: int) -> None:
+    def __init__(self, L: Plane, ab: NDArray[np.float32], height: int, width: int) -> None:
         import cv2
 
-        planes = np.stack([f, *ab, *slopes(f, ab)])
-        h, w = min(f.shape[0], height), min(f.shape[1], width)
-        if (h, w) != f.shape:  # the photo is smaller than the network's copy
+        planes = np.stack([L, *ab, *slopes(L, ab)])
+        h, w = min(L.shape[0], height), min(L.shape[1], width)
+        if (h, w) != L.shape:  # the photo is smaller than the network's copy
             planes = np.stack([cv2.resize(each, (w, h), interpolation=_SHRINK) for each in planes])
         # Wide now, high later: a strip of the photo needs few of these rows.
         wide = np.asarray(
             cv2.resize(planes.reshape(-1, w), (width, 5 * h), interpolation=cv2.INTER_CUBIC)
         ).reshape(5, h, width)
         wide[1:3] -= wide[3:] * wide[0]
-        self._rows = np.ascontiguousarray(wide[1:].transpose(1, 0, 2)).reshape(h, -1)
+        self._rows = wide[1:]
         self._taps, self._weights = _cubic(h, height)
-        self._width = width
 
-    def strip(self, f: Plane, top: int) -> tuple[Plane, Plane]:
-        """The a and b (rows, width) from row ``top`` on; the photo's own f is (rows, width)."""
-        taps, weights = self._taps[top : top + len(f)], self._weights[top : top + len(f)]
+    def strip(self, L: Plane, top: int) -> tuple[Plane, Plane]:
+        """The a and b (rows, width) from row ``top`` on; the photo's own L is (rows, width)."""
+        taps, weights = self._taps[top : top + len(L)], self._weights[top : top + len(L)]
         first = int(taps[0, 0])
-        some = np.zeros((len(f), int(taps[-1, -1]) - first + 1), np.float32)
-        np.add.at(some, (np.arange(len(f))[:, None], taps - first), weights)
-        rows = (some @ self._rows[first : first + some.shape[1]]).reshape(len(f), 4, self._width)
-        a, b = f * rows[:, 2], f * rows[:, 3]
-        a += rows[:, 0]
-        b += rows[:, 1]
+        some = np.zeros((len(L), int(taps[-1, -1]) - first + 1), np.float32)
+        np.add.at(some, (np.arange(len(L))[:, None], taps - first), weights)
+        rows = self._rows[:, first : first + some.shape[1]]
+        # One plane at a time: together they would not stay in a core's cache.
+        a, b = some @ rows[2], some @ rows[3]
+        a *= L
+        a += some @ rows[0]
+        b *= L
+        b += some @ rows[1]
         return a, b
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import pickle
 import tempfile
 import urllib.request
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from colorcore.blocks.features import enlarged
+from colorcore.blocks.weight_files import WeightsError, load_weights, read_weights
 from colorcore.losses.term import LossError
 
 if TYPE_CHECKING:
@@ -177,17 +177,11 @@ def load_extractor(net: str, weights: str = "") -> Extractor:
     """
     extractor = Extractor(net)
     path = Path(weights).expanduser() if weights else official_weights(net)
-    state = _read(path, net)
-    wanted = extractor.state_dict()
-    for name, value in wanted.items():
-        found = state.get(name)
-        if not isinstance(found, torch.Tensor) or found.shape != value.shape:
-            shape = tuple(found.shape) if isinstance(found, torch.Tensor) else "none"
-            raise LossError(
-                f"{path} is not torchvision's {net}: expected {name} of shape "
-                f"{tuple(value.shape)}, found {shape}"
-            )
-    extractor.load_state_dict({name: state[name] for name in wanted})
+    try:
+        state = read_weights(path, f"torchvision's weights of {net}")
+        load_weights(extractor, state, path, f"torchvision's {net}")
+    except WeightsError as error:
+        raise LossError(str(error)) from error
     return extractor.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
@@ -262,29 +256,3 @@ def fetch(address: str, path: Path, prefix: str) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read(path: Path, net: str) -> dict[str, Tensor]:
-    """The tensors of a file of weights, on the CPU.
-
-    Raises:
-        LossError: there is no such file, or it does not hold tensors by name.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise LossError(f"expected the weights of {net} in {path}, found no such file") from error
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        line = str(error).partition("\n")[0]
-        raise LossError(
-            f"cannot read {path}: {line}; expected torchvision's weights of {net} "
-            "as .pth or .safetensors"
-        ) from error
-    if not isinstance(state, dict):
-        raise LossError(f"expected tensors by name in {path}, found {type(state).__name__}")
-    return state

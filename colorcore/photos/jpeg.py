@@ -1,4 +1,4 @@
-"""A JPEG's header and pixels: the marker walk, and OpenCV's decoder at full or reduced size."""
+"""A JPEG's header and pixels: the marker walk, and decoders at full or reduced size."""
 
 from __future__ import annotations
 
@@ -189,7 +189,27 @@ def decode_jpeg(data: bytes, factor: int) -> NDArray[np.uint8] | None:
     return None if picture is None else np.asarray(picture, np.uint8)
 
 
-def decode_grey_jpeg(data: bytes) -> NDArray[np.uint8] | None:
+def decode_whole_jpeg(data: bytes, header: JpegHeader) -> NDArray[np.uint8] | None:
+    """A common JPEG of one or three components as stored: (H, W) grey or (H, W, 3) RGB, uint8.
+
+    None if it cannot be decoded. imagecodecs writes into an array of NumPy's, whose large pages
+    spare the system a quarter of the CPU time that OpenCV's decoder takes; where it stops at a
+    damaged place, OpenCV continues. Both are libjpeg-turbo, with the same pixels.
+    """
+    import imagecodecs
+
+    grey = header.components == 1
+    pixels = np.empty(
+        (header.height, header.width) if grey else (header.height, header.width, 3), np.uint8
+    )
+    try:
+        imagecodecs.jpeg8_decode(data, outcolorspace="GRAYSCALE" if grey else "RGB", out=pixels)
+    except (imagecodecs.Jpeg8Error, ValueError):
+        return _decode_grey_jpeg(data) if grey else decode_jpeg(data, 1)
+    return pixels
+
+
+def _decode_grey_jpeg(data: bytes) -> NDArray[np.uint8] | None:
     """The lightness of a JPEG of one component as stored, (H, W) uint8; None as above."""
     flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)

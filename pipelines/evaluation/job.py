@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from colorcore.blocks.weight_files import WeightsError
 from colorcore.color.lab import decode_lab
 from colorcore.comparison.per_photo import PerPhoto
+from colorcore.comparison.published import PublishedScores
 from colorcore.drawing.triptychs import rows_of_photos
 from colorcore.inference.evaluate import BASELINES, baselines, evaluation_for, statistics_for
 from colorcore.photos.write import DRAWN, save_picture
@@ -57,6 +59,8 @@ def evaluate_model(
     front: Path | None = None,
     overwrite: bool = False,
     perceptual: bool = False,
+    fid: Path | None = None,
+    lpips: Sequence[Path] = (),
 ) -> EvalReport:
     """Score a model on a dataset's validation split or on photos (folders, tars, patterns).
 
@@ -69,14 +73,16 @@ def evaluate_model(
     ``temperature`` and ``chroma`` replace those of the checkpoints. ``front`` scores a grid of
     other settings as well and receives their plot. These files may be earlier ones; other files are
     replaced only with ``overwrite``, and photos never. ``perceptual`` adds the scores of
-    :class:`PerceptualScores`, or the reason why their network is missing.
+    :class:`PerceptualScores`, or the reason why their network is missing. ``fid`` is the file of
+    FID's network, and ``lpips`` are those of LPIPS's, see :class:`PublishedScores`.
 
     Raises:
         CheckpointError, DatasetError: a checkpoint is missing, or the dataset is damaged.
         WrongCallError: ``photos`` does not exist, has smaller samples than a model's, or has a
             dataset among several places; a model has no such setting; a folder of ``against`` is
-            missing, empty or the photos' own; ``front`` does not end in .png; or there is a file
-            to be written, and it is no earlier one.
+            missing, empty or the photos' own; ``front`` does not end in .png; a file of weights is
+            missing or of another network; or there is a file to be written, and it is no earlier
+            one.
         JobError: no photo could be read, or none that all sides have, or one of several places
             holds none.
     """
@@ -95,9 +101,19 @@ def evaluate_model(
         alone=not others and not against,
     )
     folders = _open_folders(against, places, [each.name for each in models])
+    sides = (*BASELINES, *(each.name for each in models), *(each.name for each in folders))
+    published = _published(sides, fid, lpips, place)
     size = max(each.checkpoint.size for each in models)
     photo_set = _photo_set(places, folders, size)
-    job = _Job(models, folders, place, size, perceptual=perceptual, details=html is not None)
+    job = _Job(
+        models,
+        folders,
+        place,
+        size,
+        perceptual=perceptual,
+        published=published,
+        details=html is not None,
+    )
     report = job.report
     report.picture, report.html, report.front_picture = picture, html, front
     fronts = FrontScores(models[0], job.palette) if front and not report.is_comparison else None
@@ -144,6 +160,7 @@ class _Job:
         size: int,
         *,
         perceptual: bool,
+        published: PublishedScores | None,
         details: bool,
     ) -> None:
         first = models[0].checkpoint
@@ -166,6 +183,7 @@ class _Job:
             for each in models
         ] + [SideReport(each.name, "outputs", each.folder, outputs=each) for each in folders]
         self._perceptual = self._perceptual_scores(names) if perceptual else None
+        self._published = published
         self.details = Details(models, list(self._folders), device) if details else None
 
     def _perceptual_scores(self, names: Sequence[str]) -> PerceptualScores | None:
@@ -192,6 +210,8 @@ class _Job:
         self.table.add([photo.name for photo in photos], values_of_all)
         if self._perceptual is not None:
             self._perceptual.add({name: each.lab for name, each in answers.items()}, lab)
+        if self._published is not None:
+            self._published.add({name: each.lab for name, each in answers.items()}, lab)
         if self.details is not None:
             self.details.update(photos, answers, lab, self.table, values_of_all)
         if self.report.is_comparison:
@@ -211,6 +231,10 @@ class _Job:
         report.scores = {name: each.compute() for name, each in self._evaluations.items()}
         for name, scores in self._perceptual.compute().items() if self._perceptual else ():
             report.scores[name].update(scores)
+        if self._published is not None:
+            for name, scores in self._published.compute().items():
+                report.scores[name].update(scores)
+            report.caution = self._published.caution
         pairs = list(combinations(self._sides, 2)) or [(self._sides[0], name) for name in BASELINES]
         report.intervals, report.differences = self.table.compare(pairs)
         for side in report.sides:
@@ -255,6 +279,22 @@ class _Job:
         lab = decode_lab(stacked(self._first).to(self._device))
         answers = self._answers(self._first, lab)
         return rows_of_photos([answers[name].lab for name in self._sides], lab)
+
+
+def _published(
+    names: Sequence[str], fid: Path | None, lpips: Sequence[Path], device: str
+) -> PublishedScores | None:
+    """Scores by weights of the user's; None without any.
+
+    Raises:
+        WrongCallError: a file is missing, or holds something else.
+    """
+    if fid is None and not lpips:
+        return None
+    try:
+        return PublishedScores(names, fid=fid, lpips=lpips, device=device)
+    except WeightsError as error:
+        raise WrongCallError(str(error)) from error
 
 
 def _open_folders(

@@ -90,6 +90,7 @@ class EvalReport:
     size         pixels per side at which all were scored
     excluded     photos that were left out because a side has no output of them
     left_out     why the perceptual scores that were asked for are missing; "" if they are not
+    caution      what to know before FID is believed; "" if there is nothing
     refused      number of refused photos, by reason
     damaged      damaged tars, each with what is wrong
     skipped      files that are not photos, by kind
@@ -117,6 +118,7 @@ class EvalReport:
     details: dict[str, Any] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
     left_out: str = ""
+    caution: str = ""
 
     @property
     def is_comparison(self) -> bool:
@@ -166,6 +168,8 @@ def record_of(report: EvalReport) -> dict[str, Any]:
     }
     if report.left_out:
         record["left_out"] = report.left_out
+    if report.caution:
+        record["caution"] = report.caution
     if report.front:
         record |= {"front": front_rows(report.front), "equal_cf": _readings(report.front)}
     if report.equal:

@@ -19,6 +19,9 @@ METRICS = {
     "lightness_error": ("mean |ΔL|", False),
     "kid_lite0": ("KID Lite0 ×10³", False),
     "perceptual_lite0": ("perceptual Lite0", False),
+    "lpips_alex": ("LPIPS Alex", False),
+    "lpips_vgg": ("LPIPS VGG", False),
+    "fid": ("FID", False),
 }
 """Titles of scores, and whether more is better; None: neither."""
 SIDE = 400

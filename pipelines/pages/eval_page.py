@@ -126,9 +126,10 @@ def _scores(record: Mapping[str, Any], colors: Mapping[str, str]) -> str:
         if has_intervals
         else "One photo has no intervals. "
     )
+    caution = f" {text_of(record['caution'])}." if "caution" in record else ""
     return (
         "<h2>Scores</h2>"
-        f"<p>Means over photos. {note}Best of the compared sides in bold.</p>"
+        f"<p>Means over photos. {note}Best of the compared sides in bold.{caution}</p>"
         + score_table(
             metrics,
             {name: (row, record["intervals"].get(name, {})) for name, row in scores.items()},

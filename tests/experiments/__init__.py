@@ -10,6 +10,7 @@ colored    how often `cc colorize` mistakes grey photos for coloured ones, and t
 upsampling what guidance by lightness gains at edges: docs/colorizing.md
 killed     `cc colorize` of any folder, killed at random moments and run again
 features   what KID and the perceptual distance see of changed colours: docs/training.md
+published  what other programs say of LPIPS and FID: values in tests/colorcore
 equal      the sides of all of these at equal colourfulness, with their spread over seeds
 photos     the dataset and the held-out photos that they share
 scale      the driver and the loader at 10⁹ photos: docs/scale.md

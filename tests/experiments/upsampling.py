@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from colorcore.color.pixels import luminance
+from colorcore.color.pixels import lightness
 from colorcore.colorizing.upsampling import Upsampled
 from colorcore.photos.read import PHOTO_SUFFIXES, read_photo
 from colorcore.scores.spread import spread_of
@@ -54,8 +54,8 @@ def errors_of(rgb: NDArray[np.uint8], side: int) -> dict[str, tuple[float, float
     size = round(width * scale), round(height * scale)
     small = np.asarray(cv2.resize(lab, size, interpolation=cv2.INTER_AREA), np.float32)
     ab = np.ascontiguousarray(small[..., 1:].transpose(2, 0, 1))
-    f = (small[..., 0] + 16) / 116
-    guided = Upsampled(f.astype(np.float32), ab, height, width).strip(luminance(rgb)[1], 0)
+    L = np.ascontiguousarray(small[..., 0])
+    guided = Upsampled(L, ab, height, width).strip(lightness(rgb), 0)
     made = {
         "bilinear": cv2.resize(small[..., 1:], (width, height), interpolation=cv2.INTER_LINEAR),
         "bicubic": cv2.resize(small[..., 1:], (width, height), interpolation=cv2.INTER_CUBIC),

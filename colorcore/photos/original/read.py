@@ -5,7 +5,7 @@ Unlike :func:`colorcore.photos.read.read_photo`, which prepares millions of phot
 bits where the file has them, grey as grey, transparency, EXIF, XMP, IPTC, resolution, and a JPEG's
 own quality. It has the same limits and the same refusals.
 
-``JPEG``         OpenCV; CMYK and what is rare: Pillow
+``JPEG``         imagecodecs; damaged: OpenCV; CMYK and what is rare: Pillow
 ``PNG``          Pillow; 16 bits: OpenCV
 ``TIFF``         tifffile; palettes, bits and JPEG in TIFF: Pillow
 ``PGM, PPM``     :mod:`colorcore.photos.original.netpbm`
@@ -33,8 +33,7 @@ from colorcore.photos.containers import exif_orientation, is_lossless_webp, webp
 from colorcore.photos.jpeg import (
     JpegQuality,
     check_jpeg_end,
-    decode_grey_jpeg,
-    decode_jpeg,
+    decode_whole_jpeg,
     jpeg_header,
     jpeg_quality,
 )
@@ -202,7 +201,7 @@ def _read_jpeg(data: bytes, limits: PhotoLimits) -> Original:
     check_limits(header.width, header.height, limits)
     check_jpeg_end(data, header)
     if header.common and header.components in {1, 3}:
-        decoded = decode_grey_jpeg(data) if header.components == 1 else decode_jpeg(data, 1)
+        decoded = decode_whole_jpeg(data, header)
         if decoded is None or decoded.shape[:2] != (header.height, header.width):
             got = "no picture" if decoded is None else str(decoded.shape[:2])
             detail = f"expected a JPEG of {(header.height, header.width)}, got {got}"

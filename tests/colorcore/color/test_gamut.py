@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from skimage.color import lab2xyz, xyz2lab
 
-from colorcore.color.gamut import fit_chroma
+from colorcore.color.gamut import _sure_chroma, fit_chroma
 
 COLORS = 200_000
 RGB_FROM_XYZ = np.linalg.inv(
@@ -40,8 +40,8 @@ def edge(L: NDArray, hue: NDArray) -> NDArray:
 
 
 def fitted(L: NDArray, a: NDArray, b: NDArray) -> tuple[NDArray, NDArray]:
-    f, a, b = (np.float32(each).reshape(-1, 100) for each in ((L + 16) / 116, a, b))
-    fit_chroma(f, a, b)
+    L, a, b = (np.float32(each).reshape(-1, 100) for each in (L, a, b))
+    fit_chroma(L, a, b)
     return a.reshape(-1), b.reshape(-1)
 
 
@@ -97,16 +97,51 @@ def test_colours_of_srgb_stay(colors: tuple[NDArray, NDArray]):
 
 
 def test_a_strip_may_be_wider_than_the_table_is_read_at_once():
-    f = np.full((1, 70_000), 0.5, np.float32)
-    a, b = np.full_like(f, 90.0), np.full_like(f, 90.0)
-    fit_chroma(f, a, b)
+    L = np.full((1, 70_000), 42.0, np.float32)
+    a, b = np.full_like(L, 90.0), np.full_like(L, 90.0)
+    fit_chroma(L, a, b)
     assert np.ptp(a) == np.ptp(b) == 0.0
     assert 0 < a[0, 0] < 90
 
 
 @pytest.mark.parametrize("L", [0.0, 100.0])
 def test_black_and_white_are_neutral(L: float):
-    f = np.full((1, 1), (L + 16) / 116, np.float32)
-    a, b = np.full_like(f, 60.0), np.full_like(f, -60.0)
-    fit_chroma(f, a, b)
+    plane = np.full((1, 1), L, np.float32)
+    a, b = np.full_like(plane, 60.0), np.full_like(plane, -60.0)
+    fit_chroma(plane, a, b)
     assert np.hypot(a, b).item() < 0.05
+
+
+def test_grey_stays_grey_at_black_and_white():
+    L = np.float32([[0.0, 0.0, 50.0, 100.0]])
+    a, b = np.float32([[0.0, 0.0, 60.0, 0.0]]), np.zeros((1, 4), np.float32)
+    fit_chroma(L, a, b)
+    np.testing.assert_array_equal(a[0, [0, 1, 3]], 0.0)
+    np.testing.assert_array_equal(b, 0.0)
+
+
+@pytest.mark.parametrize("vivid", [0.0, 0.01, 0.3, 0.6, 1.0])
+def test_a_colour_is_fitted_alike_among_few_and_many_that_do_not_fit(vivid: float):
+    """Few are picked out and looked up; many are looked up with the others."""
+    rng = np.random.default_rng(3)
+    L = np.float32(rng.uniform(20, 90, (37, 501)))
+    scale = np.where(rng.random(L.shape) < vivid, 150.0, 5.0)
+    angle = rng.uniform(0, 2 * np.pi, L.shape)
+    a, b = np.float32(scale * np.cos(angle)), np.float32(scale * np.sin(angle))
+    alone = a.copy(), b.copy()
+    for y in range(len(L)):
+        for x in range(0, L.shape[1], 100):
+            part = np.s_[y : y + 1, x : x + 1]
+            one = tuple(plane[part].copy() for plane in (L, *alone))
+            fit_chroma(*one)
+            alone[0][part], alone[1][part] = one[1:]
+    fit_chroma(L, a, b)
+    np.testing.assert_allclose(a[:, ::100], alone[0][:, ::100], atol=1e-4)
+    np.testing.assert_allclose(b[:, ::100], alone[1][:, ::100], atol=1e-4)
+
+
+def test_chroma_that_is_not_looked_up_fits_for_every_hue():
+    L, hue = np.meshgrid(np.linspace(0, 100, 2001), np.linspace(0, 2 * np.pi, 361))
+    sure = _sure_chroma()[np.float32(L).astype(np.uint8)]
+    assert (sure <= edge(L, hue) + 0.01).all()
+    assert sure[:, 1400].min() > 37  # at L 70, the lightest that is far from white

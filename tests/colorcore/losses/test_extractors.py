@@ -114,7 +114,11 @@ def write(path, what):
 @pytest.mark.parametrize(
     ("what", "suffix", "message"),
     [
-        ("nothing", "safetensors", "expected the weights of vgg16 in .*, found no such file"),
+        (
+            "nothing",
+            "safetensors",
+            "expected torchvision.s weights of vgg16 in .*, found no such file",
+        ),
         ("text", "safetensors", "cannot read .*expected torchvision's weights of vgg16"),
         ("text", "pth", "cannot read .*expected torchvision's weights of vgg16"),
         ("code", "pth", "cannot read .*expected torchvision's weights of vgg16"),

@@ -229,6 +229,27 @@ def test_a_grey_jpeg_is_grey_and_a_colour_one_is_as_for_training():
         np.testing.assert_array_equal(only(WHOLE[name]).pixels, read_photo(WHOLE[name]).rgb)
 
 
+def test_a_jpeg_with_a_damaged_middle_is_read_as_opencv_reads_it():
+    data = bytearray(encode("JPEG", SCENE, quality=90))
+    middle = len(data) * 2 // 3
+    data[middle : middle + 2] = b"\xff\x14"  # no marker that libjpeg knows
+    with pytest.raises(imagecodecs.Jpeg8Error):
+        imagecodecs.jpeg8_decode(bytes(data))
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    np.testing.assert_array_equal(only(bytes(data)).pixels, expected)
+
+
+@given(data=damaged({name: WHOLE[name] for name in ("jpeg", "jpeg progressive")}))
+@HUNDREDS
+def test_damaged_jpegs_have_the_pixels_that_opencv_finds(data: bytes):
+    with contextlib.suppress(PhotoRefused):
+        found = only(data).pixels
+        flag = cv2.IMREAD_GRAYSCALE if found.ndim == 2 else cv2.IMREAD_COLOR_RGB
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+        if decoded is not None:
+            np.testing.assert_array_equal(found, decoded)
+
+
 @pytest.mark.parametrize("name", WHOLE)
 def test_the_reader_for_training_sees_the_same(name):
     original = only(WHOLE[name])

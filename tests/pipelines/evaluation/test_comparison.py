@@ -22,6 +22,7 @@ from pipelines.errors import JobError, WrongCallError
 from pipelines.evaluation.job import evaluate_model
 from pipelines.evaluation.report import EvalReport, record_of
 from pipelines.evaluation.sides import names_for
+from tests.colorcore.comparison.made_up import weight_files
 from tests.conftest import jpeg, scene
 
 PHOTOS = 10
@@ -281,6 +282,57 @@ def test_perceptual_scores_for_every_side(models: Path, photos: Path) -> None:
         assert report.scores["copy"][key] == pytest.approx(0, abs=1e-5)
         assert report.scores["other"][key] == pytest.approx(alone.scores["model"][key], rel=1e-3)
         assert report.scores["one"][key] != report.scores["other"][key]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return weight_files(tmp_path_factory.mktemp("weights"))
+
+
+def test_lpips_for_every_side(
+    models: Path, photos: Path, weights: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["cc", "eval", str(models / "one"), str(photos / "in"), f"--against={photos / 'copy'}"]
+    files = [f"--lpips={weights[name]}" for name in ("alex", "alex linear")]
+    assert main([*call, *files, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert "caution" not in found
+    scores = {name: row["lpips_alex"] for name, row in found["scores"].items()}
+    assert set(scores) == {"grey", "constant", "one", "copy"}
+    assert scores["copy"] == pytest.approx(0, abs=1e-6)
+    assert 0 < scores["one"] != scores["grey"] > 0
+    assert main([*call, *files]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[-3:-1] == ["LPIPS", "Alex"]
+    assert main([*call, files[0]]) == 2
+    error = capsys.readouterr().err
+    assert "error: LPIPS of alex needs two files: next to" in error
+    assert main([*call, f"--fid={weights['alex']}"]) == 2
+    assert "alex.pth is not FID's Inception-v3" in capsys.readouterr().err
+    assert main([*call, f"--fid={weights['alex']}.no"]) == 2
+    assert "found no such file" in capsys.readouterr().err
+
+
+@pytest.mark.slow  # an Inception-v3 on ten photos of four sides
+def test_fid_for_every_side_with_its_caution(
+    models: Path,
+    photos: Path,
+    weights: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = tmp_path / "page.html"
+    call = ["cc", "eval", str(models / "one"), str(photos / "in"), f"--against={photos / 'copy'}"]
+    assert main([*call, f"--fid={weights['fid']}", f"--html={page}", "--json"]) == 0
+    shown = capsys.readouterr()
+    caution = f"FID of {PHOTOS} photos is biased (with 2,048 or fewer"
+    assert caution in shown.err
+    assert caution in page.read_text()
+    assert "<th>FID</th>" in page.read_text()
+    found = json.loads(shown.out)
+    assert found["caution"].startswith(caution)
+    fid = {name: row["fid"] for name, row in found["scores"].items()}
+    assert fid["copy"] == pytest.approx(0, abs=0.01 * fid["one"])
+    assert 0 < fid["one"] != fid["grey"] > 0
 
 
 def test_the_table_and_the_plot_of_all_fronts(
