@@ -28,11 +28,13 @@ from colorcore.recipes.recipe import Recipe
 from colorcore.scores.loss_history import LossHistory
 from colorcore.scores.metrics import HIGHER_IS_BETTER
 from colorcore.scores.signs import Sign, find_signs
+from colorcore.step.augment import augment
+from colorcore.step.average import Average
+from colorcore.step.numbers import Numbers
+from colorcore.step.precision import autocast
 from colorcore.training.adversary import Adversary, influence
-from colorcore.training.augment import augment
 from colorcore.training.encoder import parameter_groups, set_learning
 from colorcore.training.events import ValidationEvent
-from colorcore.training.precision import autocast
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -94,6 +96,7 @@ class Training:
         self.average = self._build()
         self.average.load_state_dict(self.model.state_dict())
         self.average.requires_grad_(False)
+        self._following = Average(self.average, self.model)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, recipe.optim),
             lr=recipe.optim.lr,
@@ -278,7 +281,6 @@ class Training:
         optimizer.zero_grad(set_to_none=True)
         return norm
 
-    @torch.no_grad()
     def update_average(self) -> None:
         """EMA of weights and buffers: avg ← d · avg + (1 - d) · now."""
         # Early on d = (1 + n) / (10 + n) after n steps (as in TensorFlow's
@@ -286,28 +288,24 @@ class Training:
         # the random weights that the average started from.
         done = self.steps_done
         decay = min(self.recipe.train.ema, (1 + done) / (10 + done))
-        now = self.model.state_dict()
-        for name, value in self.average.state_dict().items():
-            if value.dtype.is_floating_point:
-                value.lerp_(now[name], 1.0 - decay)
-            else:
-                value.copy_(now[name])  # counters such as num_batches_tracked
+        self._following.update(decay)
 
-    def mean_over_ranks(
-        self, loss: float, terms: Mapping[str, float], stop: bool
-    ) -> tuple[float, dict[str, float], bool]:
-        """Loss and terms as means over all photos of the step, and whether any rank wants to stop.
+    def exchange(
+        self, loss: Tensor, terms: Mapping[str, Tensor], norm: Tensor, stop: bool
+    ) -> Numbers:
+        """The gradient's norm, the ranks that want to stop, and loss and terms over all photos.
 
         The only exchange of a step besides the gradients'. All ranks stop after the same step,
         and all have the same loss history, so a checkpoint of any step can hold it.
         """
+        # One transfer for all numbers: on a GPU each would wait for the whole step by itself.
+        mine = torch.stack([loss, *(term.to(loss) for term in terms.values())])
+        asked = mine.new_full((1,), float(stop))  # filled there: a copy would wait
         if self.world == 1:
-            return loss, dict(terms), stop
-        mine = [value * self.weight / self.world for value in (loss, *terms.values())]
-        total = torch.tensor([float(stop), *mine], dtype=torch.float64, device=self.device)
+            return Numbers(torch.cat([norm[None].to(mine), asked, mine]))
+        total = torch.cat([asked.double(), mine.double() * self.weight / self.world])
         distributed.all_reduce(total)
-        asked, loss, *means = total.tolist()
-        return loss, dict(zip(terms, means, strict=True)), asked > 0
+        return Numbers(torch.cat([norm[None].to(total), total]))
 
     # -- validation and checkpoints --------------------------------------------------------------
 

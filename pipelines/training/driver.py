@@ -234,10 +234,9 @@ def _previous(job: Job, *, resume: bool) -> Checkpoint | None:
             f"{out} was trained on the dataset {previous.dataset}, "
             f"this one is {job.fingerprint}; resume on the same dataset"
         )
-    # How often checkpoints are saved does not change what is learned.
-    if changes := differences(
-        previous.recipe.flat(), job.recipe.flat(), ignored=("train.save_every",)
-    ):
+    # How often checkpoints are saved does not change what is learned, nor does compilation.
+    ignored = ("train.save_every", "train.compile")
+    if changes := differences(previous.recipe.flat(), job.recipe.flat(), ignored=ignored):
         raise WrongCallError(
             f"{out} was trained with another recipe: {changes}; "
             "use the same settings or choose another --out"

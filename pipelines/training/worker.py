@@ -76,9 +76,9 @@ class _BoardObserver(Observer):
 
 
 class _ReportObserver(Observer):
-    """Reports every validation to Ray Train, which wants that from every rank."""
+    """Reports every validation to Ray Train, which wants that from every rank at the same step."""
 
-    def on_saved(self, event: ValidationEvent) -> None:
+    def on_validation(self, event: ValidationEvent) -> None:
         from ray import train as ray_train
 
         ray_train.report({"step": event.step, "epoch": event.epoch, **event.scores})

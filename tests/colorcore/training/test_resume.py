@@ -3,10 +3,12 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from colorcore.checkpoints import writer as writer_module
 from colorcore.checkpoints.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -177,13 +179,13 @@ def test_a_run_killed_between_best_and_last_loses_neither(
     recipe = recipe_of("train.metric=psnr", *EVERYTHING_RANDOM)
     fit(recipe, data, tmp_path / "whole")
 
-    def killed_at_last(checkpoint: Checkpoint, folder: LocalStore) -> None:
+    def killed_at_last(checkpoint: Checkpoint, folder: LocalStore, **more: Any) -> None:
         if folder.path.name == "last" and checkpoint.epoch == epoch:
             raise Killed
-        save_checkpoint(checkpoint, folder)
+        save_checkpoint(checkpoint, folder, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "save_checkpoint", killed_at_last)
+        patch.setattr(writer_module, "save_checkpoint", killed_at_last)
         with pytest.raises(Killed):
             fit(recipe, data, tmp_path / "parts")
     assert (tmp_path / "parts/last").exists() == (epoch > 1)
@@ -245,10 +247,10 @@ def test_a_run_killed_while_choosing_has_a_decoding_after_all(
         assert bytes_of(tmp_path / name) == bytes_of(tmp_path / "whole")
 
 
-def _killed_when_decoded(checkpoint: Checkpoint, folder: LocalStore) -> None:
+def _killed_when_decoded(checkpoint: Checkpoint, folder: LocalStore, **more: Any) -> None:
     if checkpoint.decoded:
         raise Killed
-    save_checkpoint(checkpoint, folder)
+    save_checkpoint(checkpoint, folder, **more)
 
 
 def test_a_run_that_ended_before_there_were_decodings_gets_one(data: FitData, tmp_path: Path):
