@@ -129,9 +129,11 @@ class Display:
         self._advance = advance
         self._signs: set[str] = set()
         self._stopping = False
+        self._told = 0
 
     def update(self, progress: TrainProgress) -> None:
         """Show the latest progress."""
+        self._show_notices(progress)
         self._warn_of_signs(progress)
         self._warn_of_stop(progress)
         if not progress.total_steps:
@@ -162,6 +164,15 @@ class Display:
         for name in sorted(self._signs - found.keys()):
             show.warn(f"sign gone after step {progress.scored_step}: {name}")
         self._signs = set(found)
+
+    def _show_notices(self, progress: TrainProgress) -> None:
+        from cli import show
+
+        # Workers that have replaced lost ones begin to count anew.
+        self._told = min(self._told, len(progress.notices))
+        for text in progress.notices[self._told :]:
+            show.warn(text)
+        self._told = len(progress.notices)
 
     def _warn_of_stop(self, progress: TrainProgress) -> None:
         from cli import show

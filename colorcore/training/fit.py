@@ -80,7 +80,9 @@ def fit(
         OSError, StorageError: a checkpoint could not be written.
     """
     device, store = torch.device(device), open_store(out)
-    training = Training(recipe, data, device, resume, initial)
+    training = Training(
+        recipe, data, device, resume, initial, lambda text: notify(observers, "on_notice", text)
+    )
     training.run_id = run_id or training.run_id
     notify(observers, "on_start", training.total_steps, training.steps_done)
     steps = Steps(training, observers)
@@ -136,7 +138,12 @@ def train_step(training: Training, batch: Batch) -> tuple[Tensor, dict[str, Tens
     if adversary is not None:
         set_lr(adversary.optimizer, adversary.part.lr * factor)
     lab = training.prepare(batch, generator)  # (B, 3, H, W) CIELAB on the device, augmented
-    loss, terms = forward_backward(training, lab)
+
+    def passes() -> tuple[Tensor, dict[str, Tensor]]:
+        seed_step(recipe.train.seed, step, training.rank)  # again: they may be repeated
+        return forward_backward(training, lab)
+
+    loss, terms = training.network.attempt(passes, [adversary.model] if adversary else [])
 
     norm = training.clip_and_step(training.optimizer)
     if adversary is not None:

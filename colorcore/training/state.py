@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
 import torch
 from torch import distributed
-from torch.nn.parallel import DistributedDataParallel
 
 from colorcore.allocator import keep_freed_memory
 from colorcore.blocks.mixup import blend_next
@@ -35,6 +34,7 @@ from colorcore.step.precision import autocast
 from colorcore.training.adversary import Adversary, influence
 from colorcore.training.encoder import parameter_groups, set_learning
 from colorcore.training.events import ValidationEvent
+from colorcore.training.network import Network
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -63,11 +63,13 @@ class Training:
 
     Attributes:
         model: the raw network; ``average`` is its EMA, which is scored and saved.
-        network: the model as called in a step: compiled on a GPU, DDP with several ranks.
+        network: the model as called in a step: compiled where that pays, DDP with several ranks.
         adversary: the discriminator and its optimizer, if a loss term needs one.
         epoch, step_in_epoch: position, as the number of epochs and steps completed.
         best, waited: the best score so far of the recipe's metric, and the validations since then.
         history: course of the loss, in which signs such as ``diverged`` are found.
+
+    ``notice`` receives what users should know, such as how long the compiler will take.
 
     Raises:
         CheckpointError: ``resume`` belongs to another dataset or model.
@@ -80,6 +82,7 @@ class Training:
         device: torch.device,
         resume: Checkpoint | None,
         initial: Mapping[str, Tensor] | None = None,
+        notice: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.recipe = recipe = recipe.for_palette(len(data.palette))
         self.data, self.device = data, device
@@ -129,9 +132,9 @@ class Training:
         # Before DDP and the compiler wrap the model: wrapped, its parameters have other names.
         if resume is not None:
             self._restore(resume)
-        self.parallel: DistributedDataParallel | None = None
         set_learning(self.model, recipe.optim, self.epoch)
-        self.network = self._distribute()
+        self.network = Network(self.model, recipe, device, data.train.size, notice)
+        self.network.decide(self.total_steps - self.steps_done)
         if self.adversary is not None:
             self.adversary.distribute(self.device)
         if self.world > 2 and device.type == "cpu":
@@ -145,21 +148,10 @@ class Training:
         # NHWC: the layout in which half-precision convolutions are fastest.
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
-    def _distribute(self) -> nn.Module:
-        network: nn.Module = self.model
-        if self.world > 1:
-            ids = [self.device.index or 0] if self.device.type == "cuda" else None
-            network = self.parallel = DistributedDataParallel(network, device_ids=ids)
-        # Not on a CPU: compiling needs a C++ compiler there, and costs more than short runs gain.
-        if self.device.type == "cuda":
-            network = torch.compile(network)  # type: ignore[assignment]
-        return network
-
     def begin_epoch(self) -> None:
         """Let the encoder learn from this epoch on, if the recipe says so."""
         if set_learning(self.model, self.recipe.optim, self.epoch):
-            # DDP and the compiler know only what learned when they wrapped the model.
-            self.network = self._distribute()
+            self.network.wrap()
 
     def _settle_buckets(self) -> None:
         """Make DDP order its gradient buckets now, by a step that leaves nothing behind.
@@ -172,8 +164,9 @@ class Training:
         before = [{k: v.clone() for k, v in model.state_dict().items()} for model in models]
         size = self.data.train.size
         lab = torch.zeros(2, 3, size, size, device=self.device)
-        loss, values = self.losses(self.forward(lab), lab)
-        (loss + values.get("discriminator", 0.0)).backward()
+        with torch.compiler.set_stance("force_eager"):
+            loss, values = self.losses(self.forward(lab), lab)
+            (loss + values.get("discriminator", 0.0)).backward()
         for model, state in zip(models, before, strict=True):
             model.zero_grad(set_to_none=True)
             model.load_state_dict(state)
@@ -238,7 +231,10 @@ class Training:
         Accumulated parts need one exchange, at the last part, instead of one each.
         """
         with contextlib.ExitStack() as stack:
-            for network in (self.parallel, self.adversary.parallel if self.adversary else None):
+            for network in (
+                self.network.parallel,
+                self.adversary.parallel if self.adversary else None,
+            ):
                 if network is not None and not enabled:
                     stack.enter_context(network.no_sync())
             yield
@@ -247,7 +243,7 @@ class Training:
         """The network's prediction from the lightness of lab (B, 3, H, W), ab in float32."""
         with autocast(self.device, self.recipe.train.precision):
             inputs = normalize_L(lab[:, :1]).contiguous(memory_format=torch.channels_last)
-            prediction: Prediction = self.network(inputs)
+            prediction: Prediction = self.network.call(inputs)
         prediction["ab"] = prediction["ab"].float()
         return prediction
 
