@@ -112,24 +112,28 @@ class Network:
         try:
             answer = work()
         except Exception as error:
-            if not is_of_the_compiler(error):
+            # Not every error of the compiler says that it is one, so the repetition tells. With
+            # several ranks it may be a lost connection, in which a repetition would hang.
+            if self._world > 1 and not is_of_the_compiler(error):
                 raise
-            self._compiles = False
-            if self._rank == 0:
-                self._notice(f"the compiler failed, so training goes uncompiled: {_line(error)}")
+            failure = _line(error)
         else:
             seconds = time.perf_counter() - started
             if self._rank == 0:
                 self._notice(f"compiled the network in {seconds:.0f} s")
                 compiling.note_seconds(self._key, seconds)
             return answer
+        self._compiles = False
         for each, buffers in zip(networks, before, strict=True):
             each.zero_grad(set_to_none=True)
             with torch.no_grad():
                 for buffer, value in zip(each.buffers(), buffers, strict=True):
                     buffer.copy_(value)
         self.wrap()
-        return work()
+        answer = work()
+        if self._rank == 0:
+            self._notice(f"the compiler failed, so training goes uncompiled: {failure}")
+        return answer
 
 
 def _line(error: BaseException) -> str:

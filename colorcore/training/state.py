@@ -105,6 +105,7 @@ class Training:
             lr=recipe.optim.lr,
             weight_decay=recipe.optim.weight_decay,
             betas=recipe.optim.betas,
+            fused=device.type == "cuda",  # one kernel; on a CPU it is no faster
         )
         self.loss = build_terms(recipe.loss, recipe.loss_options, data.palette)
         self.loss.prepare(device)
