@@ -49,6 +49,14 @@ def train(
             help="Input convention of a .pt file, e.g. unit/skip-first (default: detected)."
         ),
     ] = None,
+    profile: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Steps to profile: a table of their phases, and a trace in --out/profile.",
+        ),
+    ] = 0,
     tracking_uri: TrackingUri = None,
     name: Annotated[str | None, typer.Option(help="Name of the run in MLflow.")] = None,
     address: Address = None,
@@ -84,6 +92,7 @@ def train(
             resume=resume,
             initial=start,
             reading=from_reading,
+            profile=profile,
             address=address,
             on_progress=Display(advance).update,
             on_initial=lambda about: show.warn(f"starting from {about}"),

@@ -30,6 +30,7 @@ from colorcore.inference.decoding_search import choose_decoding
 from colorcore.models import build_model
 from colorcore.recipes.recipe import Recipe
 from colorcore.recipes.schedule import lr_factor, set_lr
+from colorcore.step.profiling import Profile
 from colorcore.step.seeds import seed_step
 from colorcore.storage.location import open_store
 from colorcore.storage.store import Store
@@ -60,6 +61,7 @@ def fit(
     run_id: str | None = None,
     observers: Sequence[Observer] = (),
     stop: Callable[[], bool] = lambda: False,
+    profile: int = 0,
 ) -> dict[str, float]:
     """Train to the end, or out of patience; returns the last scores.
 
@@ -69,6 +71,9 @@ def fit(
     ``initial`` are the weights that model and average start from, instead of random ones.
     ``stop`` is asked after every step and must answer at once; when it is true on any rank, all
     ranks stop after that step.
+
+    ``profile`` steps are measured on rank 0, after a few to warm up: ``out/profile`` gets a trace
+    and a table, which observers receive as notices, too.
 
     ``last`` is written after every validation, every ``train.save_every`` steps, and before a
     stop. A run resumed from it continues exactly as if it had not been interrupted.
@@ -86,15 +91,24 @@ def fit(
     training.run_id = run_id or training.run_id
     notify(observers, "on_start", training.total_steps, training.steps_done)
     steps = Steps(training, observers)
+    training.profile = profiler = Profile(
+        profile if training.rank == 0 else 0,
+        device,
+        len(training.loader) * recipe.train.eval_every,
+        store,
+        lambda text: notify(observers, "on_notice", text),
+    )
 
     with Saving(training, store, observers) as saving:
         while not training.is_over:
             training.begin_epoch()
             steps.restart_clock()
-            for batch in training.loader.epoch(training.epoch, start_step=training.step_in_epoch):
+            batches = training.loader.epoch(training.epoch, start_step=training.step_in_epoch)
+            for batch in profiler.batches(batches):
                 loss, terms, grad_norm = train_step(training, batch)
                 stopping = steps.add(batch.positions, loss, terms, grad_norm, stop())
                 saving.announce()
+                profiler.step_taken()
 
                 # Save within the epoch. Scores are those of the latest validation, if any.
                 is_due, is_final = _is_due(training), batch.step + 1 == len(training.loader)
@@ -113,10 +127,14 @@ def fit(
             # runs of different lengths can be compared by their last scores.
             is_last = training.epoch == recipe.train.epochs
             if training.epoch % recipe.train.eval_every == 0 or is_last:
-                validation = training.validate()
+                with profiler.phase("validation"):
+                    validation = training.validate()
                 notify(observers, "on_validation", validation)
-                saving.save(validation)
+                with profiler.phase("checkpoint"):
+                    saving.save(validation)
+                profiler.finish()
         saving.wait()
+        profiler.finish(is_end=True)
 
     # Only now: until here every score uses the model's own decoding, so scores of two steps, or
     # of two runs, differ only by what was learned.
@@ -137,7 +155,8 @@ def train_step(training: Training, batch: Batch) -> tuple[Tensor, dict[str, Tens
     set_lr(training.optimizer, recipe.optim.lr * factor)
     if adversary is not None:
         set_lr(adversary.optimizer, adversary.part.lr * factor)
-    lab = training.prepare(batch, generator)  # (B, 3, H, W) CIELAB on the device, augmented
+    with training.profile.phase("copy"):
+        lab = training.prepare(batch, generator)  # (B, 3, H, W) CIELAB on the device, augmented
 
     def passes() -> tuple[Tensor, dict[str, Tensor]]:
         seed_step(recipe.train.seed, step, training.rank)  # again: they may be repeated
@@ -145,12 +164,14 @@ def train_step(training: Training, batch: Batch) -> tuple[Tensor, dict[str, Tens
 
     loss, terms = training.network.attempt(passes, [adversary.model] if adversary else [])
 
-    norm = training.clip_and_step(training.optimizer)
-    if adversary is not None:
-        training.clip_and_step(adversary.optimizer)
-    # Once per step: both optimizers share one scale, and either's overflow lowers it.
-    training.scaler.update()
-    training.update_average()
+    with training.profile.phase("optimizer"):
+        norm = training.clip_and_step(training.optimizer)
+        if adversary is not None:
+            training.clip_and_step(adversary.optimizer)
+        # Once per step: both optimizers share one scale, and either's overflow lowers it.
+        training.scaler.update()
+    with training.profile.phase("EMA"):
+        training.update_average()
     training.step_in_epoch = batch.step + 1
     return loss, terms, norm
 
@@ -165,13 +186,15 @@ def forward_backward(training: Training, lab: Tensor) -> tuple[Tensor, dict[str,
     for number, part in enumerate(parts, start=1):
         share = len(part) / len(lab)
         with training.gradient_sync(number == len(parts)):
-            prediction = training.forward(part)
-            loss, values = training.losses(prediction, part)
-            training.backward(loss, share)
-            if training.adversary is not None:
-                # Neither backward pass reaches the other network: the discriminator's loss sees
-                # detached predictions, and the model's loss a discriminator that is frozen.
-                training.backward(values["discriminator"], share)
+            with training.profile.phase("forward"):
+                prediction = training.forward(part)
+                loss, values = training.losses(prediction, part)
+            with training.profile.phase("backward"):
+                training.backward(loss, share)
+                if training.adversary is not None:
+                    # Neither backward pass reaches the other network: the discriminator's loss
+                    # sees detached predictions, and the model's loss a frozen discriminator.
+                    training.backward(values["discriminator"], share)
         total += loss.detach() * share
         for name, value in values.items():
             terms[name] = terms.get(name, 0.0) + value.detach() * share
