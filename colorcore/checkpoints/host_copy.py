@@ -44,12 +44,14 @@ class HostCopies:
 
     @torch.no_grad()
     def take(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Callable[[], None]]:
-        """Copies of the tensors by name, contiguous, and a function that waits until they are made.
+        """Copies of the tensors by name, and a function that waits until they are made.
 
         The copies of the previous call are overwritten.
         """
         room = _Room(self._slabs, self._new_slab)
-        copies = {name: room.like(tensor) for name, tensor in tensors.items()}
+        sizes = sorted(tensors, key=lambda name: -tensors[name].numel())  # packs best
+        # A GPU turns channels_last into what files hold in no time; a CPU does so while it writes.
+        copies = {name: room.like(tensors[name], in_layout=not self._is_cuda) for name in sizes}
         del self._slabs[room.used :]
         if self._stream is None:
             for name, copy in copies.items():
@@ -78,27 +80,50 @@ class HostCopies:
 
 
 class _Room:
-    """Hands out pieces of slabs, one after the other."""
+    """Hands out pieces of slabs: each of the first one that has room, so gaps are filled later."""
 
     def __init__(self, slabs: list[Tensor], new: Callable[[int], Tensor]) -> None:
         self._slabs, self._new = slabs, new
-        self.used, self._at = 0, 0
+        self._ends: list[int] = []
 
-    def like(self, tensor: Tensor) -> Tensor:
-        """A contiguous tensor of the same shape and type in host memory; its values are any."""
+    @property
+    def used(self) -> int:
+        """The number of slabs that hold something."""
+        return len(self._ends)
+
+    def like(self, tensor: Tensor, *, in_layout: bool) -> Tensor:
+        """A tensor of the same shape and type in host memory; its values are any.
+
+        ``in_layout`` gives it the same layout, too, instead of a contiguous one.
+        """
         size = tensor.numel() * tensor.element_size()
-        if not self.used or self._at + size > self._slabs[self.used - 1].numel():
-            self._next(size)
-        piece = self._slabs[self.used - 1][self._at : self._at + size]
-        self._at += -(-size // _ALIGNED) * _ALIGNED
-        return piece.view(tensor.dtype).view(tensor.shape)
+        number = next(
+            (n for n, end in enumerate(self._ends) if end + size <= self._slabs[n].numel()), None
+        )
+        if number is None:
+            number = self._next(size)
+        start = self._ends[number]
+        self._ends[number] = start + -(-size // _ALIGNED) * _ALIGNED
+        flat = self._slabs[number][start : start + size].view(tensor.dtype)
+        if in_layout and _is_dense(tensor):
+            return flat.as_strided(tensor.shape, tensor.stride(), flat.storage_offset())
+        return flat.view(tensor.shape)
 
-    def _next(self, size: int) -> None:
-        if self.used == len(self._slabs) or self._slabs[self.used].numel() < size:
+    def _next(self, size: int) -> int:
+        number = len(self._ends)
+        if number == len(self._slabs) or self._slabs[number].numel() < size:
             # Another set of tensors than last time: the rest is allocated anew.
-            del self._slabs[self.used :]
+            del self._slabs[number:]
             self._slabs.append(self._new(max(size, SLAB)))
-        self.used, self._at = self.used + 1, 0
+        self._ends.append(0)
+        return number
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether its values fill one piece of memory in some order, as with channels_last."""
+    return tensor.is_contiguous() or (
+        tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    )
 
 
 def _cloned(tensor: Tensor) -> Tensor | None:

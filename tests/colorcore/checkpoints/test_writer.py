@@ -71,7 +71,7 @@ def test_copies_stay_what_they_are_while_the_tensors_change():
         value.zero_()
     finish()
     assert same(copies, before)
-    assert all(copy.is_contiguous() for copy in copies.values())
+    assert copies["nhwc"].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_copies_use_the_same_memory_again_and_no_more_than_they_need(
@@ -79,11 +79,12 @@ def test_copies_use_the_same_memory_again_and_no_more_than_they_need(
 ):
     monkeypatch.setattr(host_copy, "SLAB", 1 << 16)
     room = HostCopies(CPU)
-    small = {f"{i}": torch.rand(3000) for i in range(20)}  # five to a slab
-    first, _ = room.take(small)
+    small = {f"{i}": torch.rand(3000) for i in range(20)}  # five to a slab of 65,536 bytes
+    gaps = {f"gap{i}": torch.rand(1000) for i in range(4)}  # that fit into what is left of them
+    first, _ = room.take({**gaps, **small})
     held = room.size
     assert held == 4 * (1 << 16)
-    second, _ = room.take({name: value + 1 for name, value in small.items()})
+    second, _ = room.take({name: value + 1 for name, value in {**gaps, **small}.items()})
     assert room.size == held
     assert {v.data_ptr() for v in first.values()} == {v.data_ptr() for v in second.values()}
     large = {"whole": torch.rand(1 << 17), **small}

@@ -5,15 +5,16 @@ from __future__ import annotations
 import gzip
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from colorcore.step import profiling
-from colorcore.step.profiling import BETWEEN, IN_STEP, TABLE, TRACE, WARM_STEPS
+from colorcore.step.profiling import BETWEEN, IN_STEP, TABLE, TRACE, WARM_STEPS, Profile
 from colorcore.training.fit import fit
 from colorcore.training.state import Training
 from tests.colorcore.training.made_up import (
+    CPU,
     EVERYTHING_RANDOM,
     JUDGED,
     Diary,
@@ -83,15 +84,18 @@ def test_a_training_too_short_to_profile_says_so(tmp_path: Path):
     assert not (tmp_path / "profile").exists()
 
 
-def test_what_is_slow_to_come_is_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(profiling, "WARM_STEPS", 1)
-    data = small_data()
-    read = data.train.read
+def test_what_is_slow_to_come_is_waited_for():
+    profile = Profile(3, CPU, 3, None, (lines := []).append)
 
-    def slow_read(positions: object) -> object:
-        time.sleep(0.1)
-        return read(positions)  # type: ignore[arg-type]
+    def slow() -> Iterator[int]:
+        for number in range(WARM_STEPS + 3):
+            time.sleep(0.02)
+            yield number
 
-    monkeypatch.setattr(data.train, "read", slow_read)
-    fit(recipe_of("train.epochs=2"), data, tmp_path, observers=[diary := Diary()], profile=4)
-    assert table_of(diary.notices)["data wait"][0] > 30
+    for _ in profile.batches(slow()):
+        time.sleep(0.01)
+        profile.step_taken()
+    profile.finish(is_end=True)
+    rows = table_of(lines)
+    assert 20 <= rows["data wait"][0] < 30
+    assert rows["total"][0] == pytest.approx(30, abs=8)
