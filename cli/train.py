@@ -49,6 +49,14 @@ def train(
             help="Input convention of a .pt file, e.g. unit/skip-first (default: detected)."
         ),
     ] = None,
+    profile: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Steps to profile: a table of their phases, and a trace in --out/profile.",
+        ),
+    ] = 0,
     tracking_uri: TrackingUri = None,
     name: Annotated[str | None, typer.Option(help="Name of the run in MLflow.")] = None,
     address: Address = None,
@@ -84,6 +92,7 @@ def train(
             resume=resume,
             initial=start,
             reading=from_reading,
+            profile=profile,
             address=address,
             on_progress=Display(advance).update,
             on_initial=lambda about: show.warn(f"starting from {about}"),
@@ -129,9 +138,11 @@ class Display:
         self._advance = advance
         self._signs: set[str] = set()
         self._stopping = False
+        self._told = 0
 
     def update(self, progress: TrainProgress) -> None:
         """Show the latest progress."""
+        self._show_notices(progress)
         self._warn_of_signs(progress)
         self._warn_of_stop(progress)
         if not progress.total_steps:
@@ -162,6 +173,15 @@ class Display:
         for name in sorted(self._signs - found.keys()):
             show.warn(f"sign gone after step {progress.scored_step}: {name}")
         self._signs = set(found)
+
+    def _show_notices(self, progress: TrainProgress) -> None:
+        from cli import show
+
+        # Workers that have replaced lost ones begin to count anew.
+        self._told = min(self._told, len(progress.notices))
+        for text in progress.notices[self._told :]:
+            show.warn(text)
+        self._told = len(progress.notices)
 
     def _warn_of_stop(self, progress: TrainProgress) -> None:
         from cli import show

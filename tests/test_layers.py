@@ -26,7 +26,7 @@ ROOMS: Mapping[str, Sequence[frozenset[str]]] = {
         frozenset({"allocator", "decoding", "options", "torch_internals", "waiting"}),
         frozenset({"storage"}),
         frozenset({"blocks", "color", "photos"}),
-        frozenset({"models", "scores", "dataset"}),
+        frozenset({"models", "scores", "dataset", "step"}),
         frozenset({"losses", "inference", "colorizing", "stock_pipeline"}),
         frozenset({"comparison", "recipes"}),
         frozenset({"checkpoints"}),

@@ -265,7 +265,7 @@ def _open(out: Store, identity: Mapping[str, Any], *, resume: bool) -> str | Non
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WrongCallError(f"cannot read {file}: {error}; choose another --out") from error
     asked = _flat(json.loads(json.dumps(identity)))
-    if changes := differences(before, asked, ignored=("recipe.about",)):
+    if changes := differences(before, asked, ignored=("recipe.about", "recipe.train.compile")):
         raise WrongCallError(
             f"{where} holds a study with other settings: {changes}; "
             "repeat its settings or choose another --out"

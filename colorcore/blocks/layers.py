@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import gcd
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 from torch.nn import functional as F
 
@@ -42,7 +43,21 @@ def require_dropout(dropout: float) -> None:
 
 def group_norm(width: int) -> nn.GroupNorm:
     """GroupNorm of ``width`` channels, in 32 groups or as many as divide the width."""
-    return nn.GroupNorm(gcd(GROUPS, width), width)
+    return _GroupNorm(gcd(GROUPS, width), width)
+
+
+class _GroupNorm(nn.GroupNorm):
+    """GroupNorm whose answer has the memory layout of its input.
+
+    On a GPU torch's answers channels first (aten/src/ATen/native/group_norm.cpp, torch 2.13), so
+    the next convolution would convert it, and sums with a shortcut would read two layouts.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer = super().forward(x)
+        if x.ndim == 4 and not x.is_contiguous():
+            answer = answer.contiguous(memory_format=torch.channels_last)
+        return answer
 
 
 def quiet_head(width: int, answers: int) -> nn.Conv2d:

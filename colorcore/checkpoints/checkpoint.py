@@ -10,7 +10,8 @@
 
 Nothing is ever unpickled. A folder is replaced as a whole: the new one is written next to the old
 one, synced and renamed into place, so a kill or a power cut at any moment leaves one of the two
-readable.
+readable. Files are never changed in place, so two checkpoints of the same weights share them: by
+hard links, or in an object store by copies that the store makes itself.
 
 Object stores cannot rename. There the tensors get a new name each time
 (``model-0123456789ab.safetensors``). checkpoint.json, which lists these names under ``files``, is
@@ -24,6 +25,7 @@ import re
 import shutil
 import tempfile
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 RECORD = "checkpoint.json"
 _TENSORS = ("model", "palette", "training")
+_SHARED = ("model", "palette")
+"""Tensors that two checkpoints of the same weights have in common."""
 _NAME = re.compile(r"(model|palette|training)(-[0-9a-f]{12})?\.safetensors")
 """Names of tensor files. A name in a checkpoint becomes a path, so no other name is allowed."""
 _READS = 5
@@ -137,48 +141,85 @@ def ends(train: TrainPart, epoch: int, waited: int) -> bool:
     return epoch >= train.epochs or (train.patience is not None and waited >= train.patience)
 
 
-def save_checkpoint(checkpoint: Checkpoint, folder: str | Path | Store) -> None:
+def save_checkpoint(
+    checkpoint: Checkpoint,
+    folder: str | Path | Store,
+    *,
+    same_as: str | Path | Store | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> None:
     """Write a checkpoint to a folder, replacing the one that is there.
 
+    Args:
+        checkpoint: what is written.
+        folder: where to.
+        same_as: a saved checkpoint with the same weights and palette, whose files are shared where
+            that is possible. It may be ``folder`` itself, of which then only the record changes.
+        more: further entries of the record.
+
     Raises:
+        OSError: a local folder cannot be written.
         StorageError: a remote store does not answer, or refuses.
     """
-    store = open_store(folder)
+    store, shared = open_store(folder), None if same_as is None else open_store(same_as)
+    record = {**_record_of(checkpoint), **(more or {})}
     if isinstance(store, LocalStore):
-        _save_here(checkpoint, store.path, sync=store.sync)
+        _save_here(checkpoint, record, store.path, shared, sync=store.sync)
     else:
-        _save_there(checkpoint, store)
+        _save_there(checkpoint, record, store, shared)
 
 
-def _save_here(checkpoint: Checkpoint, folder: Path, *, sync: bool) -> None:
+def _save_here(
+    checkpoint: Checkpoint, record: Any, folder: Path, shared: Store | None, *, sync: bool
+) -> None:
     fresh = _fresh(folder)
     make_folder(folder.parent, sync=sync)
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
     for kind, tensors in _tensors_of(checkpoint).items():
-        _save_tensors(tensors, fresh / f"{kind}.safetensors")
-    (fresh / RECORD).write_text(json.dumps(_record_of(checkpoint), indent=2), encoding="utf-8")
+        file = f"{kind}.safetensors"
+        if not _share(shared, kind, file, LocalStore(fresh), file):
+            _save_tensors(tensors, fresh / file)
+    (fresh / RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
     for path in fresh.iterdir():
         sync_file(path, sync=sync)
     sync_folder(fresh, sync=sync)
     _swap(fresh, folder, sync=sync)
 
 
-def _save_there(checkpoint: Checkpoint, store: Store) -> None:
+def _share(shared: Store | None, kind: str, theirs: str, store: Store, name: str) -> bool:
+    """Whether a file of the checkpoint ``shared`` now serves as ``name`` in the store, too."""
+    return shared is not None and kind in _SHARED and store.copy_from(shared, theirs, name)
+
+
+def _save_there(checkpoint: Checkpoint, record: Any, store: Store, shared: Store | None) -> None:
     version = uuid.uuid4().hex[:12]
+    theirs = {} if shared is None else _files_of(json.loads(shared.read(RECORD)))
     files = {}
     with tempfile.TemporaryDirectory(prefix="colorcore-save-") as scratch:
         for kind, tensors in _tensors_of(checkpoint).items():
+            if shared == store and kind in _SHARED:
+                files[kind] = theirs[kind]  # only the record changes
+                continue
             files[kind] = f"{kind}-{version}.safetensors"
+            if _share(shared, kind, theirs.get(kind, ""), store, files[kind]):
+                continue
             path = Path(scratch) / files[kind]
             _save_tensors(tensors, path)
             store.put(path, files[kind])
-    record = {**_record_of(checkpoint), "files": files}
+    record = {**record, "files": files}
     store.write(RECORD, json.dumps(record, indent=2).encode())
     for name in store.names(""):
         if _NAME.fullmatch(name) and name not in files.values():
             store.remove(name)
     store.drop_uploads()  # of a training that was killed: a new one never writes the same names
+
+
+def _files_of(record: Mapping[str, Any]) -> dict[str, str]:
+    """The name of each kind's file, by a checkpoint's record."""
+    names: dict[str, str] = {kind: f"{kind}.safetensors" for kind in _TENSORS}
+    names.update(record.get("files", {}))
+    return names
 
 
 def _tensors_of(checkpoint: Checkpoint) -> dict[str, dict[str, Tensor]]:
@@ -211,10 +252,8 @@ def ship_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     """
     encoder = checkpoint.recipe.model.options().get("encoder", "")
     weights = without_encoder(checkpoint.weights, encoder)
-    save_checkpoint(replace(checkpoint, weights=weights, training={}, run_id=None), folder)
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    text = json.dumps({**record, "encoder": encoder}, indent=2) + "\n"
-    (folder / RECORD).write_text(text, encoding="utf-8")
+    small = replace(checkpoint, weights=weights, training={}, run_id=None)
+    save_checkpoint(small, folder, more={"encoder": encoder})
 
 
 def load_checkpoint(folder: str | Path | Store, *, training: bool = False) -> Checkpoint:
@@ -250,7 +289,7 @@ def _load(store: Store, *, training: bool) -> Checkpoint:
                 f"expected checkpoint format {FORMAT}, found {record['format']!r} in {where}; "
                 "load it with the version of colorcore that wrote it"
             )
-        files = {kind: f"{kind}.safetensors" for kind in _TENSORS} | record.get("files", {})
+        files = _files_of(record)
         if strange := [name for name in files.values() if not _NAME.fullmatch(name)]:
             raise ValueError(f"it lists a file named {strange[0]!r}")
         named = "training" in record.get("files", {}) or "files" not in record

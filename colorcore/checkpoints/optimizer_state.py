@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_OWN = ("fused", "foreach", "capturable")
+"""Settings of an optimizer that choose its implementation, not what it computes."""
+
+
 def optimizer_state(
     optimizer: torch.optim.Optimizer, name: str = "optimizer"
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -35,6 +39,8 @@ def restore_optimizer(
 ) -> None:
     """Restore an optimizer from the state that :func:`optimizer_state` returned under that name.
 
+    How it computes (:data:`_OWN`) stays its own: the checkpoint may be from another device.
+
     Raises:
         KeyError, ValueError: the checkpoint has no such optimizer, or it is another model's.
     """
@@ -45,12 +51,18 @@ def restore_optimizer(
             index, _, what = rest.partition(".")
             state.setdefault(int(index), {})[what] = tensor
     groups = [
-        {**saved, "params": group["params"]}
+        {**saved, **{key: group[key] for key in _OWN if key in group}, "params": group["params"]}
         for saved, group in zip(
             checkpoint.optimizer[name], optimizer.state_dict()["param_groups"], strict=True
         )
     ]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+    # Saved tensors are contiguous. A kernel that goes through a parameter and its moments together
+    # wants them in the parameter's own layout, which is channels_last for convolutions.
+    for parameter, values in optimizer.state.items():
+        for key, value in values.items():
+            if value.shape == parameter.shape:
+                values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def weights_under(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -19,20 +19,13 @@ from pathlib import Path
 
 from colorcore.dataset.layout import DatasetError, index_name
 from colorcore.storage.atomic import sync_file
+from colorcore.storage.local import cache_folder
 from colorcore.storage.locks import lock, try_lock
 from colorcore.storage.store import Store
 from colorcore.waiting import waiting_for
 
 DEFAULT_BYTES = 50 * 10**9
 _POLL_S = 0.05
-
-
-def default_folder() -> Path:
-    """``COLORCORE_CACHE``, or ``colorcore`` in the user's cache folder."""
-    if given := os.environ.get("COLORCORE_CACHE"):
-        return Path(given)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "colorcore"
 
 
 def default_bytes() -> int:
@@ -74,7 +67,7 @@ class ShardCache:
         limit: int | None = None,
     ) -> None:
         self._dataset = dataset
-        self.folder = folder or default_folder()
+        self.folder = folder or cache_folder()
         self.limit = limit or default_bytes()
         identity = hashlib.sha256(f"{dataset.show()}\n{fingerprint}".encode()).hexdigest()[:16]
         self._mine = self.folder / identity

@@ -44,6 +44,7 @@ __all__ = [
     "AnswersInBins",
     "MultiScaleDiscriminator",
     "PatchDiscriminator",
+    "RepeatsBlocks",
     "StartsPretrained",
     "build_model",
     "check_model",
@@ -98,6 +99,17 @@ class StartsPretrained(Protocol):
         Raises:
             ValueError: they cannot be read, or do not fit.
         """
+
+
+@runtime_checkable
+class RepeatsBlocks(Protocol):
+    """A model that is compiled block by block, because most of its blocks are alike.
+
+    Blocks of the same shape are then compiled once. A model without that is compiled whole.
+    """
+
+    def blocks_to_compile(self) -> list[nn.Module]:
+        """The blocks, none within another; the rest of the model runs uncompiled."""
 
 
 def options_model(name: str) -> type[BaseModel]:

@@ -109,6 +109,11 @@ class ResNetUNet(BinModel):
         layers = [encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4]
         return [nn.ModuleList([encoder.conv1, encoder.bn1]), *layers]
 
+    def blocks_to_compile(self) -> list[nn.Module]:
+        """The encoder's 16 blocks, of 7 shapes, and the decoder's stages."""
+        layers = self.encoder_parts()[1:]
+        return [block for layer in layers for block in layer.children()] + list(self.decoder)
+
     @torch.no_grad()
     def load_pretrained(self) -> None:
         """Read ``encoder_weights`` into the encoder, if the option names a file.

@@ -145,6 +145,9 @@ class TrainPart(_Part):
     epochs: int = Field(100, ge=1)
     seed: int = Field(0, ge=0, lt=2**31)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="compile the network; auto: on a GPU, if the training is long enough"
+    )
     accumulate: int = Field(1, ge=1, description="backward passes per step, each on its share")
     ema: Decay = Field(0.999, description="decay of the averaged weights per step")
     eval_every: int = Field(1, ge=1, description="epochs between two validations")

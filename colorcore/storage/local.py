@@ -80,6 +80,16 @@ class LocalStore(Store):
         moves = {path: self.path / name for name, path in files.items()}
         move_into_place(moves, sync=self.sync)
 
+    def copy_from(self, other: Store, theirs: str, name: str) -> bool:
+        """As in :class:`Store`, by a hard link: whoever writes into one file changes the other."""
+        if other.local is None:
+            return False
+        try:
+            (self.path / name).hardlink_to(other.local / theirs)
+        except OSError:  # FAT and some network file systems have no links, or it is another disk
+            return False
+        return True
+
     def fetch(self, name: str, target: Path) -> None:  # noqa: D102
         shutil.copyfile(self.path / name, target)
 
@@ -92,6 +102,14 @@ class LocalStore(Store):
     def identity(self, folder: str = "") -> tuple[int, int]:
         """Device and inode: the same for all links to a folder, different for any other folder."""
         return identity(self.path / folder)
+
+
+def cache_folder() -> Path:
+    """``COLORCORE_CACHE``, or ``colorcore`` in the user's cache folder."""
+    if given := os.environ.get("COLORCORE_CACHE"):
+        return Path(given)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "colorcore"
 
 
 def identity(path: str | Path) -> tuple[int, int]:

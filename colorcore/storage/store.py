@@ -105,6 +105,14 @@ class Store(ABC):
         for name, path in files.items():
             self.put(path, name)
 
+    def copy_from(self, other: Store, theirs: str, name: str) -> bool:
+        """Give a file of another store a name here too, if that moves none of its bytes.
+
+        Returns whether it was done: False where the two are not in one place, or where the place
+        cannot do so, and then nothing has changed.
+        """
+        return False
+
     @abstractmethod
     def fetch(self, name: str, target: Path) -> None:
         """Copy a file to a local path; an error may leave a part of it."""

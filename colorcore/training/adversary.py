@@ -68,7 +68,9 @@ class Adversary:
         self.part, self.kind = part, kind
         self.model = MultiScaleDiscriminator(channels=part.channels, scales=part.scales)
         self.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=part.lr, betas=part.betas)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=part.lr, betas=part.betas, fused=device.type == "cuda"
+        )
         self.parallel: DistributedDataParallel | None = None
 
     def distribute(self, device: torch.device) -> None:

@@ -80,10 +80,20 @@ class DecodingEvent:
 
 
 class Observer:
-    """Training callbacks. Override any method; each is called on every rank."""
+    """Training callbacks. Override any method; each is called on every rank.
+
+    Attributes:
+        waits_for_files: whether ``on_saved`` comes before the next epoch begins. Otherwise the
+            checkpoints are written while it is trained.
+    """
+
+    waits_for_files: bool = False
 
     def on_start(self, total_steps: int, first_step: int) -> None:
         """Training starts, or resumes after ``first_step`` steps."""
+
+    def on_notice(self, text: str) -> None:
+        """Something to know about this training, in one line, such as a wait; on rank 0 only."""
 
     def on_step(self, event: StepEvent) -> None:
         """An optimizer step was taken."""
@@ -92,7 +102,10 @@ class Observer:
         """The model was scored; ``last``, and ``best`` if it improved, are not written yet."""
 
     def on_saved(self, event: ValidationEvent) -> None:
-        """The checkpoints of this validation are on disk."""
+        """The checkpoints of this validation are on disk.
+
+        Rank 0 calls it after the first step at which they are; other ranks call it at once.
+        """
 
     def on_stop(self, step: int) -> None:
         """Training stops early on request; ``last`` holds the state after this step."""

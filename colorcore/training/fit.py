@@ -12,8 +12,6 @@ uninterrupted one bit for bit.
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,23 +27,22 @@ from colorcore.checkpoints.checkpoint import (
     save_checkpoint,
 )
 from colorcore.inference.decoding_search import choose_decoding
-from colorcore.losses import steady_loss
 from colorcore.models import build_model
 from colorcore.recipes.recipe import Recipe
 from colorcore.recipes.schedule import lr_factor, set_lr
+from colorcore.step.profiling import Profile
+from colorcore.step.seeds import seed_step
 from colorcore.storage.location import open_store
 from colorcore.storage.store import Store
 from colorcore.training.events import (
     DecodingEvent,
     Observer,
-    StepEvent,
-    TrainingDivergedError,
     TrainingStoppedError,
-    ValidationEvent,
     notify,
 )
-from colorcore.training.seeds import seed_step
+from colorcore.training.saving import Saving
 from colorcore.training.state import FitData, Training
+from colorcore.training.steps import Steps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,14 +61,19 @@ def fit(
     run_id: str | None = None,
     observers: Sequence[Observer] = (),
     stop: Callable[[], bool] = lambda: False,
+    profile: int = 0,
 ) -> dict[str, float]:
     """Train to the end, or out of patience; returns the last scores.
 
-    Writes ``out/last`` and ``out/best``.
+    Writes ``out/last`` and ``out/best``, in the background while the next steps are taken; when it
+    returns or raises, they are written.
 
     ``initial`` are the weights that model and average start from, instead of random ones.
     ``stop`` is asked after every step and must answer at once; when it is true on any rank, all
     ranks stop after that step.
+
+    ``profile`` steps are measured on rank 0, after a few to warm up: ``out/profile`` gets a trace
+    and a table, which observers receive as notices, too.
 
     ``last`` is written after every validation, every ``train.save_every`` steps, and before a
     stop. A run resumed from it continues exactly as if it had not been interrupted.
@@ -80,55 +82,59 @@ def fit(
         TrainingDivergedError: the loss or its gradient became infinite or NaN.
         TrainingStoppedError: ``stop`` asked for it, and ``last`` is written.
         CheckpointError: ``resume`` belongs to another dataset or model.
+        OSError, StorageError: a checkpoint could not be written.
     """
     device, store = torch.device(device), open_store(out)
-    training = Training(recipe, data, device, resume, initial)
+    training = Training(
+        recipe, data, device, resume, initial, lambda text: notify(observers, "on_notice", text)
+    )
     training.run_id = run_id or training.run_id
     notify(observers, "on_start", training.total_steps, training.steps_done)
+    steps = Steps(training, observers)
+    training.profile = profiler = Profile(
+        profile if training.rank == 0 else 0,
+        device,
+        len(training.loader) * recipe.train.eval_every,
+        store,
+        lambda text: notify(observers, "on_notice", text),
+    )
 
-    while not training.is_over:
-        training.begin_epoch()
-        started = time.perf_counter()
-        for batch in training.loader.epoch(training.epoch, start_step=training.step_in_epoch):
-            loss, terms, grad_norm = train_step(training, batch)
+    with Saving(training, store, observers) as saving:
+        while not training.is_over:
+            training.begin_epoch()
+            steps.restart_clock()
+            batches = training.loader.epoch(training.epoch, start_step=training.step_in_epoch)
+            for batch in profiler.batches(batches):
+                loss, terms, grad_norm = train_step(training, batch)
+                stopping = steps.add(batch.positions, loss, terms, grad_norm, stop())
+                saving.announce()
+                profiler.step_taken()
 
-            # Log. Every rank needs the mean of all: each must come to the same verdict on NaN,
-            # and rank 0 saves the loss history for all.
-            loss, terms, stopping = training.mean_over_ranks(loss, terms, stop())
-            _require_finite(training, batch, loss, terms, grad_norm)
-            event = StepEvent(
-                epoch=training.epoch,
-                step=training.steps_done,
-                total_steps=training.total_steps,
-                loss=loss,
-                terms=terms,
-                lr=training.lr,
-                grad_norm=grad_norm,
-                photos_per_s=recipe.data.batch / max(time.perf_counter() - started, 1e-9),
-            )
-            training.history.add(steady_loss(terms, recipe.loss), training.lr)
-            notify(observers, "on_step", event)
+                # Save within the epoch. Scores are those of the latest validation, if any.
+                is_due, is_final = _is_due(training), batch.step + 1 == len(training.loader)
+                if stopping or is_due or is_final:
+                    stopping |= steps.flush()
+                if stopping or is_due:
+                    saving.save_last()
+                    steps.restart_clock()
+                if stopping:
+                    saving.wait()
+                    notify(observers, "on_stop", training.steps_done)
+                    raise TrainingStoppedError(training.steps_done, training.total_steps)
+            training.epoch, training.step_in_epoch = training.epoch + 1, 0
 
-            # Save within the epoch. Scores are those of the latest validation, if any.
-            if training.rank == 0 and (stopping or _is_due(training)):
-                save_checkpoint(training.checkpoint(training.scores), store.below("last"))
-            if stopping:
-                notify(observers, "on_stop", event.step)
-                raise TrainingStoppedError(event.step, event.total_steps)
-            # Waiting for the next batch counts towards its step, so a slow disk shows up in
-            # photos_per_s; callbacks and saving don't.
-            started = time.perf_counter()
-        training.epoch, training.step_in_epoch = training.epoch + 1, 0
-
-        # Evaluate and save. Every run ends with a validation, whatever eval_every is, so that
-        # runs of different lengths can be compared by their last scores.
-        is_last = training.epoch == recipe.train.epochs
-        if training.epoch % recipe.train.eval_every == 0 or is_last:
-            validation = training.validate()
-            notify(observers, "on_validation", validation)
-            if training.rank == 0:
-                _save(training, validation, store)
-            notify(observers, "on_saved", validation)
+            # Evaluate and save. Every run ends with a validation, whatever eval_every is, so that
+            # runs of different lengths can be compared by their last scores.
+            is_last = training.epoch == recipe.train.epochs
+            if training.epoch % recipe.train.eval_every == 0 or is_last:
+                with profiler.phase("validation"):
+                    validation = training.validate()
+                notify(observers, "on_validation", validation)
+                with profiler.phase("checkpoint"):
+                    saving.save(validation)
+                profiler.finish()
+        saving.wait()
+        profiler.finish(is_end=True)
 
     # Only now: until here every score uses the model's own decoding, so scores of two steps, or
     # of two runs, differ only by what was learned.
@@ -137,10 +143,11 @@ def fit(
     return training.scores
 
 
-def train_step(training: Training, batch: Batch) -> tuple[float, dict[str, float], float]:
+def train_step(training: Training, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     """One optimizer step: loss and terms of this rank's photos, and the gradient's norm.
 
-    The norm is not finite where fp16 overflowed and the scaler skipped the step.
+    All are scalars on the training's device, which may still compute them. The norm is not finite
+    where fp16 overflowed and the scaler skipped the step.
     """
     recipe, step, adversary = training.recipe, training.steps_done, training.adversary
     generator = seed_step(recipe.train.seed, step, training.rank)
@@ -148,20 +155,25 @@ def train_step(training: Training, batch: Batch) -> tuple[float, dict[str, float
     set_lr(training.optimizer, recipe.optim.lr * factor)
     if adversary is not None:
         set_lr(adversary.optimizer, adversary.part.lr * factor)
-    lab = training.prepare(batch, generator)  # (B, 3, H, W) CIELAB on the device, augmented
-    loss, terms = forward_backward(training, lab)
+    with training.profile.phase("copy"):
+        lab = training.prepare(batch, generator)  # (B, 3, H, W) CIELAB on the device, augmented
 
-    norm = training.clip_and_step(training.optimizer)
-    if adversary is not None:
-        training.clip_and_step(adversary.optimizer)
-    # Once per step: both optimizers share one scale, and either's overflow lowers it.
-    training.scaler.update()
-    training.update_average()
+    def passes() -> tuple[Tensor, dict[str, Tensor]]:
+        seed_step(recipe.train.seed, step, training.rank)  # again: they may be repeated
+        return forward_backward(training, lab)
+
+    loss, terms = training.network.attempt(passes, [adversary.model] if adversary else [])
+
+    with training.profile.phase("optimizer"):
+        norm = training.clip_and_step(training.optimizer)
+        if adversary is not None:
+            training.clip_and_step(adversary.optimizer)
+        # Once per step: both optimizers share one scale, and either's overflow lowers it.
+        training.scaler.update()
+    with training.profile.phase("EMA"):
+        training.update_average()
     training.step_in_epoch = batch.step + 1
-
-    # One transfer for all numbers: on a GPU each would wait for the whole step by itself.
-    numbers = torch.stack([norm, loss, *(term.to(loss) for term in terms.values())]).tolist()
-    return numbers[1], dict(zip(terms, numbers[2:], strict=True)), numbers[0]
+    return loss, terms, norm
 
 
 def forward_backward(training: Training, lab: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -174,47 +186,24 @@ def forward_backward(training: Training, lab: Tensor) -> tuple[Tensor, dict[str,
     for number, part in enumerate(parts, start=1):
         share = len(part) / len(lab)
         with training.gradient_sync(number == len(parts)):
-            prediction = training.forward(part)
-            loss, values = training.losses(prediction, part)
-            training.backward(loss, share)
-            if training.adversary is not None:
-                # Neither backward pass reaches the other network: the discriminator's loss sees
-                # detached predictions, and the model's loss a discriminator that is frozen.
-                training.backward(values["discriminator"], share)
+            with training.profile.phase("forward"):
+                prediction = training.forward(part)
+                loss, values = training.losses(prediction, part)
+            with training.profile.phase("backward"):
+                training.backward(loss, share)
+                if training.adversary is not None:
+                    # Neither backward pass reaches the other network: the discriminator's loss
+                    # sees detached predictions, and the model's loss a frozen discriminator.
+                    training.backward(values["discriminator"], share)
         total += loss.detach() * share
         for name, value in values.items():
             terms[name] = terms.get(name, 0.0) + value.detach() * share
     return total, terms
 
 
-def _require_finite(
-    training: Training, batch: Batch, loss: float, terms: Mapping[str, float], grad_norm: float
-) -> None:
-    """Stop before a NaN reaches a checkpoint, and name the photos it came from."""
-    finite = all(map(math.isfinite, [loss, *terms.values()]))
-    if finite and (math.isfinite(grad_norm) or training.skips_overflows):
-        return
-    keys = training.data.train.keys(batch.positions)
-    raise TrainingDivergedError(
-        f"the loss is {loss} and the norm of its gradient {grad_norm} "
-        f"at step {training.steps_done}; lower optim.lr "
-        f"(now {training.recipe.optim.lr:g}) or set optim.clip; "
-        f"the batch held {', '.join(keys[:4])}{' …' if len(keys) > 4 else ''}"
-    )
-
-
 def _is_due(training: Training) -> bool:
     every = training.recipe.train.save_every
     return every is not None and training.steps_done % every == 0
-
-
-def _save(training: Training, validation: ValidationEvent, out: Store) -> None:
-    checkpoint = training.checkpoint(validation.scores)
-    # best before last: a run killed in between resumes from the older last, repeats the epoch
-    # and writes the same best again. The other way round, best would be lost.
-    if validation.is_best:
-        save_checkpoint(replace(checkpoint, training={}), out.below("best"))
-    save_checkpoint(checkpoint, out.below("last"))
 
 
 def _choose_decoding(training: Training, out: Store) -> DecodingEvent | None:
@@ -251,5 +240,5 @@ def _choose_decoding(training: Training, out: Store) -> DecodingEvent | None:
         equal_cf = {} if reading is None else reading.scores
         if best is not None:
             chosen = replace(best, decoding=decoding, decoded=scores, equal_cf=equal_cf)
-            save_checkpoint(chosen, folder)
+            save_checkpoint(chosen, folder, same_as=folder)
     return DecodingEvent(training.steps_done, decoding, scores, equal_cf)

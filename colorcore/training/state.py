@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
 import torch
 from torch import distributed
-from torch.nn.parallel import DistributedDataParallel
 
 from colorcore.allocator import keep_freed_memory
 from colorcore.blocks.mixup import blend_next
@@ -28,11 +27,15 @@ from colorcore.recipes.recipe import Recipe
 from colorcore.scores.loss_history import LossHistory
 from colorcore.scores.metrics import HIGHER_IS_BETTER
 from colorcore.scores.signs import Sign, find_signs
+from colorcore.step.augment import augment
+from colorcore.step.average import Average
+from colorcore.step.numbers import Numbers
+from colorcore.step.precision import autocast
+from colorcore.step.profiling import no_profile
 from colorcore.training.adversary import Adversary, influence
-from colorcore.training.augment import augment
 from colorcore.training.encoder import parameter_groups, set_learning
 from colorcore.training.events import ValidationEvent
-from colorcore.training.precision import autocast
+from colorcore.training.network import Network
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -61,11 +64,14 @@ class Training:
 
     Attributes:
         model: the raw network; ``average`` is its EMA, which is scored and saved.
-        network: the model as called in a step: compiled on a GPU, DDP with several ranks.
+        network: the model as called in a step: compiled where that pays, DDP with several ranks.
         adversary: the discriminator and its optimizer, if a loss term needs one.
         epoch, step_in_epoch: position, as the number of epochs and steps completed.
         best, waited: the best score so far of the recipe's metric, and the validations since then.
+        profile: measures the phases of a step, if anything does.
         history: course of the loss, in which signs such as ``diverged`` are found.
+
+    ``notice`` receives what users should know, such as how long the compiler will take.
 
     Raises:
         CheckpointError: ``resume`` belongs to another dataset or model.
@@ -78,6 +84,7 @@ class Training:
         device: torch.device,
         resume: Checkpoint | None,
         initial: Mapping[str, Tensor] | None = None,
+        notice: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.recipe = recipe = recipe.for_palette(len(data.palette))
         self.data, self.device = data, device
@@ -94,11 +101,13 @@ class Training:
         self.average = self._build()
         self.average.load_state_dict(self.model.state_dict())
         self.average.requires_grad_(False)
+        self._following = Average(self.average, self.model)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, recipe.optim),
             lr=recipe.optim.lr,
             weight_decay=recipe.optim.weight_decay,
             betas=recipe.optim.betas,
+            fused=device.type == "cuda",  # one kernel; on a CPU the step gains 1%
         )
         self.loss = build_terms(recipe.loss, recipe.loss_options, data.palette)
         self.loss.prepare(device)
@@ -116,6 +125,7 @@ class Training:
             world=self.world,
             pin=device.type == "cuda",
         )
+        self.profile = no_profile()
         self.epoch, self.step_in_epoch = 0, 0
         self.scores: dict[str, float] = {}
         self.signs: tuple[Sign, ...] = ()
@@ -126,9 +136,9 @@ class Training:
         # Before DDP and the compiler wrap the model: wrapped, its parameters have other names.
         if resume is not None:
             self._restore(resume)
-        self.parallel: DistributedDataParallel | None = None
         set_learning(self.model, recipe.optim, self.epoch)
-        self.network = self._distribute()
+        self.network = Network(self.model, recipe, device, data.train.size, notice)
+        self.network.decide(self.total_steps - self.steps_done)
         if self.adversary is not None:
             self.adversary.distribute(self.device)
         if self.world > 2 and device.type == "cpu":
@@ -142,21 +152,10 @@ class Training:
         # NHWC: the layout in which half-precision convolutions are fastest.
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
-    def _distribute(self) -> nn.Module:
-        network: nn.Module = self.model
-        if self.world > 1:
-            ids = [self.device.index or 0] if self.device.type == "cuda" else None
-            network = self.parallel = DistributedDataParallel(network, device_ids=ids)
-        # Not on a CPU: compiling needs a C++ compiler there, and costs more than short runs gain.
-        if self.device.type == "cuda":
-            network = torch.compile(network)  # type: ignore[assignment]
-        return network
-
     def begin_epoch(self) -> None:
         """Let the encoder learn from this epoch on, if the recipe says so."""
         if set_learning(self.model, self.recipe.optim, self.epoch):
-            # DDP and the compiler know only what learned when they wrapped the model.
-            self.network = self._distribute()
+            self.network.wrap()
 
     def _settle_buckets(self) -> None:
         """Make DDP order its gradient buckets now, by a step that leaves nothing behind.
@@ -169,8 +168,9 @@ class Training:
         before = [{k: v.clone() for k, v in model.state_dict().items()} for model in models]
         size = self.data.train.size
         lab = torch.zeros(2, 3, size, size, device=self.device)
-        loss, values = self.losses(self.forward(lab), lab)
-        (loss + values.get("discriminator", 0.0)).backward()
+        with torch.compiler.set_stance("force_eager"):
+            loss, values = self.losses(self.forward(lab), lab)
+            (loss + values.get("discriminator", 0.0)).backward()
         for model, state in zip(models, before, strict=True):
             model.zero_grad(set_to_none=True)
             model.load_state_dict(state)
@@ -235,7 +235,10 @@ class Training:
         Accumulated parts need one exchange, at the last part, instead of one each.
         """
         with contextlib.ExitStack() as stack:
-            for network in (self.parallel, self.adversary.parallel if self.adversary else None):
+            for network in (
+                self.network.parallel,
+                self.adversary.parallel if self.adversary else None,
+            ):
                 if network is not None and not enabled:
                     stack.enter_context(network.no_sync())
             yield
@@ -244,7 +247,7 @@ class Training:
         """The network's prediction from the lightness of lab (B, 3, H, W), ab in float32."""
         with autocast(self.device, self.recipe.train.precision):
             inputs = normalize_L(lab[:, :1]).contiguous(memory_format=torch.channels_last)
-            prediction: Prediction = self.network(inputs)
+            prediction: Prediction = self.network.call(inputs)
         prediction["ab"] = prediction["ab"].float()
         return prediction
 
@@ -278,7 +281,6 @@ class Training:
         optimizer.zero_grad(set_to_none=True)
         return norm
 
-    @torch.no_grad()
     def update_average(self) -> None:
         """EMA of weights and buffers: avg ← d · avg + (1 - d) · now."""
         # Early on d = (1 + n) / (10 + n) after n steps (as in TensorFlow's
@@ -286,28 +288,24 @@ class Training:
         # the random weights that the average started from.
         done = self.steps_done
         decay = min(self.recipe.train.ema, (1 + done) / (10 + done))
-        now = self.model.state_dict()
-        for name, value in self.average.state_dict().items():
-            if value.dtype.is_floating_point:
-                value.lerp_(now[name], 1.0 - decay)
-            else:
-                value.copy_(now[name])  # counters such as num_batches_tracked
+        self._following.update(decay)
 
-    def mean_over_ranks(
-        self, loss: float, terms: Mapping[str, float], stop: bool
-    ) -> tuple[float, dict[str, float], bool]:
-        """Loss and terms as means over all photos of the step, and whether any rank wants to stop.
+    def exchange(
+        self, loss: Tensor, terms: Mapping[str, Tensor], norm: Tensor, stop: bool
+    ) -> Numbers:
+        """The gradient's norm, the ranks that want to stop, and loss and terms over all photos.
 
         The only exchange of a step besides the gradients'. All ranks stop after the same step,
         and all have the same loss history, so a checkpoint of any step can hold it.
         """
+        # One transfer for all numbers: on a GPU each would wait for the whole step by itself.
+        mine = torch.stack([loss, *(term.to(loss) for term in terms.values())])
+        asked = mine.new_full((1,), float(stop))  # filled there: a copy would wait
         if self.world == 1:
-            return loss, dict(terms), stop
-        mine = [value * self.weight / self.world for value in (loss, *terms.values())]
-        total = torch.tensor([float(stop), *mine], dtype=torch.float64, device=self.device)
+            return Numbers(torch.cat([norm[None].to(mine), asked, mine]))
+        total = torch.cat([asked.double(), mine.double() * self.weight / self.world])
         distributed.all_reduce(total)
-        asked, loss, *means = total.tolist()
-        return loss, dict(zip(terms, means, strict=True)), asked > 0
+        return Numbers(torch.cat([norm[None].to(total), total]))
 
     # -- validation and checkpoints --------------------------------------------------------------
 

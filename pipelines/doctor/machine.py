@@ -25,7 +25,8 @@ from packaging.version import Version
 
 from colorcore import __version__
 from colorcore.dataset.layout import DatasetError
-from colorcore.dataset.shard_cache import default_bytes, default_folder
+from colorcore.dataset.shard_cache import default_bytes
+from colorcore.storage.local import cache_folder
 from pipelines.cluster import ray_session, require_listener
 from pipelines.device import usable_cpus
 from pipelines.doctor.finding import Check, Finding, fail, ok, warn
@@ -235,7 +236,7 @@ def check_disk(folder: Path) -> Finding:
 
 def check_cache() -> Finding:
     """The cache for shards of remote datasets is writable, and its limit fits on the disk."""
-    folder = default_folder()
+    folder = cache_folder()
     try:
         limit = default_bytes()
     except DatasetError as error:

@@ -30,7 +30,7 @@ from colorcore.color.palette import Palette
 from colorcore.dataset.loader import Batch, TrainLoader
 from colorcore.dataset.samples import Samples
 from colorcore.recipes.recipe import load_recipe
-from colorcore.training.precision import autocast
+from colorcore.step.precision import autocast
 
 if TYPE_CHECKING:
     from torch import Tensor

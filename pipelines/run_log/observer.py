@@ -106,6 +106,10 @@ class RunObserver(NodeObserver):
         }
         self._step = 0
 
+    def on_notice(self, text: str) -> None:
+        """Write it into the log of the process: a trial has no other display."""
+        sys.stderr.write(f"train: {text}\n")
+
     def on_step(self, event: StepEvent) -> None:
         """Log loss, terms, learning rate, gradient norm and photos/s, every tenth step."""
         self._step = event.step

@@ -76,6 +76,7 @@ def train(
     resume: bool = False,
     initial: str | Path | None = None,
     reading: str | None = None,
+    profile: int = 0,
     address: str | None = None,
     on_progress: Callable[[TrainProgress], None] = lambda _: None,
     on_initial: Callable[[str], None] = lambda _: None,
@@ -91,7 +92,8 @@ def train(
 
     ``initial`` is a checkpoint folder or an old .pt file whose weights a new training starts
     from, ``reading`` the input convention of the latter. A resumed training does not read it again:
-    its own checkpoint holds the weights. ``on_initial`` receives a description of those weights;
+    its own checkpoint holds the weights. ``profile`` steps are measured, see
+    :func:`colorcore.training.fit.fit`. ``on_initial`` receives a description of those weights;
     ``on_warning`` what the run in MLflow lacks at the end, and where that is.
 
     Raises:
@@ -109,7 +111,7 @@ def train(
     tracking_uri = resolve_tracking_uri(tracking_uri, Path.cwd())
     if isinstance(recipe, str):
         recipe = load_recipe(recipe)
-    job = prepare_job(dataset, recipe, out, workers)
+    job = replace(prepare_job(dataset, recipe, out, workers), profile=profile)
     with claim(job.store, "cc train"):
         previous = _previous(job, resume=resume)
         tags = {DATASET_TAG: str(dataset), NOTE_TAG: recipe.about}
@@ -234,10 +236,9 @@ def _previous(job: Job, *, resume: bool) -> Checkpoint | None:
             f"{out} was trained on the dataset {previous.dataset}, "
             f"this one is {job.fingerprint}; resume on the same dataset"
         )
-    # How often checkpoints are saved does not change what is learned.
-    if changes := differences(
-        previous.recipe.flat(), job.recipe.flat(), ignored=("train.save_every",)
-    ):
+    # How often checkpoints are saved does not change what is learned, nor does compilation.
+    ignored = ("train.save_every", "train.compile")
+    if changes := differences(previous.recipe.flat(), job.recipe.flat(), ignored=ignored):
         raise WrongCallError(
             f"{out} was trained with another recipe: {changes}; "
             "use the same settings or choose another --out"

@@ -48,6 +48,7 @@ class Job:
     store    where ``last`` and ``best`` are: `--out`
     run      the run in MLflow; None before it has started
     threads  CPU threads per worker; None shares out the CPUs of its node
+    profile  steps that rank 0 measures
     mark     a file below ``store`` that every worker must see before it begins, if any
     """
 
@@ -62,6 +63,7 @@ class Job:
     threads: int | None = None
     initial: StartWeights | None = None
     mark: str | None = None
+    profile: int = 0
 
     def data(self) -> FitData:
         """The data to train on, opened in the calling process."""
@@ -166,6 +168,7 @@ def train_rank(
             run_id=job.run.run_id if job.run is not None else None,
             observers=observers,
             stop=stop,
+            profile=job.profile,
         )
     except TrainingDivergedError:
         if run is not None:

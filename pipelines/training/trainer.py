@@ -37,7 +37,8 @@ MARK = ".training-"
 class TrainProgress:
     """The progress of a training, for a display.
 
-    ``scores`` and ``signs`` are of ``scored_step``; ``workers`` counts those that train now;
+    ``scores`` and ``signs`` are of ``scored_step``; ``workers`` counts those that train now, and
+    ``notices`` is what they have said so far, such as that a network is being compiled;
     ``stopping`` is True from the request to stop until the end.
     """
 
@@ -51,6 +52,7 @@ class TrainProgress:
     signs: tuple[Advised, ...] = ()
     scored_step: int = 0
     workers: int = 0
+    notices: tuple[str, ...] = ()
     stopping: bool = False
 
 

@@ -40,6 +40,9 @@ class _BoardObserver(Observer):
         epoch = first_step * self._epochs // total_steps
         self._set(total_steps=total_steps, step=first_step, epoch=epoch)
 
+    def on_notice(self, text: str) -> None:
+        self._set(notices=(*self._progress.get("notices", ()), text))
+
     def on_step(self, event: StepEvent) -> None:
         speed = event.photos_per_s
         self._smooth = speed if self._smooth is None else 0.95 * self._smooth + 0.05 * speed
@@ -76,9 +79,9 @@ class _BoardObserver(Observer):
 
 
 class _ReportObserver(Observer):
-    """Reports every validation to Ray Train, which wants that from every rank."""
+    """Reports every validation to Ray Train, which wants that from every rank at the same step."""
 
-    def on_saved(self, event: ValidationEvent) -> None:
+    def on_validation(self, event: ValidationEvent) -> None:
         from ray import train as ray_train
 
         ray_train.report({"step": event.step, "epoch": event.epoch, **event.scores})

@@ -10,6 +10,7 @@ from pathlib import Path
 PARTS = (
     "shard", "img2dataset", "writer", "loader", "palette", "encode", "workers", "train",
     "allocator", "colorize", "observers", "tracking", "tune", "sync",
+    "checkpoint",
 )  # fmt: skip
 
 
@@ -25,6 +26,7 @@ def main() -> None:  # noqa: PLR0912 - one branch per part
     arguments = parser.parse_args()
     from tests.benchmarks import (
         bench_allocator,
+        bench_checkpoint,
         bench_colorize,
         bench_encode,
         bench_loader,
@@ -62,6 +64,8 @@ def main() -> None:  # noqa: PLR0912 - one branch per part
 
                 make_palette(dataset, bins=16)
                 bench_tune.run(dataset, work, rounds=min(rounds, 3))
+        if "checkpoint" in only:
+            bench_checkpoint.run(work, rounds=rounds)
         if "encode" in only:
             bench_encode.run(rounds=rounds)
         if "workers" in only:

@@ -103,12 +103,12 @@ def run(photos: Path, work: Path, *, size: int, rounds: int) -> None:
     row("save a checkpoint of 300 MB, wall-ms: not synced", found["on"], found["off"])
 
 
-def made_up_checkpoint() -> Checkpoint:
-    """A small model, and the state of an optimizer of a large one."""
+def made_up_checkpoint(weights: int = WEIGHTS) -> Checkpoint:
+    """A small model, and the state of an optimizer of one with so many weights."""
     recipe = load_recipe("simple", ["model.channels=4", "model.depth=2"])
-    weights = build_model(recipe.model.name, **recipe.model.options()).state_dict()
+    small = build_model(recipe.model.name, **recipe.model.options()).state_dict()
     histogram = np.zeros((256, 256), np.int64)
     histogram[100:160:10, 100:160:10] = 1
     palette = fit_palette(histogram, bins=5)
-    training = {f"optimizer.{i}": torch.rand(WEIGHTS) for i in range(3)}
-    return Checkpoint(recipe, weights, palette, (0.0, 0.0), 32, "0" * 16, training=training)
+    training = {f"optimizer.{i}": torch.rand(weights) for i in range(3)}
+    return Checkpoint(recipe, small, palette, (0.0, 0.0), 32, "0" * 16, training=training)

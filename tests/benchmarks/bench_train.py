@@ -102,8 +102,7 @@ def main(folder: str, world: str, rank: str) -> None:
         for batch in training.loader.epoch(0):
             if batch.step == request["steps"]:
                 break
-            loss, terms, _ = train_step(training, batch)
-            training.mean_over_ranks(loss, terms, stop=False)
+            training.exchange(*train_step(training, batch), stop=False).read()
         parent.send()
 
 

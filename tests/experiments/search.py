@@ -121,6 +121,8 @@ class _EndError(Exception):
 class _Record(Observer):
     """Keeps each epoch, and asks whether to go on."""
 
+    waits_for_files = True
+
     def __init__(self, epochs: int, ask: Callable[[Epoch], bool]) -> None:
         self.kept: list[Epoch] = []
         self.photos_a_step, self.steps = 0, 0

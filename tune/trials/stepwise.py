@@ -39,6 +39,8 @@ class StepwiseTraining(Observer):
             raises, :meth:`result` raises.
     """
 
+    waits_for_files = True  # a trial that is killed while it pauses continues from there
+
     def __init__(self, train: Callable[[Observer], TrialResult]) -> None:
         self._train = train
         self._results: queue.Queue[TrialResult | BaseException] = queue.Queue()

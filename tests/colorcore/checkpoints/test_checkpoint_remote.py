@@ -246,3 +246,49 @@ def test_a_training_whose_out_is_remote_ends_as_one_here(out, tmp_path: Path) ->
         )  # fmt: skip
     state = load_checkpoint(out.below("last"), training=True).training
     assert same(state, load_checkpoint(tmp_path / "here/last", training=True).training)
+
+
+def test_best_and_last_are_one_upload(
+    saved, s3_server, bucket, out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store copies best's weights to last by itself, and a new record uploads no tensors."""
+    sent: list[str] = []
+    original = RemoteStore.put
+
+    def put(store: RemoteStore, path: Path, name: str) -> None:
+        sent.append(f"{store.prefix.rpartition('/')[2]}/{name.partition('-')[0]}")
+        original(store, path, name)
+
+    monkeypatch.setattr(RemoteStore, "put", put)
+    best, last = out.below("best"), out.below("last")
+    save_checkpoint(replace(saved, training={}), best)
+    save_checkpoint(saved, last, same_as=best)
+    assert sent == ["best/model", "best/palette", "last/training"]
+    assert same(load_checkpoint(last, training=True).weights, saved.weights)
+    save_checkpoint(replace(saved, training={}, decoded={"psnr": 1.0}), best, same_as=best)
+    assert len(sent) == 3
+    assert load_checkpoint(best).decoded == {"psnr": 1.0}
+    assert same(load_checkpoint(best).weights, saved.weights)
+    # Each has its own objects, so what replaces one does not touch the other.
+    save_checkpoint(replace(saved, training={}, epoch=9), best)
+    assert same(load_checkpoint(last, training=True).weights, saved.weights)
+    assert len(files(s3_server, bucket)) == 7
+
+
+def test_a_store_that_cannot_copy_gets_a_second_upload(
+    saved, out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RemoteStore, "copy_from", lambda *_: False)
+    save_checkpoint(replace(saved, training={}), out.below("best"))
+    save_checkpoint(saved, out.below("last"), same_as=out.below("best"))
+    assert same(load_checkpoint(out.below("last"), training=True).weights, saved.weights)
+
+
+def test_only_a_file_of_the_same_bucket_can_be_copied(s3_server, bucket, out, tmp_path) -> None:
+    out.write("one", b"bytes")
+    assert out.copy_from(out, "one", "two")
+    assert out.read("two") == b"bytes"
+    assert not out.copy_from(out, "missing", "three")
+    assert not out.copy_from(open_store(tmp_path), "one", "three")
+    assert not open_store(tmp_path).copy_from(out, "one", "three")
+    assert out.names("") == ["one", "two"]

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from colorcore.dataset.layout import DatasetError
-from colorcore.dataset.shard_cache import DEFAULT_BYTES, ShardCache, default_bytes, default_folder
-from colorcore.storage.local import LocalStore
+from colorcore.dataset.shard_cache import DEFAULT_BYTES, ShardCache, default_bytes
+from colorcore.storage.local import LocalStore, cache_folder
 
 SIZE = 1000
 SPAWN = multiprocessing.get_context("spawn")
@@ -415,10 +415,10 @@ def test_the_folder_and_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for name in ("COLORCORE_CACHE", "COLORCORE_CACHE_GB", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_folder() == tmp_path / ".cache" / "colorcore"
+    assert cache_folder() == tmp_path / ".cache" / "colorcore"
     assert default_bytes() == DEFAULT_BYTES == 50 * 10**9
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert default_folder() == tmp_path / "xdg" / "colorcore"
+    assert cache_folder() == tmp_path / "xdg" / "colorcore"
     monkeypatch.setenv("COLORCORE_CACHE", str(tmp_path / "mine"))
     monkeypatch.setenv("COLORCORE_CACHE_GB", "0.5")
     cache = ShardCache(LocalStore(tmp_path), "0123")

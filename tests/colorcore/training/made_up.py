@@ -75,6 +75,10 @@ class Diary(Observer):
     saved: list[ValidationEvent] = field(default_factory=list)
     decodings: list[DecodingEvent] = field(default_factory=list)
     stops: list[int] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list, compare=False)
+
+    def on_notice(self, text: str) -> None:
+        self.notices.append(text)
 
     def on_start(self, total_steps: int, first_step: int) -> None:
         self.starts.append((total_steps, first_step))

@@ -3,10 +3,12 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from colorcore.checkpoints import writer as writer_module
 from colorcore.checkpoints.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -31,6 +33,7 @@ from tests.colorcore.training.made_up import (
     Killer,
     Photos,
     bytes_of,
+    close,
     data_of,
     recipe_of,
     weights_of,
@@ -108,6 +111,50 @@ def test_a_run_goes_on_from_the_middle_of_an_epoch(data: FitData, tmp_path: Path
     assert bytes_of(tmp_path / "whole") == bytes_of(tmp_path / "resumed")
 
 
+def test_restored_moments_have_the_layout_of_their_weights(data: FitData, tmp_path: Path):
+    """And the optimizer computes as it does here, not as it did where the checkpoint is from."""
+    recipe = recipe_of(*JUDGED)
+    first = Training(recipe, data, CPU, None)
+    train_step(first, next(iter(first.loader.epoch(0))))
+    checkpoint = first.checkpoint({})
+    for name in ("optimizer", "discriminator_optimizer"):
+        checkpoint.optimizer[name][0]["fused"] = True
+    save_checkpoint(checkpoint, tmp_path)
+    resumed = Training(recipe, data, CPU, load_checkpoint(tmp_path, training=True))
+    for optimizer in (resumed.optimizer, resumed.adversary.optimizer):  # type: ignore[union-attr]
+        assert not optimizer.param_groups[0]["fused"]
+        weights = [each for each in optimizer.state if each.ndim == 4]
+        assert any(not each.is_contiguous() for each in weights)
+        for each in weights:
+            assert optimizer.state[each]["exp_avg"].stride() == each.stride()
+
+
+@pytest.mark.parametrize("fused", [(False, True), (True, False)])
+def test_a_fused_optimizer_goes_on_from_another_and_back(
+    data: FitData, tmp_path: Path, fused: tuple[bool, bool]
+):
+    """As between a GPU and a CPU: the weights are the same but for rounding."""
+
+    def training(fused: bool, resume: Checkpoint | None) -> Training:
+        made = Training(recipe_of("optim.lr=1e-2"), data, CPU, resume)
+        for group in made.optimizer.param_groups:
+            group["fused"] = fused
+        return made
+
+    batches = list(training(False, None).loader.epoch(0))
+    whole = training(False, None)
+    for batch in batches:
+        train_step(whole, batch)
+    first = training(fused[0], None)
+    for batch in batches[:2]:
+        train_step(first, batch)
+    save_checkpoint(first.checkpoint({}), tmp_path)
+    second = training(fused[1], load_checkpoint(tmp_path, training=True))
+    for batch in batches[2:]:
+        train_step(second, batch)
+    close(second.model.state_dict(), whole.model.state_dict(), atol=1e-4)
+
+
 @pytest.mark.parametrize("more", [(), JUDGED, ("train.precision=fp16",)], ids=["", "gan", "fp16"])
 def test_a_run_that_is_stopped_writes_last_at_that_step_and_ends_as_one_that_never_was(
     data: FitData, tmp_path: Path, more: tuple[str, ...]
@@ -177,13 +224,13 @@ def test_a_run_killed_between_best_and_last_loses_neither(
     recipe = recipe_of("train.metric=psnr", *EVERYTHING_RANDOM)
     fit(recipe, data, tmp_path / "whole")
 
-    def killed_at_last(checkpoint: Checkpoint, folder: LocalStore) -> None:
+    def killed_at_last(checkpoint: Checkpoint, folder: LocalStore, **more: Any) -> None:
         if folder.path.name == "last" and checkpoint.epoch == epoch:
             raise Killed
-        save_checkpoint(checkpoint, folder)
+        save_checkpoint(checkpoint, folder, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "save_checkpoint", killed_at_last)
+        patch.setattr(writer_module, "save_checkpoint", killed_at_last)
         with pytest.raises(Killed):
             fit(recipe, data, tmp_path / "parts")
     assert (tmp_path / "parts/last").exists() == (epoch > 1)
@@ -245,10 +292,10 @@ def test_a_run_killed_while_choosing_has_a_decoding_after_all(
         assert bytes_of(tmp_path / name) == bytes_of(tmp_path / "whole")
 
 
-def _killed_when_decoded(checkpoint: Checkpoint, folder: LocalStore) -> None:
+def _killed_when_decoded(checkpoint: Checkpoint, folder: LocalStore, **more: Any) -> None:
     if checkpoint.decoded:
         raise Killed
-    save_checkpoint(checkpoint, folder)
+    save_checkpoint(checkpoint, folder, **more)
 
 
 def test_a_run_that_ended_before_there_were_decodings_gets_one(data: FitData, tmp_path: Path):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,8 +29,11 @@ from pipelines.tracking.model import local_model
 from pipelines.training.driver import TrainReport, train
 from pipelines.training.job import require_encoder
 from pipelines.training.trainer import TrainProgress
+from tests.mlflow_store import new_store
 from tests.processes import listening
 from tests.trainings import TINY
+
+ROOT = Path(__file__).parents[3]
 
 
 def final_weights(out: Path) -> dict[str, torch.Tensor]:
@@ -218,3 +226,30 @@ def test_signs_reach_the_display_mlflow_and_the_evaluation(
     evaluated = evaluate_model(tmp_path / "model", dataset_with_palette)
     assert [each.sign.name for each in evaluated.signs] == ["grey"]
     assert evaluated.statistics["chroma_ratio"] == pytest.approx(shown.sign.value, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_the_command_profiles_and_says_why_nothing_is_compiled(
+    dataset_with_palette: Path, tmp_path: Path
+) -> None:
+    """Through its worker's board: the notice comes at once, the table at the next validation."""
+    new_store(tmp_path)
+    overrides = [word for each in (*TINY, "train.compile=on") for word in ("--set", each)]
+    command = [
+        sys.executable, "-m", "cli.main", "train", str(dataset_with_palette), "--recipe", "unet-l1",
+        *overrides, "--out", "model", "--profile", "2",
+    ]  # fmt: skip
+    environment = {**os.environ, "CXX": "no-such-compiler", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    reason = "expected the C++ compiler no-such-compiler, found none; install it or set CXX"
+    assert done.stderr.count(f"not compiling the network: {reason}") == 1
+    table = (tmp_path / "model/profile/table.txt").read_text()
+    assert table.startswith("profile of 2 steps")
+    for line in table.splitlines():
+        assert line in done.stderr.splitlines()
+    trace = gzip.decompress((tmp_path / "model/profile/trace.json.gz").read_bytes())
+    assert {"forward", "backward"} <= {each["name"] for each in json.loads(trace)["traceEvents"]}

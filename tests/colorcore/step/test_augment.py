@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from colorcore.color.lab import lab_to_rgb, rgb_to_lab
-from colorcore.training.augment import augment, bend_lightness, jitter_light
+from colorcore.step.augment import augment, bend_lightness, jitter_light
 
 
 def photos(batch: int, height: int = 12, width: int = 12, seed: int = 0) -> Tensor:

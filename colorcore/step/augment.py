@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from colorcore.color.lab import lab_to_rgb, rgb_to_lab
+from colorcore.step.numbers import to_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,10 +45,10 @@ def augment(
     if jitter:
         draws = torch.rand(len(lab), 3, generator=generator)
         factors = 1.0 + jitter * (2.0 * draws - 1.0)
-        lab = rgb_to_lab(jitter_light(lab_to_rgb(lab), factors.to(lab.device)))
+        lab = rgb_to_lab(jitter_light(lab_to_rgb(lab), to_device(factors, lab.device)))
     if gamma:
         draws = 2.0 * torch.rand(len(lab), generator=generator) - 1.0
-        lab = bend_lightness(lab, (1.0 + gamma) ** draws.to(lab.device))
+        lab = bend_lightness(lab, (1.0 + gamma) ** to_device(draws, lab.device))
     return lab
 
 
@@ -78,8 +79,9 @@ def jitter_light(rgb: Tensor, factors: Tensor) -> Tensor:
 
 
 def _grey(rgb: Tensor) -> Tensor:
-    weights = rgb.new_tensor(_LUMA)[None, :, None, None]
-    return (weights * rgb).sum(1, keepdim=True)
+    red, green, blue = rgb.split(1, dim=1)
+    grey: Tensor = _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue  # no transfer of weights
+    return grey
 
 
 def _blend(rgb: Tensor, other: Tensor, share: Tensor) -> Tensor:
@@ -93,7 +95,8 @@ def _flip_and_crop(
     draws = torch.rand(batch, 4, generator=generator)
     mirror = 1.0 - 2.0 * (draws[:, 0] < 0.5).float() if flip else torch.ones(batch)
     if crop is None:
-        flipped = torch.where((mirror < 0).to(lab.device)[:, None, None, None], lab.flip(-1), lab)
+        turned = to_device(mirror < 0, lab.device)[:, None, None, None]
+        flipped = torch.where(turned, lab.flip(-1), lab)
         return flipped.contiguous()
     side = crop + (1.0 - crop) * draws[:, 1]
     room = 1.0 - side
@@ -102,5 +105,5 @@ def _flip_and_crop(
     theta[:, 1, 1] = side
     theta[:, 0, 2] = room * (2.0 * draws[:, 2] - 1.0)
     theta[:, 1, 2] = room * (2.0 * draws[:, 3] - 1.0)
-    grid = F.affine_grid(theta.to(lab.device), list(lab.shape), align_corners=False)
+    grid = F.affine_grid(to_device(theta, lab.device), list(lab.shape), align_corners=False)
     return F.grid_sample(lab, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
