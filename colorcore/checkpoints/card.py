@@ -95,23 +95,18 @@ def measure(
     return Measured(int(scores["model"]["photos"]), scores, by_hue.rows())
 
 
-def model_card(
-    checkpoint: Checkpoint, counts: tuple[int, int], measured: Measured, origin: str = ""
-) -> str:
+def model_card(checkpoint: Checkpoint, counts: tuple[int, int], measured: Measured) -> str:
     """The card as Markdown.
 
     Args:
         checkpoint: the model and its training.
         counts: photos that it was trained and validated on.
         measured: its scores, from :func:`measure`.
-        origin: what its weights started from besides the recipe's, such as "start".
     """
-    return "\n".join(_lines(checkpoint, counts, measured, origin)) + "\n"
+    return "\n".join(_lines(checkpoint, counts, measured)) + "\n"
 
 
-def _lines(
-    checkpoint: Checkpoint, counts: tuple[int, int], measured: Measured, origin: str
-) -> Iterator[str]:
+def _lines(checkpoint: Checkpoint, counts: tuple[int, int], measured: Measured) -> Iterator[str]:
     recipe = checkpoint.recipe
     weights = sum(value.numel() for value in checkpoint.weights.values())
     train, val = counts
@@ -131,7 +126,7 @@ def _lines(
         f"`{checkpoint.dataset}`.",
         f"- **Training**: as it was after {checkpoint.epoch} of {recipe.train.epochs} epochs, its "
         f"best by `{recipe.train.metric}`; seed {recipe.train.seed}.",
-        f"- **Start weights**: {'; '.join(_start_weights(checkpoint, origin))}.",
+        f"- **Start weights**: {'; '.join(_start_weights(checkpoint))}.",
         f"- **Decoding**: {checkpoint.decoding}, chosen on the validation photos.",
         "",
         "## Scores",
@@ -162,10 +157,10 @@ def _row(title: str, scores: Mapping[str, float]) -> str:
     return f"| {title} | " + " | ".join(cells) + " |"
 
 
-def _start_weights(checkpoint: Checkpoint, origin: str) -> Iterator[str]:
+def _start_weights(checkpoint: Checkpoint) -> Iterator[str]:
     """What the training began with, and under which licence that may be passed on."""
-    if origin:
-        yield f"{origin}; its licence holds for this model, too"
+    if checkpoint.origin:
+        yield f"{checkpoint.origin}; its licence holds for this model, too"
     options = checkpoint.recipe.model.options()
     given = options.get("encoder_weights")
     if given == "imagenet":
@@ -176,7 +171,7 @@ def _start_weights(checkpoint: Checkpoint, origin: str) -> Iterator[str]:
         )
     elif given and given != "none":
         yield "a file of encoder weights that the recipe names; look up its licence"
-    elif not origin:
+    elif not checkpoint.origin:
         yield "none: all weights were learned from the photos above"
 
 

@@ -34,7 +34,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from colorcore.checkpoints.shipped import SHIPPED, with_encoder, without_encoder
+from colorcore.checkpoints.shipped import CARD, SHIPPED, with_encoder, without_encoder
 from colorcore.color.palette import Palette
 from colorcore.decoding import Decoding
 from colorcore.models import build_model
@@ -88,6 +88,9 @@ class Checkpoint:
                   (colorcore.inference.equal_colorfulness); {} if it cannot be read there
     history       the course of the loss (LossHistory.state); [] if unknown
     signs         of the latest validation, each as the fields of a Sign
+    origin        what its weights started from besides the recipe's own; "" for nothing
+    card          the text of its MODEL_CARD.md (colorcore.checkpoints.card); "" until the
+                  training has ended
     """
 
     recipe: Recipe
@@ -109,6 +112,8 @@ class Checkpoint:
     equal_cf: dict[str, float] = field(default_factory=dict)
     history: list[float] = field(default_factory=list)
     signs: list[dict[str, Any]] = field(default_factory=list)
+    origin: str = ""
+    card: str = ""
 
     @property
     def is_last(self) -> bool:
@@ -132,7 +137,7 @@ class Checkpoint:
 
 
 _FACTS = ("mean_ab", "size", "dataset", "epoch", "step", "scores", "best", "run_id", "optimizer")
-_LATER_FACTS = ("decoded", "equal_cf", "history", "signs", "waited")
+_LATER_FACTS = ("decoded", "equal_cf", "history", "signs", "waited", "origin", "card")
 """Facts that checkpoints of older versions lack."""
 
 
@@ -181,6 +186,8 @@ def _save_here(
         if not _share(shared, kind, file, LocalStore(fresh), file):
             _save_tensors(tensors, fresh / file)
     (fresh / RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
+    if checkpoint.card:
+        (fresh / CARD).write_text(checkpoint.card, encoding="utf-8")
     for path in fresh.iterdir():
         sync_file(path, sync=sync)
     sync_folder(fresh, sync=sync)
@@ -208,9 +215,12 @@ def _save_there(checkpoint: Checkpoint, record: Any, store: Store, shared: Store
             _save_tensors(tensors, path)
             store.put(path, files[kind])
     record = {**record, "files": files}
+    if checkpoint.card:
+        store.write(CARD, checkpoint.card.encode())
     store.write(RECORD, json.dumps(record, indent=2).encode())
     for name in store.names(""):
-        if _NAME.fullmatch(name) and name not in files.values():
+        stale = name not in files.values() if _NAME.fullmatch(name) else name == CARD
+        if stale and not (name == CARD and checkpoint.card):
             store.remove(name)
     store.drop_uploads()  # of a training that was killed: a new one never writes the same names
 
@@ -387,7 +397,7 @@ def remove_checkpoint(folder: Store) -> None:
         return
     folder.remove(RECORD)  # first: without it, the rest is no checkpoint
     for name in folder.names(""):
-        if _NAME.fullmatch(name):
+        if _NAME.fullmatch(name) or name == CARD:
             folder.remove(name)
 
 

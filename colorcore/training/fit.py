@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import distributed
 
+from colorcore.checkpoints.card import measure, model_card
 from colorcore.checkpoints.checkpoint import (
     Checkpoint,
     has_checkpoint,
@@ -58,6 +59,7 @@ def fit(
     device: torch.device | str = "cpu",
     resume: Checkpoint | None = None,
     initial: Mapping[str, Tensor] | None = None,
+    origin: str = "",
     run_id: str | None = None,
     observers: Sequence[Observer] = (),
     stop: Callable[[], bool] = lambda: False,
@@ -68,7 +70,8 @@ def fit(
     Writes ``out/last`` and ``out/best``, in the background while the next steps are taken; when it
     returns or raises, they are written.
 
-    ``initial`` are the weights that model and average start from, instead of random ones.
+    ``initial`` are the weights that model and average start from, instead of random ones, and
+    ``origin`` says where they are from, for the model card.
     ``stop`` is asked after every step and must answer at once; when it is true on any rank, all
     ranks stop after that step.
 
@@ -89,6 +92,7 @@ def fit(
         recipe, data, device, resume, initial, lambda text: notify(observers, "on_notice", text)
     )
     training.run_id = run_id or training.run_id
+    training.origin = origin or training.origin
     notify(observers, "on_start", training.total_steps, training.steps_done)
     steps = Steps(training, observers)
     training.profile = profiler = Profile(
@@ -240,5 +244,7 @@ def _choose_decoding(training: Training, out: Store) -> DecodingEvent | None:
         equal_cf = {} if reading is None else reading.scores
         if best is not None:
             chosen = replace(best, decoding=decoding, decoded=scores, equal_cf=equal_cf)
+            measured = measure(chosen, model, data.val, device=training.device)
+            chosen.card = model_card(chosen, (len(data.train), len(data.val)), measured)
             save_checkpoint(chosen, folder, same_as=folder)
     return DecodingEvent(training.steps_done, decoding, scores, equal_cf)

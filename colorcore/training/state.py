@@ -132,6 +132,7 @@ class Training:
         self.best: float | None = None
         self.waited = 0
         self.run_id: str | None = None
+        self.origin = ""
         self.history = LossHistory(recipe.data.batch, len(self.loader))
         # Before DDP and the compiler wrap the model: wrapped, its parameters have other names.
         if resume is not None:
@@ -401,6 +402,7 @@ class Training:
             optimizer=numbers,
             history=self.history.state(),
             signs=[asdict(sign) for sign in self.signs],
+            origin=self.origin,
         )
 
     def _restore(self, resume: Checkpoint) -> None:
@@ -434,5 +436,6 @@ class Training:
         self.epoch, self.step_in_epoch = resume.epoch, resume.step
         self.best, self.waited, self.run_id = resume.best, resume.waited, resume.run_id
         self.scores = dict(resume.scores)
+        self.origin = resume.origin
         self.signs = tuple(Sign(**values) for values in resume.signs)
         self.history.load_state(resume.history)

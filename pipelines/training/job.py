@@ -165,6 +165,7 @@ def train_rank(
             device=device,
             resume=load_checkpoint(last, training=True) if resumes else None,
             initial=initial,
+            origin=job.initial.about if job.initial is not None and initial is not None else "",
             run_id=job.run.run_id if job.run is not None else None,
             observers=observers,
             stop=stop,

@@ -104,9 +104,9 @@ ROWS = {
 }
 
 
-def card(checkpoint: Checkpoint, origin: str = "", **changes: object) -> str:
+def card(checkpoint: Checkpoint, **changes: object) -> str:
     measured = replace(Measured(139, ROWS), **changes)
-    return model_card(checkpoint, (744, 139), measured, origin)
+    return model_card(checkpoint, (744, 139), measured)
 
 
 def test_it_says_what_the_model_was_made_from(checkpoint: Checkpoint) -> None:
@@ -137,7 +137,7 @@ def test_it_says_what_the_model_was_made_from(checkpoint: Checkpoint) -> None:
 def test_it_says_where_start_weights_are_from_and_under_which_licence(
     checkpoint: Checkpoint, recipe: str, options: list[str], origin: str, expected: str
 ) -> None:
-    assert expected in card(with_options(checkpoint, recipe, *options), origin)
+    assert expected in card(replace(with_options(checkpoint, recipe, *options), origin=origin))
 
 
 def test_the_scores_stand_next_to_those_of_the_baselines(checkpoint: Checkpoint) -> None:

@@ -292,3 +292,17 @@ def test_only_a_file_of_the_same_bucket_can_be_copied(s3_server, bucket, out, tm
     assert not out.copy_from(open_store(tmp_path), "one", "three")
     assert not open_store(tmp_path).copy_from(out, "one", "three")
     assert out.names("") == ["one", "two"]
+
+
+def test_a_card_lies_next_to_its_remote_model_and_goes_with_it(
+    saved, s3_server, bucket, out
+) -> None:
+    best = out.below("best")
+    save_checkpoint(replace(saved, card="# Model card\n"), best)
+    assert best.read("MODEL_CARD.md") == b"# Model card\n"
+    assert load_checkpoint(best).card == "# Model card\n"
+    save_checkpoint(saved, best)  # a better one, in a training that has not ended
+    assert not best.exists("MODEL_CARD.md")
+    save_checkpoint(replace(saved, card="# Again\n"), best)
+    module.remove_checkpoint(best)
+    assert files(s3_server, bucket) == []

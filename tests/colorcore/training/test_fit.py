@@ -366,6 +366,30 @@ def test_the_decoding_of_the_best_is_chosen_at_the_end(data: FitData, tmp_path: 
     assert own.compute() == pytest.approx(best.scores, rel=1e-5)
 
 
+def test_the_best_gets_a_card_at_the_end(data: FitData, tmp_path: Path):
+    fit(recipe_of("train.epochs=2"), data, tmp_path, origin="a model of the museum")
+    best, last = load_checkpoint(tmp_path / "best"), load_checkpoint(tmp_path / "last")
+    assert (tmp_path / "best/MODEL_CARD.md").read_text(encoding="utf-8") == best.card
+    assert not (tmp_path / "last/MODEL_CARD.md").exists()
+    assert last.card == ""
+    assert f"Trained on** {len(data.train)} photos" in best.card
+    assert "a model of the museum; its licence holds" in best.card
+    beside = score_with_baselines(
+        best.model(), [data.val.lab_u8], data.palette, data.mean_ab, decoding=best.decoding
+    )
+    for title, row in (("constant mean colour", "constant"), ("this model", "model")):
+        scores = beside[row]
+        assert f"| {title} | {scores['psnr']:.2f} | {scores['delta_e2000']:.2f} |" in best.card
+
+
+def test_where_weights_are_from_is_known_after_a_resume(data: FitData, tmp_path: Path):
+    with pytest.raises(Killed):
+        fit(recipe_of("train.epochs=2"), data, tmp_path, origin="museum", observers=[Killer(7)])
+    resume = load_checkpoint(tmp_path / "last", training=True)
+    fit(recipe_of("train.epochs=2"), data, tmp_path, resume=resume)
+    assert "**Start weights**: museum;" in load_checkpoint(tmp_path / "best").card
+
+
 WORSENING = (
     "train.metric=cf_gap", "train.epochs=8", "optim.lr=0.1", "optim.warmup=0", "train.ema=0",
 )  # fmt: skip
