@@ -31,6 +31,7 @@ from colorcore.inference.decoding_search import choose_decoding
 from colorcore.models import build_model
 from colorcore.recipes.recipe import Recipe
 from colorcore.recipes.schedule import lr_factor, set_lr
+from colorcore.step.precision import fast_products
 from colorcore.step.profiling import Profile
 from colorcore.step.seeds import seed_step
 from colorcore.storage.location import open_store
@@ -164,7 +165,8 @@ def train_step(training: Training, batch: Batch) -> tuple[Tensor, dict[str, Tens
 
     def passes() -> tuple[Tensor, dict[str, Tensor]]:
         seed_step(recipe.train.seed, step, training.rank)  # again: they may be repeated
-        return forward_backward(training, lab)
+        with fast_products(training.device, recipe.train.precision):
+            return forward_backward(training, lab)
 
     loss, terms = training.network.attempt(passes, [adversary.model] if adversary else [])
 
