@@ -1,4 +1,4 @@
-"""`make bench`: every figure that the README quotes, printed as a ratio within one run."""
+"""`make bench`: the figures of docs/performance.md, printed as ratios within one run."""
 
 from __future__ import annotations
 

@@ -135,18 +135,21 @@ def _naive(name: str, settings: Sequence[str], dataset: Path, form: Form) -> Row
     device = torch.device("cuda" if form is GPU else "cpu")
     recipe = load_recipe(name, settings)
     data = open_data(dataset, recipe.data.batch, form.sizes)
-    naive = Naive(recipe, data.palette, device)
-    lab_u8 = data.train.read(np.arange(recipe.data.batch))
-    flops = flops_per_photo(naive, lab_u8)
-    allow_tf32(False)
-    fp32 = photos_per_second(naive, lab_u8)
-    tf32 = None
-    if form is GPU:
-        allow_tf32(True)
-        tf32 = photos_per_second(naive, lab_u8)
-    del naive
-    if form is GPU:
-        torch.cuda.empty_cache()
+    try:
+        naive = Naive(recipe, data.palette, device)
+        lab_u8 = data.train.read(np.arange(recipe.data.batch))
+        flops = flops_per_photo(naive, lab_u8)
+        allow_tf32(False)
+        fp32 = photos_per_second(naive, lab_u8)
+        tf32 = None
+        if form is GPU:
+            allow_tf32(True)
+            tf32 = photos_per_second(naive, lab_u8)
+    finally:
+        # Its memory is the next process's.
+        naive = None
+        if form is GPU:
+            torch.cuda.empty_cache()
     channels = recipe.model.options().get("channels")
     return Row(name, channels, recipe.data.batch, naive=fp32, tf32=tf32, flops=flops)
 
