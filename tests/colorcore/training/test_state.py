@@ -18,10 +18,10 @@ from colorcore.losses import build_terms
 from colorcore.losses.term import LossError
 from colorcore.models import build_model
 from colorcore.recipes.recipe import load_recipe, recipe_names
+from colorcore.step.precision import autocast
 from colorcore.training import state as state_module
 from colorcore.training.events import StepEvent, TrainingDivergedError
 from colorcore.training.fit import fit, forward_backward, train_step
-from colorcore.step.precision import autocast
 from colorcore.training.state import FitData, Training
 from tests.colorcore.losses.conftest import made_up_weights
 from tests.colorcore.training.made_up import (
