@@ -45,7 +45,7 @@ format: $(READY) ## let ruff fix and format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(READY) ## the figures of the README, as ratios; PHOTOS=DIR ONLY='loader palette'
+bench: $(READY) ## the figures of docs/performance.md, as ratios; PHOTOS=DIR ONLY='loader palette'
 	@$(BIN)/python -m tests.benchmarks $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(ONLY),--only $(ONLY))
 
 docs: $(READY) ## the documentation as a site, in build/site; warnings are errors

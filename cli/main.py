@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cli.compiler import compiler_version, hand_over, is_compiler_call
+from colorcore.cpu import wait_passively
 
 EXIT_FAILED = 1
 EXIT_WRONG_CALL = 2
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name == "cc" and (version := compiler_version(program)):
             print(version)
         return 0
+    wait_passively()
     debug = "--debug" in arguments
     return _run([argument for argument in arguments if argument != "--debug"], name, debug=debug)
 

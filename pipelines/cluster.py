@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
+from colorcore.cpu import wait_passively
 from colorcore.waiting import waiting_for
 from pipelines.errors import JobError
 from pipelines.ray_internals import on_loopback
@@ -46,6 +47,7 @@ def ray_session(address: str | None = None, *, cpus: int | None = None) -> Itera
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    wait_passively()  # a local Ray's workers inherit this process's environment
     import ray
     from ray.exceptions import RayError
 

@@ -1,4 +1,4 @@
-"""`make bench`: every figure that the README quotes, printed as a ratio within one run."""
+"""`make bench`: the figures of docs/performance.md, printed as ratios within one run."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import tempfile
 from pathlib import Path
 
 PARTS = (
-    "shard", "img2dataset", "writer", "loader", "palette", "encode", "workers", "train",
-    "allocator", "colorize", "observers", "tracking", "tune", "sync",
-    "checkpoint",
+    "shard", "img2dataset", "writer", "loader", "palette", "encode", "workers", "step",
+    "train", "allocator", "colorize", "observers", "tracking", "tune", "sync", "checkpoint",
 )  # fmt: skip
 
 
@@ -33,6 +32,7 @@ def main() -> None:  # noqa: PLR0912 - one branch per part
         bench_observers,
         bench_palette,
         bench_shard,
+        bench_step,
         bench_sync,
         bench_tracking,
         bench_train,
@@ -76,6 +76,8 @@ def main() -> None:  # noqa: PLR0912 - one branch per part
             bench_allocator.run(rounds=rounds)
         if "colorize" in only:
             bench_colorize.run(work, rounds=rounds)
+        if "step" in only:
+            bench_step.run(rounds=rounds)
         if "train" in only:
             bench_train.run(rounds=rounds)
         if "observers" in only:

@@ -65,9 +65,9 @@ def _rank(folder: str, world: int, rank: int) -> Child:
 class Noise:
     """What a training asks of its samples: random photos, held in memory."""
 
-    def __init__(self, count: int) -> None:
-        self.lab_u8 = torch.randint(0, 256, (count, 3, SIZE, SIZE), dtype=torch.uint8)
-        self.size, self.cache = SIZE, None
+    def __init__(self, count: int, size: int = SIZE) -> None:
+        self.lab_u8 = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)
+        self.size, self.cache = size, None
         self.shard_counts = np.array([count])
 
     def __len__(self) -> int:

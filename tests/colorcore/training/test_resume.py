@@ -39,6 +39,13 @@ from tests.colorcore.training.made_up import (
     weights_of,
 )
 
+MODES = {
+    "fp32": (),
+    "gan": JUDGED,
+    "bf16": ("train.precision=bf16",),
+    "fp16": ("train.precision=fp16",),
+}
+
 
 def test_the_same_seed_gives_the_same_bytes(data: FitData, tmp_path: Path):
     recipe = recipe_of(*EVERYTHING_RANDOM)
@@ -72,7 +79,7 @@ def test_each_setting_that_is_random_has_an_effect(data: FitData, tmp_path: Path
 
 
 @pytest.mark.parametrize("killed_at", [7, 14])
-@pytest.mark.parametrize("more", [(), JUDGED, ("train.precision=fp16",)], ids=["", "gan", "fp16"])
+@pytest.mark.parametrize("more", MODES.values(), ids=MODES)
 def test_a_killed_run_that_is_resumed_ends_as_one_that_never_was(
     data: FitData, tmp_path: Path, killed_at: int, more: tuple[str, ...]
 ):
@@ -155,7 +162,7 @@ def test_a_fused_optimizer_goes_on_from_another_and_back(
     close(second.model.state_dict(), whole.model.state_dict(), atol=1e-4)
 
 
-@pytest.mark.parametrize("more", [(), JUDGED, ("train.precision=fp16",)], ids=["", "gan", "fp16"])
+@pytest.mark.parametrize("more", MODES.values(), ids=MODES)
 def test_a_run_that_is_stopped_writes_last_at_that_step_and_ends_as_one_that_never_was(
     data: FitData, tmp_path: Path, more: tuple[str, ...]
 ):

@@ -18,6 +18,7 @@ from colorcore.losses import build_terms
 from colorcore.losses.term import LossError
 from colorcore.models import build_model
 from colorcore.recipes.recipe import load_recipe, recipe_names
+from colorcore.step.precision import autocast
 from colorcore.training import state as state_module
 from colorcore.training.events import StepEvent, TrainingDivergedError
 from colorcore.training.fit import fit, forward_backward, train_step
@@ -217,23 +218,45 @@ def test_gradients_are_clipped_to_the_norm_of_the_recipe(
     assert given == pytest.approx(kept if kept is not None else float(norm), rel=1e-3)
 
 
+def cpu_flags() -> set[str]:
+    """The instruction sets of this CPU, as Linux lists them; none elsewhere."""
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    return {word for line in lines if line.startswith("flags") for word in line.split()}
+
+
+@pytest.mark.parametrize(
+    ("name", "faster"), [("avx512_bf16", True), ("amx_bf16", True), ("", False)]
+)
+def test_bf16_is_chosen_by_the_instructions_of_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, name: str, faster: bool
+):
+    """AVX-512 alone is no reason: oneDNN would convert each number."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True, name: True})
+    with autocast(CPU, "auto"):
+        assert torch.is_autocast_enabled("cpu") == faster
+
+
 def test_half_precision_is_nearly_fp32_and_its_weights_stay_fp32(data: FitData):
     """Convolutions compute in half precision, which their outputs' type shows on any CPU.
 
     The loss does not: averaged over all pixels, its rounding errors may cancel to the last bit.
+    "auto" is bf16 where the CPU has instructions for it.
     """
     expected = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    faster = "bf16" if cpu_flags() & {"avx512_bf16", "amx_bf16"} else "fp32"
+    expected["auto"] = expected[faster]
     losses = {}
-    for precision in (*expected, "auto"):
+    for precision, computes in expected.items():
         training = Training(recipe_of(f"train.precision={precision}"), data, CPU, None)
         computed: set[torch.dtype] = set()
         for layer in training.model.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 layer.register_forward_hook(lambda _, __, output, to=computed: to.add(output.dtype))
         losses[precision] = float(train_step(training, next(iter(training.loader.epoch(0))))[0])
-        assert computed == {expected.get(precision, torch.float32)}
+        assert computed == {computes}
         assert {p.dtype for p in training.model.parameters()} == {torch.float32}
-    assert losses["auto"] == losses["fp32"]
+    assert losses["auto"] == losses[faster]
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
     assert losses["fp16"] == pytest.approx(losses["fp32"], rel=0.003)
 
