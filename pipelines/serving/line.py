@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -40,6 +40,7 @@ class Job:
     colorizer  with the temperature and chroma that were asked for
     force      colourize it although it has colours
     finish     makes the answer, in a thread; has the last word, so it does not raise
+    step       what is done with it in a thread, or waits for one
     """
 
     work: Work
@@ -47,6 +48,7 @@ class Job:
     colorizer: Colorizer
     force: bool
     finish: Callable[[Work, Exception | None], Any]
+    step: Future[Any] | None = None
     begun: bool = False
     abandoned: bool = False
 
@@ -171,7 +173,8 @@ class Line:
 
     def _give_up(self, job: Job, work: asyncio.Task[Any]) -> None:
         job.abandoned = True
-        if not job.begun:
+        # What a thread does already cannot be stopped.
+        if not job.begun or (job.step is not None and job.step.cancel()):
             work.cancel()
 
     async def _run(self, job: Job) -> Any:
@@ -186,7 +189,8 @@ class Line:
                 return None
             except Exception as error:
                 cause = error
-            return await self._in_thread(self._pool, lambda: job.finish(job.work, cause))
+            job.step = self._pool.submit(job.finish, job.work, cause)
+            return await asyncio.wrap_future(job.step)
 
     async def _in(self, executor: Executor, job: Job, step: Callable[[Job], None]) -> None:
         def unless_abandoned() -> None:
@@ -194,14 +198,12 @@ class Line:
                 raise AbandonedError
             step(job)
 
-        await self._in_thread(executor, unless_abandoned)
-
-    async def _in_thread(self, executor: Executor, call: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(executor, call)
+        job.step = executor.submit(unless_abandoned)
+        await asyncio.wrap_future(job.step)
 
     async def aside(self, call: Callable[[], Result]) -> Result:
         """Call a short function that must not hold up other requests."""
-        return await self._in_thread(self._pool, call)
+        return await asyncio.wrap_future(self._pool.submit(call))
 
     def _open(self, job: Job) -> None:
         data, job.work.data = job.work.data, b""

@@ -51,7 +51,8 @@ class Running:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             verb = method or ("GET" if body is None else "POST")
-            connection.request(verb, path, body, dict(headers or {}))
+            chunked = "Transfer-Encoding" in (headers or {})
+            connection.request(verb, path, body, dict(headers or {}), encode_chunked=chunked)
             response = connection.getresponse()
             return Reply(response.status, dict(response.headers), response.read())
         finally:

@@ -1,4 +1,4 @@
-"""POST /colorize: the bytes of `cc colorize` for all kinds of photos, and an answer for the rest."""
+"""POST /colorize: the bytes of `cc colorize` for all photos, and an answer for the rest."""
 
 from __future__ import annotations
 
@@ -15,8 +15,14 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 
+from colorcore.color.fit_palette import fit_palette
+from colorcore.colorizing.network import NetworkColorizer
+from colorcore.dataset.layout import read_histogram
+from colorcore.decoding import Decoding
+from colorcore.models import build_model
 from pipelines.album.colorize import colorize_photos
 from pipelines.album.settings import ColorizeSettings
 from pipelines.serving.photos import FORMATS, MEDIA_TYPES
@@ -112,17 +118,14 @@ def test_temperature_is_that_of_the_model(bins_server: Running, tmp_path: Path) 
 
 
 @pytest.fixture(scope="module")
-def bins_server() -> Iterator[Running]:
-    """An untrained model that predicts bins."""
-    import torch
-
-    from colorcore.color.bins import grid_centroids
-    from colorcore.colorizing.network import NetworkColorizer
-    from colorcore.models import build_model
-
+def bins_server(dataset: Path) -> Iterator[Running]:
+    """An untrained model that predicts bins, and prefers some of them."""
     torch.manual_seed(0)
-    del grid_centroids, build_model, NetworkColorizer
-    yield None
+    model = build_model("resnet-unet", channels=4, bins=6)
+    torch.nn.init.normal_(model.bins.weight, std=1.0)
+    model.use_palette(fit_palette(read_histogram(dataset), bins=6))
+    with running(NetworkColorizer(model, 32, Decoding(0.38))) as server:
+        yield server
 
 
 # -- photos in colour ----------------------------------------------------------------------------
