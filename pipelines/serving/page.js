@@ -24,6 +24,7 @@ const WORDS = {
   token: "This page's access has ended. Open the link with the token again.",
   network: "The server cannot be reached. Is cc serve still running?",
 };
+const WITH_NUMBERS = ["decompression_bomb", "file_too_large"]; // whose message has the limit
 const SUFFIXES = {
   "image/jpeg": "jpg", "image/png": "png", "image/tiff": "tif", "image/webp": "webp",
   "image/avif": "avif", "image/bmp": "bmp", "image/x-portable-anymap": "ppm",
@@ -33,7 +34,7 @@ class Problem extends Error {
   constructor(reason, detail) {
     super(WORDS[reason] || "The photo could not be colourized.");
     this.reason = reason;
-    this.detail = detail || "";
+    this.detail = WORDS[reason] && !WITH_NUMBERS.includes(reason) ? "" : detail || "";
   }
 }
 
@@ -48,7 +49,7 @@ const showKnobs = () => {
     const own = slider.value === slider.dataset.first;
     const value = own && slider.dataset.exact ? slider.dataset.exact : slider.value;
     const text = slider.name === "strength" ? `${Math.round(value * 100)}%` : `${Number(value)}`;
-    slider.parentElement.querySelector("output").textContent = text;
+    slider.parentElement.querySelector(".value").textContent = text;
     slider.setAttribute("aria-valuetext", text);
   }
 };
