@@ -15,7 +15,7 @@ from colorcore.color.colored import is_colored
 from colorcore.colorizing.copies import batches_of, paint, small_copy
 from colorcore.photos.original.encode import Page as EncodedPage
 from colorcore.photos.original.read import Original, read_original
-from colorcore.photos.refusal import PhotoLimits, PhotoRefused, Reason
+from colorcore.photos.refusal import COLORIZABLE, PhotoLimits, PhotoRefused, Reason
 from colorcore.photos.write import (
     COLORIZED,
     encode_pages,
@@ -130,7 +130,7 @@ def encode_colorized(
 
 
 def colorize_file(
-    colorizer: Colorizer, data: bytes, *, limits: PhotoLimits, strength: float = 1.0
+    colorizer: Colorizer, data: bytes, *, strength: float = 1.0, limits: PhotoLimits = COLORIZABLE
 ) -> bytes:
     """A photo's file -> its picture's, as `cc colorize --force` writes it in the photo's format.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 PARTS = (
     "shard", "img2dataset", "writer", "loader", "palette", "encode", "workers", "train",
-    "allocator", "colorize", "observers", "tracking", "tune", "sync",
+    "allocator", "colorize", "serve", "observers", "tracking", "tune", "sync",
 )  # fmt: skip
 
 
@@ -30,6 +30,7 @@ def main() -> None:  # noqa: PLR0912 - one branch per part
         bench_loader,
         bench_observers,
         bench_palette,
+        bench_serve,
         bench_shard,
         bench_sync,
         bench_tracking,
@@ -72,6 +73,8 @@ def main() -> None:  # noqa: PLR0912 - one branch per part
             bench_allocator.run(rounds=rounds)
         if "colorize" in only:
             bench_colorize.run(work, rounds=rounds)
+        if "serve" in only:
+            bench_serve.run(rounds=rounds)
         if "train" in only:
             bench_train.run(rounds=rounds)
         if "observers" in only:
