@@ -14,22 +14,23 @@ import io
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from statistics import median
 from urllib.parse import urlsplit
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from colorcore.checkpoints.shipped import START
 from tests.benchmarks.bench_colorize import scene
-from tests.benchmarks.paired import measure, wall_ms
+from tests.benchmarks.paired import cpu_ms, measure, wall_ms
 
 SIZE = (1200, 834)
-REQUESTS = 3
-PAIRS = 5
-"""Measurements per round: the parts of one are close in time, so a busy machine shifts them alike."""
+REQUESTS = 20
+"""Per measurement: the CPU time of a process is counted in steps of 10 ms."""
 
 
 def run(*, rounds: int) -> None:
@@ -47,7 +48,7 @@ def run(*, rounds: int) -> None:
         (one,) = read_original(data)
         encode_colorized(".jpg", [one], [picture])
 
-    with _served() as port:
+    with _served() as (process, port):
 
         def request() -> None:
             connection = http.client.HTTPConnection("127.0.0.1", port)
@@ -57,34 +58,48 @@ def run(*, rounds: int) -> None:
             response.read()
             connection.close()
 
-        def several(call: object) -> object:
-            return lambda: [call() for _ in range(REQUESTS)]  # type: ignore[operator]
+        def in_server() -> float:
+            """CPU milliseconds of the server's process per request."""
+            before = sum(process.cpu_times()[:2])
+            for _ in range(REQUESTS):
+                request()
+            return (sum(process.cpu_times()[:2]) - before) * 1e3 / REQUESTS
 
-        passed = measure(
-            {
-                name: wall_ms(several(call), per=REQUESTS)  # type: ignore[arg-type]
-                for name, call in (
-                    ("request", request),
-                    ("colorize", lambda: model.colorize(original.pixels)),
-                    ("codec", codec),
-                )
-            },
-            rounds=PAIRS * rounds,
+        calls = {"colorize": lambda: model.colorize(original.pixels), "codec": codec}
+        several = {name: partial(_repeat, call) for name, call in calls.items()}
+        _say(
+            "CPU-ms",
+            measure(
+                {"request": in_server}
+                | {name: cpu_ms(call, per=REQUESTS) for name, call in several.items()},
+                rounds=rounds,
+            ),
         )
-        rest = sorted(
-            whole - color - code
-            for whole, color, code in zip(
-                passed["request"], passed["colorize"], passed["codec"], strict=True
-            )
-        )
-        print(
-            f"cc serve, 1 megapixel, ms: request {median(passed['request']):.1f}, model.colorize "
-            f"{median(passed['colorize']):.1f}, decoding and encoding "
-            f"{median(passed['codec']):.1f}; the rest {median(rest):.1f} "
-            f"({rest[0]:.1f} to {rest[-1]:.1f} in {len(rest)})",
-            flush=True,
+        _say(
+            "ms",
+            measure(
+                {"request": wall_ms(partial(_repeat, request), per=REQUESTS)}
+                | {name: wall_ms(call, per=REQUESTS) for name, call in several.items()},
+                rounds=rounds,
+            ),
         )
         _paint(port, rounds)
+
+
+def _repeat(call: Callable[[], object]) -> None:
+    for _ in range(REQUESTS):
+        call()
+
+
+def _say(unit: str, passed: Mapping[str, Sequence[float]]) -> None:
+    parts = zip(passed["request"], passed["colorize"], passed["codec"], strict=True)
+    rest = sorted(whole - color - code for whole, color, code in parts)
+    print(
+        f"cc serve, 1 megapixel, {unit}: request {median(passed['request']):.1f}, model.colorize "
+        f"{median(passed['colorize']):.1f}, decoding and encoding {median(passed['codec']):.1f}; "
+        f"the rest {median(rest):.1f} ({rest[0]:.1f} to {rest[-1]:.1f} in {len(rest)})",
+        flush=True,
+    )
 
 
 def _photo() -> bytes:
@@ -116,7 +131,7 @@ def _paint(port: int, rounds: int) -> None:
 
 
 @contextmanager
-def _served() -> Iterator[int]:
+def _served() -> Iterator[tuple[psutil.Process, int]]:
     command = [sys.executable, "-m", "cli.main", "serve", START, "--device", "cpu"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -124,7 +139,7 @@ def _served() -> Iterator[int]:
         assert process.stdout is not None
         address = process.stdout.readline()
         try:
-            yield urlsplit(address.strip()).port or 0
+            yield psutil.Process(process.pid), urlsplit(address.strip()).port or 0
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(30)
