@@ -14,6 +14,7 @@ from cli.inspect import inspect
 from cli.priors import priors
 from cli.recipes import recipes
 from cli.resend import resend
+from cli.serve import serve
 from cli.shard import shard
 from cli.train import train
 from cli.tune import tune
@@ -45,6 +46,7 @@ app.command()(train)
 app.command()(tune)
 app.command("eval")(evaluate)
 app.command()(colorize)
+app.command()(serve)
 app.command()(inspect)
 app.command()(recipes)
 app.command()(ui)

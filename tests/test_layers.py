@@ -42,6 +42,7 @@ ROOMS: Mapping[str, Sequence[frozenset[str]]] = {
         frozenset({"pages"}),
         frozenset({"inference", "priors", "demo"}),
         frozenset({"album", "evaluation"}),
+        frozenset({"serving"}),
         frozenset({"doctor"}),
     ),
     "tune": (

@@ -54,3 +54,7 @@ class PhotoLimits:
     max_bytes: int = 268_435_456
     min_side: int = 64
     max_aspect: float = 5.0
+
+
+COLORIZABLE = PhotoLimits(min_side=1, max_aspect=float("inf"))
+"""Wider limits than for training: any readable photo can be colourized."""

@@ -51,7 +51,7 @@ def commands() -> Iterator[str]:
     yield from _table(group, "Option")
     for name, command in sorted(group.commands.items()):
         yield from ("", f"## cc {name}", "")
-        yield from ("```", f"cc {name} {' '.join(_usage(command))}", "```", "")
+        yield from (f"Usage: `cc {name} {' '.join(_usage(command))}`", "")
         yield from _paragraphs(command.help)
         yield from _table(command, "Argument or option")
 

@@ -12,15 +12,12 @@ import numpy as np
 
 from colorcore.color.pixels import reduced
 from colorcore.colorizing.copies import paint
+from colorcore.colorizing.files import encode_colorized
 from colorcore.drawing.side_by_side import side_by_side
-from colorcore.photos.original import encode
-from colorcore.photos.refusal import PhotoRefused
+from colorcore.photos.refusal import PhotoRefused, Reason
 from colorcore.photos.write import (
-    COLORIZED,
     EncoderLimitError,
     check_encodable,
-    encode_pages,
-    encode_picture,
     format_for,
     format_name,
     would_lose,
@@ -33,7 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from colorcore.color.pixels import Pixels
-    from pipelines.album.painting import Page, Work
+    from colorcore.colorizing.files import Page
+    from pipelines.album.painting import Work
 
 PREVIEW_SIDE = 1600
 """Pixels: the longer side of the pictures on a page of befores and afters."""
@@ -69,7 +67,8 @@ class Done:
 
     alone    as in its ``Target``
     kept     pictures that were there, and stay
-    refused  the reason, if there is no picture; ``error`` is the disk's, if that is why
+    refused  why there is no picture; ``reason`` is the reader's, if it refused the photo, and
+             ``error`` the disk's
     colored  it has colours already, and stays as it is
     before, after  small pictures for a page, if asked for
     data           the picture, if it was not to be written
@@ -81,6 +80,7 @@ class Done:
     written: list[Path] = field(default_factory=list)
     kept: list[Path] = field(default_factory=list)
     refused: str = ""
+    reason: Reason | None = None
     error: OSError | None = None
     colored: bool = False
     before: NDArray[Any] | None = None
@@ -96,7 +96,7 @@ class Finish:
     suffix      the format of all pictures; None: that of the photo
     strength    share of the predicted colours, 0..1
     beside      write the photo and its picture side by side
-    previews    keep small pictures for a page
+    previews    keep small pictures for a page; without a target, make only them
     writer      tells apart processes that may write the same picture at the same time
     """
 
@@ -115,7 +115,7 @@ class Finish:
                 raise cause
             self._finish(work, target, done)
         except PhotoRefused as error:
-            done.refused = str(error)
+            done.refused, done.reason = str(error), error.reason
         except EncoderLimitError as error:
             done.refused = str(error) if ";" in str(error) else f"{error}; use --format png"
         except OSError as error:
@@ -132,9 +132,14 @@ class Finish:
     def _finish(self, work: Work, target: Target | None, done: Done) -> None:
         if all(page.copy is None for page in work.pages):
             done.colored = True
+        elif target is None and self.previews:
+            page = work.pages[0]
+            done.before = done.after = preview(page.original.pixels)
+            if page.copy is not None:
+                done.after = paint(done.before, page.copy, page.colors[0], strength=self.strength)
         elif target is None:
             suffix = self.suffix or format_for(work.pages[0].original)
-            pictures = [self._paint(page, 0) for page in work.pages]
+            pictures = [page.painted(0, self.strength) for page in work.pages]
             _, done.data = self._encoded(Path(f"picture{suffix}"), work.pages, pictures)
         else:
             self._write(work, target, done)
@@ -145,7 +150,7 @@ class Finish:
                 done.kept.append(path)
                 continue
             check_encodable(path.suffix, *work.pages[0].original.pixels.shape[:2])
-            pictures = [self._paint(page, version) for page in work.pages]
+            pictures = [page.painted(version, self.strength) for page in work.pages]
             if self.previews and done.before is None:
                 done.before = preview(work.pages[0].original.pixels)
                 done.after = preview(pictures[0])
@@ -157,12 +162,6 @@ class Finish:
             if target.times is not None:
                 os.utime(place, ns=target.times)
             done.written.append(place)
-
-    def _paint(self, page: Page, version: int) -> Pixels:
-        pixels = page.original.pixels
-        if page.copy is None:
-            return pixels
-        return paint(pixels, page.copy, page.colors[version], strength=self.strength)
 
     def _encoded(self, path: Path, pages: list[Page], pictures: list[Pixels]) -> tuple[Path, bytes]:
         """The file of a photo's pictures, and its bytes.
@@ -190,20 +189,7 @@ class Finish:
                 _beside(_in_color(original.pixels), picture)
                 for original, picture in zip(originals, pictures, strict=True)
             ]
-        alphas = [None if self.beside else original.alpha for original in originals]
-        if len(pages) > 1:
-            rows = zip(pictures, alphas, originals, strict=True)
-            made = [encode.Page(picture, alpha, one.metadata) for picture, alpha, one in rows]
-            return path, encode_pages(made, software=COLORIZED)
-        (one,) = originals
-        return path, encode_picture(
-            pictures[0],
-            suffix,
-            alpha=alphas[0],
-            metadata=one.metadata,
-            quality=one.quality if one.format == format_name(suffix) else None,
-            software=COLORIZED,
-        )
+        return path, encode_colorized(suffix, originals, pictures, alpha=not self.beside)
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -10,41 +10,24 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from colorcore.color.colored import is_colored
 from colorcore.colorizing.compose import blas_on_one_thread
-from colorcore.colorizing.copies import BATCH, batches_of, small_copy
-from colorcore.photos.original.read import Original, read_original
+from colorcore.colorizing.copies import BATCH
+from colorcore.colorizing.files import Page, color_pages, open_pages
 from colorcore.photos.read import photo_header
 from colorcore.photos.refusal import PhotoLimits, PhotoRefused
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from colorcore.colorizing.colorizer import Colorizer
-    from colorcore.colorizing.copies import Lab
 
 Outcome = TypeVar("Outcome")
 
 PIXELS_AT_ONCE = 48_000_000
 """Pixels of the photos on their way; a larger photo goes alone."""
-
-
-class Page(NamedTuple):
-    """A picture of a file on its way.
-
-    copy    (3, h, w) CIELAB; None: the picture stays as it is, because it has colours
-    colors  (2, h, w) ab units, one per variation, once they are known
-    """
-
-    original: Original
-    copy: NDArray[np.float32] | None
-    colors: list[NDArray[np.float32]]
 
 
 @dataclass(slots=True)
@@ -144,10 +127,8 @@ class Painting(Generic[Outcome]):
         record(outcome)
 
     def _decode(self, work: Work) -> None:
-        for original in read_original(work.data, limits=self._limits):
-            stays = not self._force and is_colored(original.pixels)
-            copy = None if stays else small_copy(original.pixels, self._colorizer.size)
-            work.pages.append(Page(original, copy, []))
+        size = self._colorizer.size
+        work.pages += open_pages(work.data, self._limits, size, force=self._force)
         work.data = b""
 
     def _predict(self, pool: ThreadPoolExecutor) -> None:
@@ -160,32 +141,11 @@ class Painting(Generic[Outcome]):
                 raise error
             errors.append(error)
         whole = [work for (work, *_), error in zip(batch, errors, strict=True) if error is None]
-        failed = self._color([page for work in whole for page in work.pages])
+        pages = [page for work in whole for page in work.pages]
+        failed = color_pages(self._colorizer, pages)
         for (work, pixels, _), error in zip(batch, errors, strict=True):
             cause = error or next((e for page in work.pages if (e := failed.get(id(page)))), None)
             self._finishing.append((pixels, pool.submit(self._finish, work, cause)))
-
-    def _color(self, pages: Sequence[Page]) -> dict[int, Exception]:
-        """Fill in the colours; returns what the network failed with, by the page's identity."""
-        failed: dict[int, Exception] = {}
-        waiting = [(page, page.copy) for page in pages if page.copy is not None]
-        for numbers in batches_of([copy for _, copy in waiting]):
-            batch = [waiting[number] for number in numbers]
-            try:
-                self._color_batch(batch)
-            except Exception:  # such as too little memory, which one copy may not need
-                for page, copy in batch:
-                    page.colors.clear()
-                    try:
-                        self._color_batch([(page, copy)])
-                    except Exception as error:
-                        failed[id(page)] = error
-        return failed
-
-    def _color_batch(self, batch: Sequence[tuple[Page, Lab]]) -> None:
-        colors = self._colorizer.predict([copy for _, copy in batch])
-        for (page, _), versions in zip(batch, colors, strict=True):
-            page.colors.extend(versions)
 
 
 def _pixels(data: bytes) -> int:

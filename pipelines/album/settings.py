@@ -7,10 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from colorcore.decoding import Decoding
-from colorcore.photos.refusal import PhotoLimits
+from colorcore.photos.refusal import COLORIZABLE, PhotoLimits
 
-LIMITS = PhotoLimits(min_side=1, max_aspect=float("inf"))
-"""Wider limits than for training: any readable photo can be colourized."""
+LIMITS = COLORIZABLE
 BYTES_PER_PIXEL = 8
 """With higher limits on pixels, files may have as many bytes: 16 bits, four channels."""
 

@@ -9,7 +9,8 @@ const show = (pair, percent) => {
 };
 
 document.addEventListener("input", (event) => {
-  show(event.target.closest(".pair"), Number(event.target.value));
+  const pair = event.target.closest(".pair");
+  if (pair) show(pair, Number(event.target.value));
 });
 
 // The mouse button, finger or pen that holds a photo: {pair, x, y, moves}, or null.

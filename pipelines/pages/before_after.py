@@ -104,7 +104,7 @@ class BeforeAfterPage:
             with self._lock:
                 self.left_out += 1
             return False
-        photo = _photo(name, _jpeg(before, self._side), _jpeg(after, self._side), note)
+        photo = _photo(name, small_jpeg(before, self._side), small_jpeg(after, self._side), note)
         with self._lock:
             self._write(photo)
             self.photos += 1
@@ -159,14 +159,39 @@ def is_page(path: Path) -> bool:
         return False
 
 
-# -- the parts of the page ------------------------------------------------------------------------
+# -- the parts of the page; the page of `cc serve` has sliders of the same parts ------------------
 
 
-def _head(title: str) -> str:
+def style_and_script() -> tuple[str, str]:
+    """The CSS and the JavaScript that :func:`pair` needs, for a page of which it is a part."""
     style, script = (
         Path(__file__).with_name(f"before_after.{kind}").read_text(encoding="utf-8")
         for kind in ("css", "js")
     )
+    return style, script
+
+
+def pair(name: str, before: str, after: str) -> str:
+    """A slider over two pictures of one size, as HTML.
+
+    ``name`` is any string; ``before`` and ``after`` are URLs that need no escaping.
+    """
+    shown = _escaped(name)
+    sides = "".join(
+        f'<div class="side {side}"><img src="{url}" alt="{shown}, {side}" draggable="false">'
+        f"<span>{side.capitalize()}</span></div>\n"
+        for side, url in (("before", before), ("after", after))
+    )
+    return (
+        f'<div class="pair">\n{sides}'
+        '<input type="range" min="0" max="100" step="2" value="50" autocomplete="off" '
+        f'aria-label="Before and after: {shown}" aria-valuetext="50% before">\n'
+        f'<div class="clip" aria-hidden="true"><div class="line">{_GRIP}</div></div>\n</div>\n'
+    )
+
+
+def _head(title: str) -> str:
+    style, script = style_and_script()
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'"
@@ -188,20 +213,14 @@ def _head(title: str) -> str:
 def _photo(name: str, before: bytes, after: bytes, note: str) -> str:
     shown = _escaped(name)
     line = f'\n<span class="note">{_escaped(note)}</span>' if note else ""
-    sides = "".join(
-        f'<div class="side {side}"><img src="data:image/jpeg;base64,{_base64(jpeg)}" '
-        f'alt="{shown}, {side}" draggable="false">'
-        f"<span>{side.capitalize()}</span></div>\n"
-        for side, jpeg in (("before", before), ("after", after))
-    )
-    return (
-        f'<figure>\n<div class="pair">\n{sides}'
-        '<input type="range" min="0" max="100" step="2" value="50" autocomplete="off" '
-        f'aria-label="Before and after: {shown}" aria-valuetext="50% before">\n'
-        f'<div class="clip" aria-hidden="true"><div class="line">{_GRIP}</div></div>\n'
-        # A name in a script from right to left must not reorder the words around it.
-        f'</div>\n<figcaption><bdi class="name">{shown}</bdi>{line}</figcaption>\n</figure>\n'
-    )
+    # A name in a script from right to left must not reorder the words around it.
+    caption = f'<figcaption><bdi class="name">{shown}</bdi>{line}</figcaption>'
+    return f"<figure>\n{pair(name, jpeg_url(before), jpeg_url(after))}{caption}\n</figure>\n"
+
+
+def jpeg_url(data: bytes) -> str:
+    """A JPEG as a URL that holds it."""
+    return f"data:image/jpeg;base64,{_base64(data)}"
 
 
 def _foot(photos: int, left_out: int) -> str:
@@ -234,7 +253,7 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def _jpeg(picture: NDArray[Any], side: int) -> bytes:
+def small_jpeg(picture: NDArray[Any], side: int = SIDE) -> bytes:
     """A JPEG of at most ``side`` pixels per side. picture (H, W) or (H, W, 3), 8 or 16 bits."""
     import cv2
 

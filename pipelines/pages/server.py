@@ -29,7 +29,7 @@ def is_server(uri: str) -> bool:
 
 def page_address(uri: str, host: str, port: int) -> str:
     """The address of the store's pages: its own if it is a server, else host and port."""
-    return without_secrets(uri).rstrip("/") if is_server(uri) else f"http://{_joined(host, port)}"
+    return without_secrets(uri).rstrip("/") if is_server(uri) else f"http://{joined(host, port)}"
 
 
 def free_port(host: str, asked: int | None) -> int:
@@ -40,12 +40,12 @@ def free_port(host: str, asked: int | None) -> int:
     """
     for port in (PORT, 0) if asked is None else (asked,):
         try:
-            with socket.create_server((host, port), family=_family(host)) as server:
+            with socket.create_server((host, port), family=family(host)) as server:
                 return int(server.getsockname()[1])
         except OSError as error:
             reason = error.strerror or error
     raise JobError(
-        f"cannot serve on {_joined(host, asked or PORT)}: {reason}; choose another --port"
+        f"cannot serve on {joined(host, asked or PORT)}: {reason}; choose another --port"
     )
 
 
@@ -69,7 +69,7 @@ def served(uri: str, host: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
             start_new_session=True,
         )
         try:
-            if reason := _wait(process, f"http://{_joined(host, port)}/health"):
+            if reason := _wait(process, f"http://{joined(host, port)}/health"):
                 output.seek(0)
                 lines = output.read().decode(errors="replace").strip().splitlines()
                 last = without_secrets(lines[-1]) if lines else "nothing"
@@ -101,11 +101,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait(timeout=10)
 
 
-def _family(host: str) -> socket.AddressFamily:
+def family(host: str) -> socket.AddressFamily:
+    """The kind of address that a host is."""
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def _joined(host: str, port: int) -> str:
+def joined(host: str, port: int) -> str:
+    """Host and port as they stand in a URL."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

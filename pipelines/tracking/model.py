@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 CHECKPOINT = "checkpoint"
 _CODE = Path(__file__).with_name("model_code.py")
 _PACKAGES = (
-    "mlflow", "kornia", "numpy", "opencv-python-headless", "pillow", "pyarrow", "pydantic",
-    "safetensors", "scikit-learn", "scipy", "tomli-w", "torch",
+    "mlflow", "imagecodecs", "kornia", "numpy", "opencv-python-headless", "pillow", "pyarrow",
+    "pydantic", "safetensors", "scikit-learn", "scipy", "threadpoolctl", "tifffile", "tomli-w",
+    "torch",
 )  # fmt: skip
 """What the package colorcore needs to predict."""
 _SCHEMES = ("runs:/", "models:/")
@@ -84,11 +85,23 @@ def pack_model(checkpoint: Path, folder: Path, **known: Any) -> None:
 
 
 def _signature() -> Any:
+    """Photos as a tensor, and what `cc colorize` has options for; files are a parameter.
+
+    A signature holds tensors or columns, not both, and a file's bytes are no tensor of pixels.
+    """
     from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
+    from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
     photos = Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))])
-    return ModelSignature(inputs=photos, outputs=photos)
+    params = ParamSchema(
+        [
+            ParamSpec("strength", "double", 1.0),
+            ParamSpec("chroma", "double", None),
+            ParamSpec("temperature", "double", None),
+            ParamSpec("files", "string", [], (-1,)),
+        ]
+    )
+    return ModelSignature(inputs=photos, outputs=photos, params=params)
 
 
 def _example() -> NDArray[np.uint8]:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 PARTS = (
     "shard", "img2dataset", "writer", "loader", "palette", "encode", "workers", "step",
-    "train", "allocator", "colorize", "observers", "tracking", "tune", "sync", "checkpoint",
+    "train", "allocator", "colorize", "serve", "observers", "tracking", "tune", "sync",
+    "checkpoint",
 )  # fmt: skip
 
 
-def main() -> None:  # noqa: PLR0912 - one branch per part
+def main() -> None:  # noqa: PLR0912, PLR0915 - one branch per part
     """Measure sharding, reading and the palette on a folder of photos (default: installed ones)."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -31,6 +32,7 @@ def main() -> None:  # noqa: PLR0912 - one branch per part
         bench_loader,
         bench_observers,
         bench_palette,
+        bench_serve,
         bench_shard,
         bench_step,
         bench_sync,
@@ -78,6 +80,8 @@ def main() -> None:  # noqa: PLR0912 - one branch per part
             bench_colorize.run(work, rounds=rounds)
         if "step" in only:
             bench_step.run(rounds=rounds)
+        if "serve" in only:
+            bench_serve.run(rounds=rounds)
         if "train" in only:
             bench_train.run(rounds=rounds)
         if "observers" in only:

@@ -20,12 +20,12 @@ import torch
 from PIL import Image
 
 from cli.main import main
+from colorcore.colorizing import files as steps
 from colorcore.colorizing.network import NetworkColorizer
 from colorcore.photos import write
 from colorcore.storage.location import open_store
 from colorcore.storage.locks import BusyError, claim
 from colorcore.storage.store import StorageError
-from pipelines.album import finishing, painting
 from pipelines.album import works as module
 from pipelines.album.colorize import colorize_photos
 from pipelines.album.names import Names
@@ -327,7 +327,7 @@ def test_what_an_encoder_cannot_hold(
         painted.append(pixels.shape[1])
         return pixels
 
-    monkeypatch.setattr(finishing, "paint", paint)
+    monkeypatch.setattr(steps, "paint", paint)
     if not known:
         monkeypatch.setattr(write, "_LONGEST_SIDE", {})
     report = colorize_photos(model, [str(photos)], tmp_path / "out", replace(PNG, suffix=suffix))
@@ -461,7 +461,7 @@ def test_a_disk_that_stays_full_ends_the_job_with_its_report(
 )
 @pytest.mark.parametrize(
     ("room", "where"),
-    [(painting, "read_original"), (NetworkColorizer, "predict"), (finishing, "encode_picture")],
+    [(steps, "read_original"), (NetworkColorizer, "predict"), (steps, "encode_picture")],
 )
 def test_a_photo_that_does_not_fit_into_memory(
     error: Exception, room: ModuleType | type, where: str, model: Path, tmp_path: Path, monkeypatch
@@ -489,7 +489,7 @@ def test_other_errors_are_not_hidden(model: Path, tmp_path: Path, monkeypatch) -
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(finishing, "paint", fails)
+    monkeypatch.setattr(steps, "paint", fails)
     with pytest.raises(RuntimeError, match="shapes"):
         colorize_photos(model, [str(three(tmp_path / "p"))], tmp_path / "out", PNG)
 

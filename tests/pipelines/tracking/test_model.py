@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import pickle
@@ -11,7 +13,9 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +26,7 @@ from colorcore.checkpoints.checkpoint import CheckpointError, load_checkpoint
 from colorcore.color.palette import load_palette
 from colorcore.dataset.samples import Samples
 from colorcore.recipes.recipe import Recipe
-from pipelines.album.colorize import colorize_photos
+from pipelines.album.colorize import colorize_photo, colorize_photos
 from pipelines.album.settings import ColorizeSettings
 from pipelines.errors import JobError
 from pipelines.evaluation.job import evaluate_model
@@ -33,6 +37,7 @@ from pipelines.tracking.model import local_model, log_model, register_champion
 from pipelines.tracking.store import TrackedRun, client_for
 from pipelines.training.driver import TrainReport
 from pipelines.training.start_weights import choose_start_weights
+from tests.conftest import jpeg
 
 
 @pytest.fixture
@@ -63,29 +68,37 @@ import sys
 import mlflow, numpy as np
 model = mlflow.pyfunc.load_model(sys.argv[1])
 np.save(sys.argv[3], model.predict(np.load(sys.argv[2])))
+files = np.array([open(name, "rb").read() for name in sys.argv[4:]], dtype=object)
+for name, data in zip(sys.argv[4:], model.predict(files, {"strength": 0.5})):
+    open(name + ".half", "wb").write(data)
 import colorcore
 print(colorcore.__file__)
 """
 
 
 def test_it_predicts_like_cc_colorize_without_this_project_installed(
-    run: TrackedRun, photos: np.ndarray, colorized: np.ndarray, tmp_path: Path
+    run: TrackedRun, trained: TrainReport, photos: np.ndarray, colorized: np.ndarray, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "in.npy", photos)
     words = [f"runs:/{run.run_id}/model", str(tmp_path / "in.npy"), str(tmp_path / "out.npy")]
+    names = [str(tmp_path / f"{number}.png") for number in range(len(photos))]
     paths = [path for path in sys.path if path and Path(path) != Path.cwd()]
     lone = {**os.environ, **QUIET, "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(
-        [sys.executable, "-c", PREDICT, *words],
+        [sys.executable, "-c", PREDICT, *words, *names],
         capture_output=True, text=True, check=False, cwd=tmp_path, env=lone,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "/code/colorcore/" in done.stdout.splitlines()[-1]
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), colorized)
+    settings = ColorizeSettings(device="cpu", force=True, strength=0.5)
+    for name in names:  # each alone: the last bits of a batch depend on who is in it
+        report = colorize_photos(trained.out, [name], tmp_path / "half", settings)
+        assert Path(f"{name}.half").read_bytes() == report.written[0].read_bytes()
 
 
 def test_it_is_served_on_loopback(
-    run: TrackedRun, photos: np.ndarray, colorized: np.ndarray, tmp_path: Path
+    run: TrackedRun, trained: TrainReport, photos: np.ndarray, colorized: np.ndarray, tmp_path: Path
 ) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -110,17 +123,40 @@ def test_it_is_served_on_loopback(
             except OSError:
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
-        asked = urllib.request.Request(
-            f"http://127.0.0.1:{port}/invocations",
-            json.dumps({"inputs": photos.tolist()}).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(asked) as answer:  # noqa: S310
-            got = json.loads(answer.read())["predictions"]
+        got = invoke(port, {"inputs": photos.tolist()})
+        files = [jpeg(photos[0]), (tmp_path / "1.png").read_bytes()]
+        pictures = invoke(port, with_files(files))
+        pale = invoke(port, with_files(files[:1], strength=0.3, chroma=2.0))
+        with pytest.raises(urllib.error.HTTPError, match="400") as refused:
+            invoke(port, with_files([files[0], b"no photo"]))
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(timeout=60)
     np.testing.assert_array_equal(np.asarray(got, np.uint8), colorized)
+    settings = ColorizeSettings(device="cpu", force=True)
+    for data, picture in zip(files, pictures, strict=True):
+        expected = colorize_photo(trained.out, io.BytesIO(data), settings)
+        assert base64.b64decode(picture) == expected
+    settings = replace(settings, strength=0.3, chroma=2.0)
+    assert base64.b64decode(pale[0]) == colorize_photo(trained.out, io.BytesIO(files[0]), settings)
+    assert b"file 1: unreadable: expected a photo in a known format" in refused.value.read()
+
+
+def invoke(port: int, body: dict) -> list:
+    """The predictions for a request."""
+    asked = urllib.request.Request(
+        f"http://127.0.0.1:{port}/invocations",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(asked) as answer:  # noqa: S310
+        return json.loads(answer.read())["predictions"]
+
+
+def with_files(files: list[bytes], **params: float) -> dict:
+    """A request with photos' files; a pixel stands for the tensor that MLflow insists on."""
+    texts = [base64.b64encode(data).decode() for data in files]
+    return {"inputs": [[[[0, 0, 0]]]], "params": {"files": texts, **params}}
 
 
 def test_signature_example_and_pinned_requirements(run: TrackedRun) -> None:
@@ -130,6 +166,8 @@ def test_signature_example_and_pinned_requirements(run: TrackedRun) -> None:
     (inputs,) = info.signature.inputs.to_dict()
     assert inputs["tensor-spec"] == {"dtype": "uint8", "shape": (-1, -1, -1, 3)}
     assert info.signature.outputs.to_dict() == [inputs]
+    params = {each["name"]: each["default"] for each in info.signature.params.to_dict()}
+    assert params == {"strength": 1.0, "chroma": None, "temperature": None, "files": []}
     assert info.saved_input_example_info["type"] == "ndarray"
     folder = local_model(f"runs:/{run.run_id}").parents[1]
     pinned = (folder / "requirements.txt").read_text().splitlines()
