@@ -119,6 +119,7 @@ EVERY_KEY = Recipe.model_validate(
             "save_every": 500,
             "metric": "cf_gap",
             "patience": 7,
+            "compile": "off",
         },
     }
 )
@@ -187,6 +188,7 @@ def test_flat_names_every_setting_by_its_dotted_path():
         "train.save_every": None,
         "train.metric": "auc_balanced",
         "train.patience": None,
+        "train.compile": "auto",
     }
 
 

@@ -188,12 +188,12 @@ def test_recipes_of_older_checkpoints_have_no_such_setting():
 def test_torchs_own_compiler_trains_the_same(data: FitData, tmp_path: Path):
     """Needs a C++ compiler; takes a minute."""
     settings = ("train.epochs=1", "model.norm=group", "data.flip=false")
-    fit(
-        recipe_of("train.compile=on", *settings),
-        data,
-        tmp_path / "on",
-        observers=[diary := Diary()],
-    )
-    fit(recipe_of("train.compile=off", *settings), data, tmp_path / "off")
-    assert diary.notices[1].startswith("compiled the network in ")
-    close(weights_of(tmp_path / "on/last"), weights_of(tmp_path / "off/last"), atol=2e-4)
+    on, off = Diary(), Diary()
+    fit(recipe_of("train.compile=on", *settings), data, tmp_path / "on", observers=[on])
+    fit(recipe_of("train.compile=off", *settings), data, tmp_path / "off", observers=[off])
+    assert on.notices[1].startswith("compiled the network in ")
+    # Not the weights: a new model's deep layers have gradients next to nothing, whose rounding
+    # Adam takes for a direction.
+    for one, other in zip(on.steps, off.steps, strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=1e-4)
+        assert one.grad_norm == pytest.approx(other.grad_norm, rel=5e-3)
