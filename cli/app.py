@@ -10,6 +10,7 @@ from cli.colorize import colorize
 from cli.demo import demo
 from cli.doctor import doctor
 from cli.evaluate import evaluate
+from cli.export import export
 from cli.inspect import inspect
 from cli.priors import priors
 from cli.recipes import recipes
@@ -47,6 +48,7 @@ app.command()(tune)
 app.command("eval")(evaluate)
 app.command()(colorize)
 app.command()(serve)
+app.command()(export)
 app.command()(inspect)
 app.command()(recipes)
 app.command()(ui)

@@ -19,8 +19,8 @@ def inspect(
         list[str],
         typer.Argument(
             metavar="DATASET|MODEL|PHOTO...",
-            help="Dataset or model folder, an old .pt file, or photos: folders, tars, lists, or a "
-            "quoted pattern of tars such as 'photos-{000..009}.tar'.",
+            help="Dataset or model folder, an ONNX or old .pt file, or photos: folders, tars, "
+            "lists, or a quoted pattern of tars such as 'photos-{000..009}.tar'.",
         ),
     ],
     picture: Annotated[

@@ -15,7 +15,9 @@ EXIT_INTERRUPTED = 130
 OUR_ERRORS = {
     "CheckpointError",
     "DatasetError",
+    "ExportError",
     "JobError",
+    "OnnxFileError",
     "PaletteError",
     "PhotoRefused",
     "RecipeError",

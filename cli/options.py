@@ -11,7 +11,8 @@ Model = Annotated[
     str,
     typer.Argument(
         help="Checkpoint folder or the --out of cc train (a path or an s3:// URI), a model in "
-        "MLflow (runs:/… or models:/…), or start, the model that ships with colorcore."
+        "MLflow (runs:/… or models:/…), start, the model that ships with colorcore, or an ONNX "
+        "file from cc export."
     ),
 ]
 Device = Annotated[

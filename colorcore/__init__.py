@@ -56,14 +56,16 @@ def load(
 
     Args:
         model: a checkpoint's folder or one that contains ``best``, here or in an object store
-            (``s3://…``); ``runs:/RUN_ID`` or ``models:/NAME@champion``, a model in MLflow; or
+            (``s3://…``); an ONNX file that `cc export` wrote, which runs without torch;
+            ``runs:/RUN_ID`` or ``models:/NAME@champion``, a model in MLflow; or
             ``start``, the model that ships with colorcore.
-        device: such as "cuda:1"; None: the GPU if there is one.
+        device: such as "cuda:1"; None: the GPU if there is one, and the CPU for an ONNX file.
         tracking_uri: where MLflow keeps the model; None: as `cc colorize` finds it, from
             ``MLFLOW_TRACKING_URI`` or in ``./mlflow.db``.
 
     Raises:
         CheckpointError: there is no model, or it is damaged.
+        OnnxFileError: an ONNX file is missing, damaged, or none that `cc export` wrote.
         JobError: MLflow does not answer, or has no such model.
         StorageError: an object store does not answer, or refuses.
     """

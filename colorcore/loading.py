@@ -1,4 +1,4 @@
-"""From the place of a model to a colorizer: a checkpoint's folder, here or in an object store.
+"""From the place of a model to a colorizer: a checkpoint's folder or an exported ONNX file.
 
 Models in MLflow (``runs:/…``, ``models:/…``) are fetched by :mod:`pipelines.tracking.model` first.
 """
@@ -8,20 +8,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from colorcore.colorizing.onnx_file import is_onnx, load_onnx
+
 if TYPE_CHECKING:
     from colorcore.colorizing.colorizer import Colorizer
     from colorcore.storage.store import Store
 
 
 def load_colorizer(place: str | Path | Store, device: str | None = None) -> Colorizer:
-    """The colorizer of a checkpoint: its folder, one that contains ``best``, or a shipped name.
+    """The colorizer of a checkpoint or an ONNX file, here or in an object store.
 
-    ``device`` such as "cuda:1"; None: the GPU if there is one.
+    A checkpoint is its folder, one that contains ``best``, or a shipped name. ``device`` such as
+    "cuda:1"; None: the GPU if there is one, and the CPU for an ONNX file.
 
     Raises:
         CheckpointError: there is no checkpoint, or it is damaged.
+        OnnxFileError: an ONNX file is missing, damaged, or none that ``cc export`` wrote.
         StorageError: a remote store does not answer, or refuses.
+        ValueError: an ONNX file cannot run on the device.
     """
+    if is_onnx(place):
+        return load_onnx(place, device)
     from colorcore.checkpoints.checkpoint import load_checkpoint
     from colorcore.colorizing.network import NetworkColorizer
 

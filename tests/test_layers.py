@@ -31,7 +31,7 @@ ROOMS: Mapping[str, Sequence[frozenset[str]]] = {
         frozenset({"comparison", "recipes"}),
         frozenset({"checkpoints"}),
         frozenset({"training", "loading"}),
-        frozenset({"drawing"}),
+        frozenset({"drawing", "export"}),
     ),
     "pipelines": (
         frozenset({"errors", "device", "ray_internals"}),
@@ -41,7 +41,7 @@ ROOMS: Mapping[str, Sequence[frozenset[str]]] = {
         frozenset({"pairing", "sharding", "training"}),
         frozenset({"pages"}),
         frozenset({"inference", "priors", "demo"}),
-        frozenset({"album", "evaluation"}),
+        frozenset({"album", "evaluation", "export"}),
         frozenset({"serving"}),
         frozenset({"doctor"}),
     ),

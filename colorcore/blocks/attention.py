@@ -73,8 +73,10 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W); the cost grows with (H·W)²."""
         query, key, value = (
-            layer(x).flatten(2).transpose(1, 2) for layer in (self.query, self.key, self.value)
+            layer(x).flatten(2).transpose(1, 2)[:, None]
+            for layer in (self.query, self.key, self.value)
         )
-        seen = F.scaled_dot_product_attention(query, key, value)
+        # One head: (B, 1, H·W, C), the only shape that torch can export.
+        seen = F.scaled_dot_product_attention(query, key, value)[:, 0]
         answer: Tensor = x + self.gamma * seen.transpose(1, 2).unflatten(2, x.shape[-2:])
         return answer

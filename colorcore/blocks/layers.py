@@ -73,7 +73,24 @@ def grow(photos: Tensor, multiple: int) -> Tensor:
 
     Only the bottom and right are padded, so cropping to H, W undoes it.
     """
+    if torch.compiler.is_exporting():
+        return _grown(photos, multiple)
     bottom, right = (-size % multiple for size in photos.shape[-2:])
     if bottom or right:
         return F.pad(photos, (0, right, 0, bottom), mode="replicate")
     return photos
+
+
+def _grown(photos: Tensor, multiple: int) -> Tensor:
+    """:func:`grow` for a graph that must fit any H and W.
+
+    It cannot branch on a size. Written as ``multiple`` times something, the new sizes tell the
+    exporter that they can be halved, so that maps of an encoder and a decoder fit together.
+    """
+    rows, columns = (
+        torch.arange(multiple * ((size + multiple - 1) // multiple), device=photos.device).clamp(
+            max=size - 1
+        )
+        for size in photos.shape[-2:]
+    )
+    return photos.index_select(2, rows).index_select(3, columns)

@@ -126,7 +126,7 @@ def _lines(checkpoint: Checkpoint, counts: tuple[int, int], measured: Measured) 
         f"`{checkpoint.dataset}`.",
         f"- **Training**: as it was after {checkpoint.epoch} of {recipe.train.epochs} epochs, its "
         f"best by `{recipe.train.metric}`; seed {recipe.train.seed}.",
-        f"- **Start weights**: {'; '.join(_start_weights(checkpoint))}.",
+        f"- **Start weights**: {'; '.join(start_weights(checkpoint))}.",
         f"- **Decoding**: {checkpoint.decoding}, chosen on the validation photos.",
         "",
         "## Scores",
@@ -157,7 +157,7 @@ def _row(title: str, scores: Mapping[str, float]) -> str:
     return f"| {title} | " + " | ".join(cells) + " |"
 
 
-def _start_weights(checkpoint: Checkpoint) -> Iterator[str]:
+def start_weights(checkpoint: Checkpoint) -> Iterator[str]:
     """What the training began with, and under which licence that may be passed on."""
     if checkpoint.origin:
         yield f"{checkpoint.origin}; its licence holds for this model, too"

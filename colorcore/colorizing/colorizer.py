@@ -2,31 +2,45 @@
 
 :class:`Colorizer` is what all kinds of models have in common. It needs NumPy and OpenCV alone; a
 checkpoint's network (:mod:`colorcore.colorizing.network`) brings torch.
+
+The network sees small copies, in batches. Their ab is upsampled next to the photo's own lightness,
+so details stay as sharp as they were:
+
+``small_copy`` -> ``Colorizer.predict`` (batches of copies of one shape) -> ``paint``
 """
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 
-from colorcore.colorizing.compose import blas_on_one_thread
-from colorcore.colorizing.copies import batches_of, paint, small_copy
+from colorcore.color.lab import lab_of_srgb
+from colorcore.colorizing.compose import blas_on_one_thread, paint
 from colorcore.colorizing.images import open_image
 from colorcore.decoding import Decoding
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from colorcore.colorizing.copies import Lab
+    from colorcore.color.pixels import Pixels
     from colorcore.colorizing.images import Picture
+
+    Lab = NDArray[np.float32]
+    """(3, h, w) CIELAB."""
 
     AB = NDArray[np.float32]
     """(2, h, w), ab units."""
+
+MAX_ASPECT = 16
+"""Longer photos get a smaller copy: networks pad its shorter side, and that of 1 x 20,000 pixels
+would fill the memory."""
+BATCH = 8
+"""Copies per pass of the network."""
 
 
 class Colorizer(ABC):
@@ -77,6 +91,10 @@ class Colorizer(ABC):
         """
         if device != self.device:
             raise ValueError(f"expected the device {self.device} for {self.name}, got {device}")
+        return self
+
+    def use_threads(self, count: int) -> Self:
+        """Let a pass of the model use ``count`` threads, if it can; returns itself."""
         return self
 
     def with_versions(self, count: int) -> Self:
@@ -193,3 +211,37 @@ class Colorizer(ABC):
                 )
                 for n, each in enumerate(opened)
             ]
+
+
+def small_copy(pixels: Pixels, size: int) -> Lab:
+    """The copy of a photo that the network sees, in CIELAB: (3, h, w).
+
+    pixels (H, W, 3) sRGB or (H, W) grey, uint8 or uint16. ``size`` is the shorter side of the copy
+    in pixels (that of the network's training samples); the copy of a photo longer than 16:1 is no
+    longer than that of one of 16:1.
+    """
+    import cv2
+
+    height, width = pixels.shape[:2]
+    scale = size * min(1.0 / min(height, width), MAX_ASPECT / max(height, width))
+    small = (max(1, round(width * scale)), max(1, round(height * scale)))
+    copy: NDArray[Any] = pixels
+    # By halves as long as they are whole: the same means of areas, for an eighth of the time.
+    while height % 2 == width % 2 == 0 and min(height, width) >= 4 * min(small):
+        height, width = height // 2, width // 2
+        copy = np.asarray(cv2.resize(copy, (width, height), interpolation=cv2.INTER_AREA))
+    how = cv2.INTER_AREA if scale < 1.0 else cv2.INTER_CUBIC
+    copy = np.asarray(cv2.resize(copy, small, interpolation=how))
+    if copy.ndim == 2:
+        copy = np.repeat(copy[..., None], 3, axis=2)
+    return lab_of_srgb(copy.astype(np.float32) / np.iinfo(pixels.dtype).max)
+
+
+def batches_of(copies: Sequence[Lab]) -> Iterator[list[int]]:
+    """Which copies go through the network together: of one shape, at most ``BATCH``, in order."""
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for number, each in enumerate(copies):
+        alike.setdefault(each.shape, []).append(number)
+    for shape in sorted(alike):
+        numbers = alike[shape]
+        yield from (numbers[start : start + BATCH] for start in range(0, len(numbers), BATCH))

@@ -75,3 +75,23 @@ def compose(pixels: Pixels, L: Plane, ab: NDArray[np.float32], *, threads: int =
         for done in [pool.submit(strip, top) for top in tops]:
             done.result()
     return out
+
+
+def paint(
+    pixels: Pixels,
+    copy: NDArray[np.float32],
+    ab: NDArray[np.float32],
+    *,
+    strength: float = 1.0,
+    threads: int = 1,
+) -> Pixels:
+    """A photo in the colours of its small copy.
+
+    pixels (H, W, 3) sRGB or (H, W) grey, uint8 or uint16; ``copy`` (3, h, w) CIELAB, what the
+    network saw; ab (2, h, w) predicted for it. ``strength`` is the share of the predicted colours,
+    0..1; the rest is the copy's own, which is none for a grey photo.
+    Returns (H, W, 3) sRGB of the same type, whose L differs from the photo's only by rounding.
+    """
+    if strength < 1.0:
+        ab = np.float32(strength) * ab + np.float32(1.0 - strength) * copy[1:]
+    return compose(pixels, copy[0], np.ascontiguousarray(ab), threads=threads)

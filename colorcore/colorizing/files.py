@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from colorcore.color.colored import is_colored
-from colorcore.colorizing.copies import batches_of, paint, small_copy
+from colorcore.colorizing.colorizer import batches_of, small_copy
+from colorcore.colorizing.compose import paint
 from colorcore.photos.original.encode import Page as EncodedPage
 from colorcore.photos.original.read import Original, read_original
 from colorcore.photos.refusal import COLORIZABLE, PhotoLimits, PhotoRefused, Reason
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from colorcore.color.pixels import Pixels
-    from colorcore.colorizing.colorizer import Colorizer
-    from colorcore.colorizing.copies import Lab
+    from colorcore.colorizing.colorizer import Colorizer, Lab
 
 
 class Page(NamedTuple):

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from colorcore.colorizing.colorizer import AB
-    from colorcore.colorizing.copies import Lab
+    from colorcore.colorizing.colorizer import AB, Lab
 
 SPREAD = 2.0
 """Standard deviation of what is added to a logit: a bin e² = 7 times as likely, or as unlikely."""
@@ -60,6 +59,11 @@ class NetworkColorizer(Colorizer):
         """Move the network; returns the colorizer itself."""
         self.network.to(device)
         self._device = device
+        return self
+
+    def use_threads(self, count: int) -> Self:
+        """Let torch use ``count`` threads, in all of this process."""
+        torch.set_num_threads(count)
         return self
 
     def with_versions(self, count: int) -> Self:

@@ -77,7 +77,8 @@ class BinModel(nn.Module):
 
         Its maps are cropped to the photo's size divided by ``shrink``, rounded up.
         """
-        height, width = (-(-side // self.shrink) for side in size)
+        # Not -(-side // shrink): in an exported graph, division rounds towards zero.
+        height, width = ((side + self.shrink - 1) // self.shrink for side in size)
         logits, residual, confidence = (
             head(x).float()[..., :height, :width]
             for head in (self.bins, self.residual, self.confidence)

@@ -28,7 +28,6 @@ from colorcore.checkpoints.checkpoint import (
     save_checkpoint,
 )
 from colorcore.inference.decoding_search import choose_decoding
-from colorcore.models import build_model
 from colorcore.recipes.recipe import Recipe
 from colorcore.recipes.schedule import lr_factor, set_lr
 from colorcore.step.precision import fast_products
@@ -47,7 +46,7 @@ from colorcore.training.state import FitData, Training
 from colorcore.training.steps import Steps
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from colorcore.dataset.loader import Batch
 
@@ -65,6 +64,7 @@ def fit(
     observers: Sequence[Observer] = (),
     stop: Callable[[], bool] = lambda: False,
     profile: int = 0,
+    network: nn.Module | None = None,
 ) -> dict[str, float]:
     """Train to the end, or out of patience; returns the last scores.
 
@@ -73,6 +73,8 @@ def fit(
 
     ``initial`` are the weights that model and average start from, instead of random ones, and
     ``origin`` says where they are from, for the model card.
+    ``network`` is trained in place of the recipe's model, such as a pruned one, from its weights;
+    it stays as it is, and what is saved are the weights of a copy.
     ``stop`` is asked after every step and must answer at once; when it is true on any rank, all
     ranks stop after that step.
 
@@ -90,7 +92,13 @@ def fit(
     """
     device, store = torch.device(device), open_store(out)
     training = Training(
-        recipe, data, device, resume, initial, lambda text: notify(observers, "on_notice", text)
+        recipe,
+        data,
+        device,
+        resume,
+        initial,
+        lambda text: notify(observers, "on_notice", text),
+        network,
     )
     training.run_id = run_id or training.run_id
     training.origin = origin or training.origin
@@ -227,10 +235,9 @@ def _choose_decoding(training: Training, out: Store) -> DecodingEvent | None:
     # A resumed run that is finished has its decoding already; it is reported again, in case the
     # process was killed between storing and reporting it.
     if not scores:
-        model = build_model(recipe.model.name, **recipe.model.options()).eval()
+        model = training.build().eval()
         if best is not None:
             model.load_state_dict(best.weights)
-        model.to(training.device)
         if training.world > 1:
             for tensor in model.state_dict().values():
                 distributed.broadcast(tensor, 0)

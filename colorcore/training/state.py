@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -85,7 +86,9 @@ class Training:
         resume: Checkpoint | None,
         initial: Mapping[str, Tensor] | None = None,
         notice: Callable[[str], None] = lambda _: None,
+        network: nn.Module | None = None,
     ) -> None:
+        self._like = network
         self.recipe = recipe = recipe.for_palette(len(data.palette))
         self.data, self.device = data, device
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
@@ -93,12 +96,12 @@ class Training:
         if device.type == "cpu":
             keep_freed_memory()
         torch.manual_seed(recipe.train.seed)
-        self.model = self._build()
+        self.model = self.build()
         if initial is not None:
             self.model.load_state_dict(initial)
-        elif resume is None and isinstance(self.model, StartsPretrained):
+        elif resume is None and network is None and isinstance(self.model, StartsPretrained):
             self.model.load_pretrained()
-        self.average = self._build()
+        self.average = self.build()
         self.average.load_state_dict(self.model.state_dict())
         self.average.requires_grad_(False)
         self._following = Average(self.average, self.model)
@@ -145,11 +148,15 @@ class Training:
         if self.world > 2 and device.type == "cpu":
             self._settle_buckets()
 
-    def _build(self) -> nn.Module:
+    def build(self) -> nn.Module:
+        """A new network on the device: the recipe's model, or a copy of the one to be trained."""
         part = self.recipe.model
-        model = build_model(part.name, **part.options()).to(self.device)
-        if isinstance(model, AnswersInBins):
-            model.use_palette(self.data.palette)
+        if self._like is not None:
+            model = copy.deepcopy(self._like).to(self.device)
+        else:
+            model = build_model(part.name, **part.options()).to(self.device)
+            if isinstance(model, AnswersInBins):
+                model.use_palette(self.data.palette)
         # NHWC: the layout in which half-precision convolutions are fastest.
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 

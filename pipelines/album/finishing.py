@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from colorcore.color.pixels import reduced
-from colorcore.colorizing.copies import paint
+from colorcore.colorizing.compose import paint
 from colorcore.colorizing.files import encode_colorized
 from colorcore.drawing.side_by_side import side_by_side
 from colorcore.photos.refusal import PhotoRefused, Reason

@@ -15,8 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from colorcore.colorizing.colorizer import BATCH
 from colorcore.colorizing.compose import blas_on_one_thread
-from colorcore.colorizing.copies import BATCH
 from colorcore.colorizing.files import Page, color_pages, open_pages
 from colorcore.photos.read import photo_header
 from colorcore.photos.refusal import PhotoLimits, PhotoRefused

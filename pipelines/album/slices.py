@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colorcore.colorizing.copies import BATCH
+from colorcore.colorizing.colorizer import BATCH
 from colorcore.storage.locks import WRITER
 from pipelines.album.finishing import Finish
 from pipelines.album.names import Names, relative, versions
@@ -208,7 +208,6 @@ def colorize_slice(fixed: Fixed, part: Slice) -> SliceResult:
 def _colorizer(fixed: Fixed) -> Colorizer:
     """The job's colorizer, fetched once per process."""
     import ray
-    import torch
 
     from colorcore.allocator import keep_freed_memory
 
@@ -216,10 +215,9 @@ def _colorizer(fixed: Fixed) -> Colorizer:
     if key not in _colorizers:
         _check_shared(fixed)
         keep_freed_memory()
-        torch.set_num_threads(fixed.threads)
         _colorizers.clear()
         colorizer: Colorizer = ray.get(fixed.colorizer[0])
-        _colorizers[key] = colorizer.to(fixed.device)
+        _colorizers[key] = colorizer.use_threads(fixed.threads).to(fixed.device)
     return _colorizers[key]
 
 

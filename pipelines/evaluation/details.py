@@ -61,7 +61,7 @@ class Details:
         self._models, self._outputs, self._device = models, outputs, device
         names = [*(model.name for model in models), *outputs]
         self._hues = {name: HueErrors() for name in ("grey", *names)}
-        self._reliability = {model.name: Reliability() for model in models if model.predicts_bins}
+        self._reliability = {model.name: Reliability() for model in models if model.has_confidence}
         self._random = Random(0)  # noqa: S311 - a sample, not a secret
         self._seen = 0
         self._worst: list[Shown] = []

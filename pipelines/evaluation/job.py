@@ -77,7 +77,7 @@ def evaluate_model(
     FID's network, and ``lpips`` are those of LPIPS's, see :class:`PublishedScores`.
 
     Raises:
-        CheckpointError, DatasetError: a checkpoint is missing, or the dataset is damaged.
+        CheckpointError, OnnxFileError, DatasetError: a model is missing, or the dataset is damaged.
         WrongCallError: ``photos`` does not exist, has smaller samples than a model's, or has a
             dataset among several places; a model has no such setting; a folder of ``against`` is
             missing, empty or the photos' own; ``front`` does not end in .png; a file of weights is

@@ -11,9 +11,11 @@ from torch.nn import functional as F
 
 from colorcore.checkpoints.checkpoint import load_checkpoint
 from colorcore.color.lab import normalize_L
+from colorcore.colorizing.onnx_file import is_onnx
 from colorcore.decoding import Decoding
 from colorcore.models import AnswersInBins
 from colorcore.models.decoding import decode
+from pipelines.evaluation.exported import ExportedBins, load_exported
 from pipelines.inference.knobs import asked_decoding
 from pipelines.tracking.model import local_model
 
@@ -59,8 +61,13 @@ class ModelSide:
 
     @property
     def predicts_bins(self) -> bool:
-        """Whether it has a temperature and a confidence."""
+        """Whether it has a temperature."""
         return isinstance(self.network, AnswersInBins)
+
+    @property
+    def has_confidence(self) -> bool:
+        """Whether it says how sure it is of its bins."""
+        return self.predicts_bins and not isinstance(self.network, ExportedBins)
 
     @torch.inference_mode()
     def predict(self, lab: Tensor) -> Prediction:
@@ -84,7 +91,7 @@ class ModelSide:
         return Answer(
             self.decoded(lab, prediction, self.decoding),
             None if rgb is None else _enlarged(rgb, lab),
-            prediction.get("confidence") if self.predicts_bins else None,
+            prediction.get("confidence") if self.has_confidence else None,
         )
 
 
@@ -105,14 +112,18 @@ def open_models(
     """Load models, each with its own decoding or with the one that is asked for.
 
     Raises:
-        CheckpointError: one is not a checkpoint.
+        CheckpointError, OnnxFileError: one is neither a checkpoint nor an exported file.
         WrongCallError: a model has no such setting.
     """
     names = [ONLY_MODEL] if alone else names_for([str(model) for model in models])
     sides = []
     for name, model in zip(names, models, strict=True):
-        checkpoint = load_checkpoint(local_model(model))
-        network = checkpoint.model(device)
+        place = local_model(model)
+        if is_onnx(place):
+            checkpoint, network = load_exported(place, device)
+        else:
+            checkpoint = load_checkpoint(place)
+            network = checkpoint.model(device)
         decoding = asked_decoding(network, checkpoint.decoding, temperature, chroma)
         sides.append(ModelSide(name, str(model), checkpoint, network, decoding, device))
     return sides

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from colorcore.checkpoints.checkpoint import load_checkpoint
 from colorcore.checkpoints.foreign_unet import Reading, load_old_checkpoint
 from colorcore.color.palette import load_palette
+from colorcore.colorizing.onnx_facts import OnnxFileError, weights_in
+from colorcore.colorizing.onnx_file import is_onnx, load_onnx
 from colorcore.dataset.layout import CF_STEP, read_info
 from colorcore.drawing.weight_stats import BINS, NEAR_ZERO, WeightStats, model_stats, stats_csv
 from colorcore.drawing.weights_plot import draw_weights
 from colorcore.models.decoding import completed
 from colorcore.photos.write import DRAWN, save_picture, write_whole
+from colorcore.recipes.recipe import RecipeError, parse_recipe
 from colorcore.storage.location import open_store
 from colorcore.storage.store import Store
 from pipelines.errors import WrongCallError
@@ -24,7 +27,7 @@ from pipelines.sharding.preview import preview_dataset
 from pipelines.tracking.model import local_model
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor
 
 SHOWN_STEP = 10
 """Width of the classes of colourfulness shown; Hasler and Süsstrunk (2003, table 2)
@@ -121,13 +124,13 @@ def colorfulness_rows(classes: Sequence[int]) -> dict[str, int]:
 def inspect_model(
     model: str | Path, *, picture: Path | None = None, overwrite: bool = False
 ) -> ModelFacts:
-    """Recipe, scores, parameters and weights per layer of a checkpoint or an old .pt file.
+    """Recipe, scores, parameters and weights per layer of a checkpoint, ONNX file or old .pt file.
 
     ``picture`` receives histograms of the weights; a .csv next to it receives the numbers. Both
     may be earlier ones; other files are replaced only with ``overwrite``.
 
     Raises:
-        CheckpointError: ``model`` is not a checkpoint.
+        CheckpointError, OnnxFileError: ``model`` is neither.
         WrongCallError: ``picture`` does not end in .png, or is another file.
     """
     if picture is not None and picture.suffix.lower() != ".png":
@@ -138,9 +141,12 @@ def inspect_model(
     named, model = model, local_model(model)
     here = open_store(model).local
     old = here is not None and here.is_file()
-    network, about, scores, decoded = _old_model(Path(model)) if old else _own_model(model)
+    if is_onnx(model):
+        parameters, about, scores, decoded = _exported(model)
+    else:
+        parameters, about, scores, decoded = _old_model(Path(model)) if old else _own_model(model)
     layers: Counter[str] = Counter()
-    for name, parameter in network.named_parameters():
+    for name, parameter in parameters.items():
         layers[name.rpartition(".")[0]] += parameter.numel()
     total = sum(layers.values())
     top = sum(count for _, count in layers.most_common(5))
@@ -149,7 +155,7 @@ def inspect_model(
         "share of the five largest layers": f"{top / total:.0%}",
         **about,
     }
-    weights = model_stats(network.named_parameters())
+    weights = model_stats(parameters.items())
     failed: list[str] = []
     if picture is not None:
         title = (
@@ -168,8 +174,8 @@ def _table(picture: Path) -> Path:
     return picture.with_suffix(".csv")
 
 
-_Loaded: TypeAlias = "tuple[nn.Module, dict[str, Any], dict[str, float], dict[str, float]]"
-"""A network, facts about it, its scores, and its scores with the chosen decoding."""
+_Loaded: TypeAlias = "tuple[dict[str, Tensor], dict[str, Any], dict[str, float], dict[str, float]]"
+"""A network's parameters, facts about it, its scores, and its scores with the chosen decoding."""
 
 
 def _own_model(folder: str | Path) -> _Loaded:
@@ -181,13 +187,35 @@ def _own_model(folder: str | Path) -> _Loaded:
         "decoding": str(completed(network, checkpoint.decoding)),
         **{key: value for key, value in checkpoint.recipe.flat().items() if value is not None},
     }
-    return network, about, checkpoint.scores, checkpoint.decoded
+    return dict(network.named_parameters()), about, checkpoint.scores, checkpoint.decoded
 
 
 def _old_model(path: Path) -> _Loaded:
     old = load_old_checkpoint(path)
     about = {"old checkpoint": old.about(), **{f"model.{k}": v for k, v in old.options.items()}}
-    return old.model(Reading()), about, {}, {}
+    return dict(old.model(Reading()).named_parameters()), about, {}, {}
+
+
+def _exported(place: str | Path) -> _Loaded:
+    import torch
+
+    colorizer = load_onnx(place)
+    facts = colorizer.facts
+    try:
+        recipe = parse_recipe(facts.recipe, str(place)).flat()
+    except RecipeError as error:
+        raise OnnxFileError(f"the metadata of {place} is damaged: {error}") from error
+    about = {
+        "exported by": f"colorcore {facts.version}: {size_text(len(colorizer.data))}",
+        "trained on": f"{facts.size} px samples of dataset {facts.dataset}",
+        "decoding": str(facts.decoding),
+        **{what: ", ".join(f"{k} {v}" for k, v in how.items()) for what, how in
+           facts.changes.items()},
+        "start weights": facts.licence,
+        **{key: value for key, value in recipe.items() if value is not None},
+    }  # fmt: skip
+    weights = weights_in(colorizer.data)
+    return {name: torch.from_numpy(each.copy()) for name, each in weights.items()}, about, {}, {}
 
 
 def is_dataset(location: str | Path) -> bool:

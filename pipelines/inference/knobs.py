@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from colorcore.colorizing.onnx_file import is_onnx
 from colorcore.decoding import Decoding
 from colorcore.loading import best_device, load_colorizer
-from colorcore.models.decoding import completed, own_decoding
 from pipelines.errors import WrongCallError
 from pipelines.tracking.model import local_model
 
@@ -26,6 +26,8 @@ def asked_decoding(
     Raises:
         WrongCallError: a value is out of range, or the model has no temperature.
     """
+    from colorcore.models.decoding import completed, own_decoding
+
     decoding = completed(model, stored)
     if temperature is not None and own_decoding(model).temperature is None:
         raise WrongCallError(
@@ -53,15 +55,25 @@ def open_colorizer(
 
     Raises:
         CheckpointError, StorageError: as :func:`colorcore.loading.load_colorizer`.
+        OnnxFileError: as :func:`colorcore.loading.load_colorizer`.
         JobError: as :func:`pipelines.tracking.model.local_model`.
         WrongCallError: there is no such device, a value is out of range, or the model has no
             temperature.
     """
-    colorizer = load_colorizer(local_model(model), "cpu").to(device_for(device))
+    colorizer = _on_device(local_model(model), device)
     try:
         return colorizer.with_decoding(temperature, chroma)
     except ValueError as error:
         raise WrongCallError(f"--{error}") from error
+
+
+def _on_device(place: str | Path, device: str | None) -> Colorizer:
+    if not is_onnx(place):
+        return load_colorizer(place, "cpu").to(device_for(device))
+    try:
+        return load_colorizer(place).to(device or "cpu")  # without torch, which device_for needs
+    except ValueError as error:
+        raise WrongCallError(f"--device: {error}") from error
 
 
 def device_for(asked: str | None) -> str:

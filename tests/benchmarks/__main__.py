@@ -10,7 +10,7 @@ from pathlib import Path
 PARTS = (
     "shard", "img2dataset", "writer", "loader", "palette", "encode", "workers", "step",
     "train", "allocator", "colorize", "serve", "observers", "tracking", "tune", "sync",
-    "checkpoint",
+    "checkpoint", "export",
 )  # fmt: skip
 
 
@@ -29,6 +29,7 @@ def main() -> None:  # noqa: PLR0912, PLR0915 - one branch per part
         bench_checkpoint,
         bench_colorize,
         bench_encode,
+        bench_export,
         bench_loader,
         bench_observers,
         bench_palette,
@@ -82,6 +83,8 @@ def main() -> None:  # noqa: PLR0912, PLR0915 - one branch per part
             bench_step.run(rounds=rounds)
         if "serve" in only:
             bench_serve.run(rounds=rounds)
+        if "export" in only:
+            bench_export.run(photos, work, rounds=rounds)
         if "train" in only:
             bench_train.run(rounds=rounds)
         if "observers" in only:

@@ -36,7 +36,8 @@ PEAKS = [(12, 8), (50, 8), (100, 8), (12, 16), (50, 16), (100, 16)]
 
 def run(work: Path, *, rounds: int) -> None:
     """Print the ratio of CPU time, the time per photo of an album, and peaks of memory."""
-    from colorcore.colorizing.copies import paint, small_copy
+    from colorcore.colorizing.colorizer import small_copy
+    from colorcore.colorizing.compose import paint
     from colorcore.loading import load_colorizer
     from colorcore.photos.original.read import read_original
     from colorcore.photos.refusal import PhotoLimits

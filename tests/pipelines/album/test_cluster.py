@@ -33,6 +33,7 @@ from pipelines.album.colorize import colorize_photos
 from pipelines.album.settings import ColorizeReport, ColorizeSettings
 from pipelines.album.slices import slice_size
 from pipelines.errors import JobError
+from pipelines.export.job import export_model
 from tests.clusters import several_nodes, wait_for
 from tests.conftest import jpeg, scene
 from tests.mounts import mounted
@@ -174,6 +175,20 @@ def test_the_files_and_the_report_are_those_of_one_process(
     assert (there.kept, there.left, there.decoding) == ([], 0, here.decoding)
     assert done == sorted(done)
     assert done[-1] == (28, 28)
+
+
+def test_an_exported_file_goes_to_the_nodes(local_ray: None, album: Path, tmp_path: Path) -> None:
+    file, photos = (
+        tmp_path / "start.onnx",
+        [str(album / f"{number:03d}.jpg") for number in range(3)],
+    )
+    export_model(START, file)
+    mine = colorize_photos(file, photos, tmp_path / "here", PNG)
+    there = colorize_photos(file, photos, tmp_path / "there", PNG, address="auto")
+    assert below(there) == below(mine) == ["000.png", "001.png", "002.png"]
+    for name in below(mine):
+        ours, theirs = (np.asarray(Image.open(one.out / name), int) for one in (there, mine))
+        assert abs(ours - theirs).max() <= 1, name
 
 
 def test_a_second_call_does_nothing(

@@ -1,0 +1,1 @@
+"""The job of `cc export`: a model -> one ONNX file, checked against torch and measured."""
