@@ -107,6 +107,24 @@ def test_a_training_is_this_plain_loop(data: FitData, tmp_path: Path):
     )
 
 
+def test_another_network_is_trained_in_the_place_of_the_recipes(data: FitData, tmp_path: Path):
+    """It starts from its own weights, and its copy is what is saved and decoded at the end."""
+    torch.manual_seed(7)
+    network = build_model("unet", channels=6, depth=1, norm="group")
+    nn.init.normal_(network.head.weight, std=0.3)  # type: ignore[union-attr, arg-type]
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    hardly = ("optim.lr=1e-12", "optim.weight_decay=0", "train.epochs=1")
+    scores = fit(recipe_of(*hardly), data, tmp_path / "hardly", network=network)
+    close(load_checkpoint(tmp_path / "hardly").weights, before)
+    close(network.state_dict(), before)
+    learned = fit(recipe_of("optim.lr=1e-2"), data, tmp_path / "learned", network=network)
+    assert learned["ab_l1"] < scores["ab_l1"]
+    best = load_checkpoint(tmp_path / "learned")
+    assert best.decoded
+    assert {k: v.shape for k, v in best.weights.items()} == {k: v.shape for k, v in before.items()}
+    close(network.state_dict(), before)
+
+
 def test_shards_on_disk_train_as_the_same_photos_in_memory(dataset: Path, tmp_path: Path):
     """Which is also what makes the photos in memory, of all other tests here, fair ones."""
     splits = [Samples(dataset, split) for split in ("train", "val")]

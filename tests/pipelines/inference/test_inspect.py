@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from onnx import numpy_helper
 from PIL import Image
 
+from colorcore.recipes.recipe import load_recipe
 from pipelines.errors import WrongCallError
 from pipelines.inference.inspect import inspect_model
 from tests.cli.test_main import cc
 from tests.colorcore.checkpoints.made_up_unet import UNetColorizer, save
+from tests.colorcore.colorizing.test_onnx_file import FACTS, sunset
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +48,33 @@ def test_weights_that_are_no_numbers_are_named(tmp_path: Path) -> None:
 def test_a_picture_that_is_no_png(old_file: Path, tmp_path: Path) -> None:
     with pytest.raises(WrongCallError, match="ending in"):
         inspect_model(old_file, picture=tmp_path / "weights.jpg")
+
+
+def test_an_exported_file_is_shown_with_its_weights(tmp_path: Path) -> None:
+    """Weights of 8 bits count as what they stand for: steps times the scale of their channel."""
+    model = sunset(replace(FACTS, recipe=load_recipe("lite0-bins", ["model.bins=3"]).values()))
+    steps = np.array([[[[-127]], [[64]]], [[[1]], [[127]]]], np.int8)
+    weight = np.arange(6, dtype=np.float32).reshape(2, 3, 1, 1)
+    arrays = {
+        "a.weight": weight,
+        "b.weight_quantized": steps,
+        "b.weight_scale": np.array([0.5, 2.0], np.float32),
+        "a_scale": np.array(0.1, np.float32),
+    }
+    for name, array in arrays.items():
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    file = tmp_path / "x.onnx"
+    file.write_bytes(model.SerializeToString())
+    facts = inspect_model(file)
+    assert facts.layers == {"a": 6, "b": 4}
+    assert facts.summary["parameters"] == 10
+    assert facts.summary["trained on"] == "16 px samples of dataset 0123"
+    assert facts.summary["decoding"] == "T 0.5, chroma ×2"
+    assert facts.summary["int8"] == "photos 3"
+    found = {row.layer: row for row in facts.weights}
+    assert found["b.weight"].min == -63.5
+    assert found["b.weight"].max == 254.0
+    assert found["a.weight"].max == 5.0
 
 
 @pytest.mark.slow
