@@ -39,6 +39,10 @@ class Times:
     def on_start(self, total_steps: int, first_step: int) -> None:
         """Nothing to note."""
 
+    def on_notice(self, text: str) -> None:
+        """Such as that the network is compiled."""
+        print(text, file=sys.stderr, flush=True)
+
     def on_step(self, event: Any) -> None:
         if not self.steps:
             print(json.dumps({"first_step": self._clock()}), flush=True)
@@ -51,6 +55,9 @@ class Times:
         """Nothing to note: the next epoch may have begun."""
 
     def on_stop(self, step: int) -> None:
+        """Nothing to note."""
+
+    def on_decoding(self, event: Any) -> None:
         """Nothing to note."""
 
     def step_s(self) -> float:

@@ -87,3 +87,11 @@ def test_the_clock_leaves_out_the_first_epoch_and_what_lies_between_epochs():
         times.on_validation(None)
     assert times.step_s() == 2.0
     assert times.epoch_s() == pytest.approx((4 + 7 + 10) / 3)
+
+
+def test_the_clock_takes_all_events_of_a_training() -> None:
+    """It imitates ``Observer``: a method that it lacks ends a training on a GPU only."""
+    from colorcore.training.events import Observer
+    from tests.benchmarks.gpu.ours import Times
+
+    assert [name for name in dir(Observer) if not hasattr(Times, name)] == []
