@@ -2,7 +2,7 @@
 
 The driver holds the list of photos and what became of them. A task whose process or node dies is
 run again by Ray; one whose processes keep dying is cut into its photos, to find the one that kills
-them. Ctrl-C cancels what is in flight; what it had written by then is found on the disk.
+them. Ctrl-C ends what is in flight; what it had written by then is found on the disk.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from colorcore.storage.store import StorageError
 from pipelines.album.settings import ColorizeReport
 from pipelines.album.slices import (
+    STOP,
     Fixed,
     Slice,
     SliceResult,
@@ -167,6 +168,7 @@ class SliceJob:
         self._parts: dict[tuple[int, ...], ColorizeReport] = {}
         self._folders: set[Path] = set()
         self._failed_writes = self._dead = 0
+        self._stop_file = works.report.out.absolute() / STOP
 
     def run(self, colorizer: Colorizer, places: Places, slices: Iterator[Slice]) -> None:
         """Run a task for each slice.
@@ -177,6 +179,7 @@ class SliceJob:
         """
         import ray
 
+        self._stop_file.unlink(missing_ok=True)  # of a driver that was killed
         options: Any = {
             **places.resources,
             "max_calls": 0,  # Ray ends processes with a GPU after one task, unless told otherwise
@@ -287,15 +290,16 @@ class SliceJob:
         return left
 
     def _stop(self) -> None:
-        """Cancel what is in flight, and wait until nothing writes any more."""
+        """End what is in flight, and wait until nothing writes any more."""
         import ray
 
         references = [reference for _, reference in self._running.values()]
         try:
-            for reference in references:
-                with suppress(Exception):  # the cluster may be gone
-                    ray.cancel(reference)
-            with suppress(Exception):
+            # A file, because all tasks see this folder, and ray.cancel may end this process
+            # instead: Ray 2.60 aborts where a task is cancelled just before it is handed out.
+            with suppress(OSError):  # the disk may be full
+                self._stop_file.touch()
+            with suppress(Exception):  # the cluster may be gone
                 _, references = ray.wait(
                     references, num_returns=len(references), timeout=STOP_S, fetch_local=False
                 )
@@ -304,6 +308,8 @@ class SliceJob:
                 with suppress(Exception):
                     ray.cancel(reference, force=True)
             self._take_all()
+            with suppress(OSError):
+                self._stop_file.unlink(missing_ok=True)
 
     def _take_all(self) -> None:
         """Report the slices in flight: the results of those that ended, the pictures of others."""

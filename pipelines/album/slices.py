@@ -12,6 +12,7 @@ import secrets
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ from pipelines.sources.source import Source, Tally
 if TYPE_CHECKING:
     from colorcore.colorizing.colorizer import Colorizer
 
+STOP = ".stop"
+"""File in ``out`` that asks all tasks to end after the photos in their hands."""
 SLICE = 8 * BATCH
 """Photos of a slice at most: minutes of one CPU, so little is lost with a process."""
 
@@ -176,7 +179,7 @@ _colorizers: dict[str, Colorizer] = {}
 
 
 def colorize_slice(fixed: Fixed, part: Slice) -> SliceResult:
-    """Colourize the photos of a slice.
+    """Colourize the photos of a slice; once :data:`STOP` is there, those begun until then.
 
     Raises:
         JobError: this node has another folder at the path of ``out``, or none.
@@ -197,8 +200,10 @@ def colorize_slice(fixed: Fixed, part: Slice) -> SliceResult:
     painting = Painting(
         colorizer, settings.limits, finish, threads=fixed.threads, force=settings.force
     )
+    stop = fixed.out / STOP
+    begun = takewhile(lambda _: not stop.exists(), works.works(part.items))
     try:
-        painting.run(works.works(part.items), lambda done: works.record(done, None))
+        painting.run(begun, lambda done: works.record(done, None))
     except JobError:  # the disk is full: the driver sees that, and has the report
         if not works.failed_writes:
             raise

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import ray
 import torch
 from PIL import Image
 
@@ -31,7 +32,7 @@ from pipelines.album import colorize as job
 from pipelines.album.cluster import Places, SliceJob
 from pipelines.album.colorize import colorize_photos
 from pipelines.album.settings import ColorizeReport, ColorizeSettings
-from pipelines.album.slices import slice_size
+from pipelines.album.slices import STOP, slice_size
 from pipelines.errors import JobError
 from pipelines.export.job import export_model
 from tests.clusters import several_nodes, wait_for
@@ -301,7 +302,12 @@ def test_photos_in_an_object_store(
     assert place.startswith("s3://colorize-cluster/album/007b.jpg")
 
 
-def test_ctrl_c_reports_what_is_done(local_ray: None, tmp_path: Path) -> None:
+def test_ctrl_c_reports_what_is_done(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without ray.cancel, which can end the driver: see ``SliceJob._stop``."""
+    cancelled: list[Any] = []
+    monkeypatch.setattr(ray, "cancel", lambda *arguments, **_: cancelled.append(arguments))
     photos = grey(tmp_path / "photos", 64, side=400)
     report = ColorizeReport(tmp_path / "out")
     there = once(
@@ -312,6 +318,7 @@ def test_ctrl_c_reports_what_is_done(local_ray: None, tmp_path: Path) -> None:
         colorize_photos(START, [str(photos)], report.out, CPU, address="auto", report=report)
     there.join()
     assert tasks() == []
+    assert cancelled == []
     names = sorted(path.name for path in report.out.iterdir() if path.name != ".writer")
     assert below(report) == names
     assert 5 <= len(names) < 64
@@ -319,6 +326,17 @@ def test_ctrl_c_reports_what_is_done(local_ray: None, tmp_path: Path) -> None:
     rest = colorize_photos(START, [str(photos)], report.out, CPU, address="auto")
     assert sorted(rest.kept) == sorted(report.written)
     assert len(rest.written) == 64 - len(names)
+
+
+def test_a_driver_that_was_killed_while_it_ended_its_tasks_stops_no_later_one(
+    local_ray: None, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / STOP).touch()
+    report = colorize_photos(START, [str(grey(tmp_path / "photos", 3))], out, CPU, address="auto")
+    assert len(report.written) == 3
+    assert not (out / STOP).exists()
 
 
 def test_few_tasks_are_in_flight(
