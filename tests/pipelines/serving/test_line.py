@@ -99,11 +99,9 @@ def test_a_client_that_leaves_while_it_waits_frees_its_place(held: Held) -> None
 
 def test_work_that_takes_too_long(held: Held) -> None:
     with running(held.colorizer, ServeSettings(queue=1, timeout=1.0)) as server:
-        begun = time.monotonic()
         late = server.ask("/colorize", GREY)
         assert (late.status, late.reason) == (503, "timeout")
         assert int(late.headers["retry-after"]) >= 1
-        assert 0.9 < time.monotonic() - begun < 10
         assert server.ask("/colorize", GREY).status == 429  # the thread still works on it
         held.go.set()
         until(lambda: free(server))
@@ -181,7 +179,6 @@ def test_a_head_that_never_ends(start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients that send a line now and then, or nothing, are cut off; others are served."""
     monkeypatch.setattr(server_module, "HEAD_S", 2.0)
     with running(start) as server:
-        begun = time.monotonic()
         slow = [server.connect("POST /colorize HTTP/1.1\nHost: 127.0.0.1\n") for _ in range(40)]
         slow += [server.connect() for _ in range(10)]
         kept = server.connect("GET /healthz HTTP/1.1\nHost: 127.0.0.1\n\n")
@@ -196,7 +193,6 @@ def test_a_head_that_never_ends(start, monkeypatch: pytest.MonkeyPatch) -> None:
         assert server.ask("/colorize", GREY).status == 200
         for raw in [*slow, kept]:
             assert answer(raw) == b""
-        assert time.monotonic() - begun < 20
         assert not server.server.server_state.connections
 
 
@@ -238,8 +234,12 @@ def test_a_client_that_does_not_read_its_picture(start) -> None:
 # -- the end -------------------------------------------------------------------------------------
 
 
-def test_the_end_finishes_what_is_under_way(held: Held) -> None:
-    """One photo is in the network, one waits for it, one has not arrived, one connection idles."""
+def test_the_end_finishes_what_is_under_way(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One photo is in the network, one waits for it, one has not arrived, one connection idles.
+
+    Nothing of it is left to the limit on the end, after which uvicorn cuts off what is left.
+    """
+    monkeypatch.setattr(server_module, "END_S", 3600)
     with running(held.colorizer, ServeSettings(threads=1)) as server, ThreadPoolExecutor(4) as pool:
         first = pool.submit(server.ask, "/colorize", GREY)
         until(lambda: held.begun == 1)
@@ -248,7 +248,6 @@ def test_the_end_finishes_what_is_under_way(held: Held) -> None:
         half = server.upload(len(GREY), GREY[:100])
         idle = server.connect()
         until(lambda: line_of(server)._taken == 4)
-        begun = time.monotonic()
         server.server.should_exit = True
         assert answer(half).startswith(b"HTTP/1.1 503 ")
         assert answer(idle) == b""
@@ -257,6 +256,5 @@ def test_the_end_finishes_what_is_under_way(held: Held) -> None:
         statuses = sorted(each.result().status for each in more)
         assert statuses == [200, 503]  # one was decoded already
         until(lambda: free(server))
-        assert time.monotonic() - begun < 8
     with pytest.raises(ConnectionRefusedError):
         server.ask("/healthz")
