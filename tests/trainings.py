@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from colorcore.recipes.recipe import Recipe
+import torch
+
+from colorcore.checkpoints.checkpoint import Checkpoint
+from colorcore.color.fit_palette import fit_palette
+from colorcore.dataset.layout import read_histogram, read_info
+from colorcore.decoding import Decoding
+from colorcore.models import AnswersInBins, build_model
+from colorcore.recipes.recipe import Recipe, parse_recipe
 from colorcore.training.events import Observer
 from colorcore.training.fit import fit
 from pipelines.training.job import prepare_job
@@ -60,3 +67,27 @@ def rows_of(study: Path) -> list[dict[str, str]]:
     """The table of a study's trials that it wrote."""
     with (study / "trials.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def untrained(
+    part: Mapping[str, Any], dataset: Path, decoding: Decoding | None = None
+) -> Checkpoint:
+    """A checkpoint of a model, by its ``[model]`` table, whose random answers are vivid."""
+    torch.manual_seed(0)
+    recipe = parse_recipe({"model": dict(part), "loss": {"ab_l1": 1.0}}, "here")
+    palette = fit_palette(read_histogram(dataset), bins=6)
+    model: Any = build_model(recipe.model.name, **recipe.model.options())
+    if isinstance(model, AnswersInBins):
+        model.use_palette(palette)
+        torch.nn.init.normal_(model.bins.weight, std=1.0)
+    else:
+        torch.nn.init.normal_(model.head.weight, std=0.3)
+    return Checkpoint(
+        recipe=recipe,
+        weights=model.state_dict(),
+        palette=palette,
+        mean_ab=(3.0, 5.0),
+        size=64,
+        dataset=read_info(dataset).fingerprint or "",
+        decoding=decoding or Decoding(),
+    )

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from cli import show
-from cli.main import main
-from colorcore.checkpoints.checkpoint import Checkpoint, save_checkpoint
-from colorcore.color.fit_palette import fit_palette
-from colorcore.dataset.layout import read_histogram, read_info
+from colorcore.checkpoints.checkpoint import save_checkpoint
 from colorcore.decoding import Decoding
 from colorcore.inference.decoding_search import CHROMAS, TEMPERATURES, WIDER
-from colorcore.models import build_model
 from colorcore.photos.write import DRAWN, made_by
-from colorcore.recipes.recipe import parse_recipe
+from tests.trainings import untrained
 
 AS_PNG = ("--format", "png", "--force")
 
@@ -30,52 +23,11 @@ AS_PNG = ("--format", "png", "--force")
 def models(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bin model "bins", stored with T 0.6 and chroma 1.2, and a regression "ab"."""
     folder = tmp_path_factory.mktemp("models")
-    palette = fit_palette(read_histogram(dataset), bins=6)
-    parts = {
-        "bins": {"name": "resnet-unet", "channels": 4, "bins": 6},
-        "ab": {"name": "unet", "channels": 4, "depth": 2},
-    }
-    for name, part in parts.items():
-        torch.manual_seed(0)
-        recipe = parse_recipe({"model": part, "loss": {"ab_l1": 1.0}}, "here")
-        model = build_model(recipe.model.name, **recipe.model.options())
-        if name == "bins":
-            model.use_palette(palette)
-            torch.nn.init.normal_(model.bins.weight, std=1.0)
-        else:
-            torch.nn.init.normal_(model.head.weight, std=0.3)
-        checkpoint = Checkpoint(
-            recipe=recipe,
-            weights=model.state_dict(),
-            palette=palette,
-            mean_ab=(3.0, 5.0),
-            size=64,
-            dataset=read_info(dataset).fingerprint or "",
-            decoding=Decoding(0.6, 1.2) if name == "bins" else Decoding(),
-        )
-        save_checkpoint(checkpoint, folder / name)
+    bins = {"name": "resnet-unet", "channels": 4, "bins": 6}
+    save_checkpoint(untrained(bins, dataset, Decoding(0.6, 1.2)), folder / "bins")
+    regression = {"name": "unet", "channels": 4, "depth": 2}
+    save_checkpoint(untrained(regression, dataset), folder / "ab")
     return folder
-
-
-@dataclass(frozen=True)
-class Answer:
-    code: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def cc(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Callable[..., Answer]:
-    """Run the command in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str | Path) -> Answer:
-        code = main(["colorcore", *map(str, arguments)])
-        return Answer(code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.mark.slow

@@ -35,6 +35,17 @@ def _chromium() -> str | None:
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
+def phone_of(browser: BrowserContext) -> BrowserContext:
+    """A phone of 360 x 740 in the same browser."""
+    assert browser.browser is not None
+    return browser.browser.new_context(
+        viewport={"width": 360, "height": 740},
+        has_touch=True,
+        is_mobile=True,
+        device_scale_factor=2,
+    )
+
+
 @contextmanager
 def chromium(width: int = 1500, height: int = 1150) -> Iterator[BrowserContext]:
     """A browser with an empty profile; skips the test if there is no browser."""

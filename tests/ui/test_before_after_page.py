@@ -15,6 +15,7 @@ from PIL import Image
 from pipelines.pages.before_after import BeforeAfterPage
 from tests.conftest import scene
 from tests.pipelines.pages.test_before_after import HOSTILE
+from tests.ui.browser import phone_of
 
 pytestmark = pytest.mark.slow
 
@@ -59,11 +60,7 @@ def opened(page: Page, link: str) -> Iterator[Page]:
 @pytest.fixture
 def phone(browser: BrowserContext, link: str) -> Iterator[Page]:
     """The page on a phone of 360 x 740."""
-    assert browser.browser is not None
-    context = browser.browser.new_context(
-        viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True,
-        device_scale_factor=2,
-    )  # fmt: skip
+    context = phone_of(browser)
     page = context.new_page()
     said = listen(page)
     page.goto(link)

@@ -23,7 +23,15 @@ from colorcore.storage import store as storage
 from colorcore.storage.location import open_store
 from colorcore.storage.remote import RemoteStore
 from colorcore.training.fit import fit
-from tests.colorcore.training.made_up import Diary, Killed, Killer, Photos, data_of, recipe_of
+from tests.colorcore.training.made_up import (
+    Diary,
+    Killed,
+    Killer,
+    Photos,
+    data_of,
+    recipe_of,
+    same_tensors,
+)
 
 
 @pytest.fixture
@@ -45,17 +53,13 @@ def files(s3_server, bucket: str) -> list[str]:
     return [key for key in s3_server.keys(bucket) if not key.endswith("/")]
 
 
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
 def test_a_remote_checkpoint_comes_back_bit_for_bit(saved, s3_server, bucket, out) -> None:
     assert not has_checkpoint(out.below("last"))
     save_checkpoint(saved, out.below("last"))
     assert has_checkpoint(out.below("last"))
     loaded = load_checkpoint(s3_server.uri(bucket, "some/model/last"), training=True)
-    assert same(loaded.weights, saved.weights)
-    assert same(loaded.training, saved.training)
+    assert same_tensors(loaded.weights, saved.weights)
+    assert same_tensors(loaded.training, saved.training)
     assert loaded.palette.fingerprint == saved.palette.fingerprint
     for name in ("recipe", "mean_ab", "scores", "best", "history", "signs", "epoch", "step"):
         assert getattr(loaded, name) == getattr(saved, name), name
@@ -83,8 +87,8 @@ def test_a_remote_checkpoint_is_one_here_when_it_is_copied(
     for key in files(s3_server, bucket):
         (tmp_path / Path(key).name).write_bytes(s3_server.get(bucket, key))
     loaded = load_checkpoint(tmp_path, training=True)
-    assert same(loaded.weights, saved.weights)
-    assert same(loaded.training, saved.training)
+    assert same_tensors(loaded.weights, saved.weights)
+    assert same_tensors(loaded.training, saved.training)
 
 
 def test_nothing_of_a_replaced_one_is_left(saved, s3_server, bucket, out) -> None:
@@ -124,8 +128,8 @@ def test_killed_at_any_moment_the_old_one_or_the_new_one_is_there(
         if has_checkpoint(last):
             found = load_checkpoint(last, training=True)
             wanted = {1: old, 2: new}[found.epoch]
-            assert same(found.weights, wanted.weights)
-            assert same(found.training, wanted.training)
+            assert same_tensors(found.weights, wanted.weights)
+            assert same_tensors(found.training, wanted.training)
         else:
             assert not before
             assert not done
@@ -163,7 +167,7 @@ def test_one_that_is_replaced_while_it_is_read_is_read_again(
     monkeypatch.setattr(module, "_read_tensors", replaced)
     loaded = load_checkpoint(last, training=True)
     assert loaded.epoch == 2
-    assert same(loaded.training, saved.training)
+    assert same_tensors(loaded.training, saved.training)
 
 
 def test_a_record_that_is_cut_off_as_it_is_replaced_is_read_again(
@@ -181,7 +185,7 @@ def test_a_record_that_is_cut_off_as_it_is_replaced_is_read_again(
         return data
 
     monkeypatch.setattr(RemoteStore, "read", torn)
-    assert same(load_checkpoint(last, training=True).training, saved.training)
+    assert same_tensors(load_checkpoint(last, training=True).training, saved.training)
     cut[0] = 1000
     with pytest.raises(CheckpointError, match=r"last.* is damaged: JSONDecodeError"):
         load_checkpoint(last)
@@ -223,7 +227,7 @@ def test_a_store_that_fails_in_passing_is_asked_again(saved, flaky_s3, quick, bu
     out = open_store(flaky_s3.uri(bucket, "model"))
     flaky_s3.set("every:3")
     save_checkpoint(saved, out.below("last"))
-    assert same(load_checkpoint(out.below("last"), training=True).training, saved.training)
+    assert same_tensors(load_checkpoint(out.below("last"), training=True).training, saved.training)
 
 
 def test_a_training_whose_out_is_remote_ends_as_one_here(out, tmp_path: Path) -> None:
@@ -240,12 +244,12 @@ def test_a_training_whose_out_is_remote_ends_as_one_here(out, tmp_path: Path) ->
     assert diary.starts == [(15, 6)]
     for name in ("last", "best"):
         there, here = load_checkpoint(out.below(name)), load_checkpoint(tmp_path / "here" / name)
-        assert same(there.weights, here.weights)
+        assert same_tensors(there.weights, here.weights)
         assert (there.scores, there.decoding, there.decoded) == (
             here.scores, here.decoding, here.decoded
         )  # fmt: skip
     state = load_checkpoint(out.below("last"), training=True).training
-    assert same(state, load_checkpoint(tmp_path / "here/last", training=True).training)
+    assert same_tensors(state, load_checkpoint(tmp_path / "here/last", training=True).training)
 
 
 def test_best_and_last_are_one_upload(
@@ -264,14 +268,14 @@ def test_best_and_last_are_one_upload(
     save_checkpoint(replace(saved, training={}), best)
     save_checkpoint(saved, last, same_as=best)
     assert sent == ["best/model", "best/palette", "last/training"]
-    assert same(load_checkpoint(last, training=True).weights, saved.weights)
+    assert same_tensors(load_checkpoint(last, training=True).weights, saved.weights)
     save_checkpoint(replace(saved, training={}, decoded={"psnr": 1.0}), best, same_as=best)
     assert len(sent) == 3
     assert load_checkpoint(best).decoded == {"psnr": 1.0}
-    assert same(load_checkpoint(best).weights, saved.weights)
+    assert same_tensors(load_checkpoint(best).weights, saved.weights)
     # Each has its own objects, so what replaces one does not touch the other.
     save_checkpoint(replace(saved, training={}, epoch=9), best)
-    assert same(load_checkpoint(last, training=True).weights, saved.weights)
+    assert same_tensors(load_checkpoint(last, training=True).weights, saved.weights)
     assert len(files(s3_server, bucket)) == 7
 
 
@@ -281,7 +285,7 @@ def test_a_store_that_cannot_copy_gets_a_second_upload(
     monkeypatch.setattr(RemoteStore, "copy_from", lambda *_: False)
     save_checkpoint(replace(saved, training={}), out.below("best"))
     save_checkpoint(saved, out.below("last"), same_as=out.below("best"))
-    assert same(load_checkpoint(out.below("last"), training=True).weights, saved.weights)
+    assert same_tensors(load_checkpoint(out.below("last"), training=True).weights, saved.weights)
 
 
 def test_only_a_file_of_the_same_bucket_can_be_copied(s3_server, bucket, out, tmp_path) -> None:

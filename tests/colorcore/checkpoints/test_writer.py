@@ -23,7 +23,7 @@ from colorcore.checkpoints.host_copy import HostCopies
 from colorcore.checkpoints.writer import CheckpointWriter
 from colorcore.storage.local import LocalStore
 from colorcore.training.fit import fit
-from tests.colorcore.training.made_up import CPU, Photos, data_of, recipe_of
+from tests.colorcore.training.made_up import CPU, Photos, data_of, recipe_of, same_tensors
 from tests.mounts import mounted
 
 
@@ -33,10 +33,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     photos = Photos(8, seed=0)
     fit(recipe_of("train.epochs=1"), data_of(photos, photos), folder)
     return load_checkpoint(folder / "last", training=True)
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 class Held:
@@ -70,7 +66,7 @@ def test_copies_stay_what_they_are_while_the_tensors_change():
     for value in tensors.values():
         value.zero_()
     finish()
-    assert same(copies, before)
+    assert same_tensors(copies, before)
     assert copies["nhwc"].is_contiguous(memory_format=torch.channels_last)
 
 
@@ -89,12 +85,12 @@ def test_copies_use_the_same_memory_again_and_no_more_than_they_need(
     assert {v.data_ptr() for v in first.values()} == {v.data_ptr() for v in second.values()}
     large = {"whole": torch.rand(1 << 17), **small}
     copies, _ = room.take(large)
-    assert same(copies, large)
+    assert same_tensors(copies, large)
     assert room.size <= (1 << 19) + held
     room.take({"0": small["0"]})
     assert room.size <= 1 << 19
     copies, _ = room.take(small)
-    assert same(copies, small)
+    assert same_tensors(copies, small)
 
 
 # The writer
@@ -120,9 +116,9 @@ def test_what_is_written_is_the_state_when_it_was_submitted(
     assert not writer.is_busy
     assert held.folders == ["best", "last"]
     last = load_checkpoint(tmp_path / "last", training=True)
-    assert same(last.weights, trained.weights)
-    assert same(last.training, trained.training)
-    assert same(load_checkpoint(tmp_path / "best").weights, trained.weights)
+    assert same_tensors(last.weights, trained.weights)
+    assert same_tensors(last.training, trained.training)
+    assert same_tensors(load_checkpoint(tmp_path / "best").weights, trained.weights)
     assert not (tmp_path / "best/training.safetensors").exists()
     writer.close()
 
@@ -180,7 +176,7 @@ def test_best_and_last_share_their_bytes(trained: Checkpoint, tmp_path: Path):
     # What replaces one of them leaves the other as it was.
     changed = replace(trained, weights={n: v * 0 for n, v in trained.weights.items()})
     save_checkpoint(changed, last)
-    assert same(load_checkpoint(best).weights, trained.weights)
+    assert same_tensors(load_checkpoint(best).weights, trained.weights)
     assert (best / "model.safetensors").stat().st_nlink == 1
 
 
@@ -205,7 +201,7 @@ def test_where_there_are_no_links_both_are_written(
     monkeypatch.setattr(os, "link", refused)
     save_checkpoint(replace(trained, training={}), tmp_path / "best")
     save_checkpoint(trained, tmp_path / "last", same_as=tmp_path / "best")
-    assert same(load_checkpoint(tmp_path / "last").weights, trained.weights)
+    assert same_tensors(load_checkpoint(tmp_path / "last").weights, trained.weights)
     assert (tmp_path / "last/model.safetensors").stat().st_nlink == 1
 
 
@@ -214,7 +210,7 @@ def test_on_another_file_system_both_are_written(trained: Checkpoint, tmp_path: 
     save_checkpoint(replace(trained, training={}), tmp_path / "best")
     with mounted(tmp_path / "mount", "size=16m"):
         save_checkpoint(trained, tmp_path / "mount/last", same_as=tmp_path / "best")
-        assert same(load_checkpoint(tmp_path / "mount/last").weights, trained.weights)
+        assert same_tensors(load_checkpoint(tmp_path / "mount/last").weights, trained.weights)
 
 
 def test_a_full_disk_leaves_the_old_one_and_says_so(trained: Checkpoint, tmp_path: Path):
@@ -251,8 +247,8 @@ def test_killed_in_the_middle_of_a_write_the_previous_one_is_there(
             child.kill()
     last = load_checkpoint(tmp_path / "out/last", training=True)
     assert last.epoch == 1
-    assert same(last.weights, trained.weights)
-    assert same(last.training, trained.training)
+    assert same_tensors(last.weights, trained.weights)
+    assert same_tensors(last.training, trained.training)
     assert load_checkpoint(tmp_path / "out/best").epoch == (2 if place == "swap" else 1)
     save_checkpoint(replace(trained, epoch=3), tmp_path / "out/last")
     assert load_checkpoint(tmp_path / "out/last").epoch == 3

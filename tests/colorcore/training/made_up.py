@@ -171,3 +171,8 @@ def diverging(step: int, spoil: Callable[[Tensor], Tensor]) -> Callable[..., obj
         return total, {"ab": total.detach()}
 
     return lambda *_: Spoiled()
+
+
+def same_tensors(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether both have the same names, and the same bits under each."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

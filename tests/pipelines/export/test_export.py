@@ -3,58 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-import torch
 from PIL import Image
 
 import colorcore
-from cli.main import main
-from colorcore.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from colorcore.color.fit_palette import fit_palette
-from colorcore.dataset.layout import read_histogram, read_info
+from colorcore.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from colorcore.dataset.layout import read_info
 from colorcore.decoding import Decoding
 from colorcore.export.prune import prune
 from colorcore.models import build_model
-from colorcore.recipes.recipe import load_recipe, parse_recipe
+from colorcore.recipes.recipe import load_recipe
 from pipelines.errors import JobError, WrongCallError
 from pipelines.export.job import ExportSettings, export_model
 from pipelines.export.photos import photos_for
 from pipelines.export.report import ExportReport
 from tests.conftest import jpeg, scene
-from tests.trainings import fit_here
+from tests.trainings import fit_here, untrained
 
 TINY = [
     "model.channels=16", "model.depth=1", "data.batch=4", "data.flip=false", "train.epochs=3",
     "optim.lr=1e-3",
 ]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Answer:
-    code: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def cc(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Callable[..., Answer]:
-    """Run the command in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str | Path) -> Answer:
-        code = main(["colorcore", *map(str, arguments)])
-        return Answer(code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -68,22 +43,8 @@ def trained_unet(dataset_with_palette: Path, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="module")
 def bins(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that predicts bins, stored with T 0.6 and chroma 1.2."""
-    torch.manual_seed(0)
     part = {"name": "lite-bins", "channels": 16, "bins": 6, "encoder_weights": "none"}
-    recipe = parse_recipe({"model": part, "loss": {"bins_ce": 1.0}}, "here")
-    palette = fit_palette(read_histogram(dataset), bins=6)
-    model: Any = build_model(recipe.model.name, **recipe.model.options())
-    model.use_palette(palette)
-    torch.nn.init.normal_(model.bins.weight, std=1.0)
-    checkpoint = Checkpoint(
-        recipe=recipe,
-        weights=model.state_dict(),
-        palette=palette,
-        mean_ab=(3.0, 5.0),
-        size=64,
-        dataset=read_info(dataset).fingerprint or "",
-        decoding=Decoding(0.6, 1.2),
-    )
+    checkpoint = untrained(part, dataset, Decoding(0.6, 1.2))
     folder = tmp_path_factory.mktemp("checkpoints") / "bins"
     save_checkpoint(checkpoint, folder)
     return folder
