@@ -21,7 +21,7 @@ setup: $(READY) ## install into .venv, with pinned versions
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "expected Python 3.11 or newer, got $$($(PYTHON) --version); set PYTHON=python3.x"; exit 2; }
-	@echo "installing into $(VENV): 2.7 GB, a few minutes"
+	@echo "installing into $(VENV): 3.1 GB, a few minutes"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable '.[dev]'

@@ -6,6 +6,7 @@
     python -m tests.experiments.cpu recipes            bf16 next to fp32, whole steps of recipes
     python -m tests.experiments.cpu waiting            threads that spin or sleep, alone and not
     python -m tests.experiments.cpu seeds DATASET      scores in fp32 and bf16, three seeds each
+    python -m tests.experiments.cpu scores DATASET     scores of `start` on it in each precision
 
 ``layouts --compile`` takes minutes. ``seeds`` wants a small dataset with a palette: 744 photos of
 64 px take 25 CPU minutes.
@@ -29,13 +30,18 @@ import torch
 from torch.nn import functional as F
 
 from colorcore.allocator import keep_freed_memory
+from colorcore.checkpoints.checkpoint import load_checkpoint
+from colorcore.checkpoints.shipped import START
 from colorcore.color.fit_palette import fit_palette
 from colorcore.color.palette import load_palette, mean_ab
 from colorcore.cpu import WAITING
 from colorcore.dataset.layout import read_histogram, read_info
+from colorcore.dataset.loader import val_batches
 from colorcore.dataset.samples import Samples
+from colorcore.inference.evaluate import evaluate
 from colorcore.models import build_model
 from colorcore.recipes.recipe import load_recipe
+from colorcore.step.precision import autocast
 from colorcore.training.events import Observer, StepEvent
 from colorcore.training.fit import fit, train_step
 from colorcore.training.state import FitData, Training
@@ -193,19 +199,31 @@ def seeds(dataset: Path) -> None:
                 print(name, seed, precision, quarters, shown, flush=True)
 
 
+def scores(dataset: Path) -> None:
+    """What validation in another precision would change."""
+    start = load_checkpoint(START)
+    network, val = start.model(), Samples(dataset, "val")
+    for precision in ("fp32", "bf16", "fp16"):
+        with autocast(torch.device("cpu"), precision):
+            found, _ = evaluate(network, val_batches(val, 32), start.palette)
+        print(precision, {k: round(v, 5) for k, v in found.compute().items()}, flush=True)
+
+
 def main() -> None:
     """Run one part."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", choices=("layouts", "recipes", "waiting", "wait", "seeds"))
+    parser.add_argument(
+        "part", choices=("layouts", "recipes", "waiting", "wait", "seeds", "scores")
+    )
     parser.add_argument("dataset", type=Path, nargs="?")
     parser.add_argument("--compile", action="store_true")
     asked = parser.parse_args()
-    if asked.part == "seeds":
+    if asked.part in ("seeds", "scores"):
         if asked.dataset is None:
             parser.error("expected a dataset")
-        seeds(asked.dataset)
+        {"seeds": seeds, "scores": scores}[asked.part](asked.dataset)
     elif asked.part == "layouts":
         layouts(compiled=asked.compile)
     else:
