@@ -61,7 +61,7 @@ def serve(
     finishes the photos under way and ends.
     """
     from cli import show
-    from pipelines.device import usable_cpus
+    from colorcore.cpu import usable_cpus
     from pipelines.errors import WrongCallError
     from pipelines.serving.settings import (
         MAX_BYTES,

@@ -32,3 +32,10 @@ def has_bf16() -> bool:
 
     ask = getattr(torch.cpu, "get_capabilities", None)
     return ask is not None and any(ask().get(name) for name in BF16_SETS)
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -34,7 +34,7 @@ ROOMS: Mapping[str, Sequence[frozenset[str]]] = {
         frozenset({"drawing", "export"}),
     ),
     "pipelines": (
-        frozenset({"errors", "device", "ray_internals"}),
+        frozenset({"errors", "ray_internals"}),
         frozenset({"cluster"}),
         frozenset({"tracking", "sources"}),
         frozenset({"run_log"}),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -18,6 +17,7 @@ from colorcore.colorizing.onnx_facts import (
     OnnxFileError,
     read_facts,
 )
+from colorcore.cpu import usable_cpus
 from colorcore.storage.location import open_store
 from colorcore.storage.store import Store
 
@@ -174,7 +174,7 @@ class _Session:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
-        options.intra_op_num_threads = self._threads or _cpus()
+        options.intra_op_num_threads = self._threads or usable_cpus()
         options.inter_op_num_threads = 1
         # Threads that spin while they wait take CPU time from decoding and encoding photos.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -211,10 +211,3 @@ def _checked_device(device: str) -> str:
             "place of onnxruntime, or leave the device out"
         )
     raise ValueError(f"expected the device cpu or cuda for an ONNX file, got {device!r}")
-
-
-def _cpus() -> int:
-    """CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

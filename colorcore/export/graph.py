@@ -82,7 +82,8 @@ def onnx_graph(network: nn.Module, settings: Mapping[str, float]) -> Any:
         *(torch.tensor(value) for value in settings.values()),
     )
     shapes = ({0: dynamic, 2: dynamic, 3: dynamic}, *({} for _ in settings))
-    with _quiet():
+    # Of itself, such as packages that it does not need.
+    with quiet("torch.onnx"):
         program = torch.onnx.export(
             colors,
             example,
@@ -141,9 +142,9 @@ def _name_sizes(model: Any) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out what torch's exporter reports of itself, such as packages it does not need."""
-    logger = logging.getLogger("torch.onnx")
+def quiet(name: str | None) -> Iterator[None]:
+    """Leave out warnings, and what a logger says short of errors; None: all loggers together."""
+    logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

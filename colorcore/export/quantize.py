@@ -9,17 +9,15 @@ largest value that photos give them.
 from __future__ import annotations
 
 import copy
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from colorcore.colorizing.onnx_facts import INPUT, OUTPUT
+from colorcore.export.graph import quiet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,7 +52,8 @@ def quantized(
         def get_next(self) -> Any:
             return next(self._rest, None)
 
-    with _quiet(), tempfile.TemporaryDirectory(prefix="colorcore-int8-") as folder:
+    # Without onnxruntime's advice on preprocessing, which the exporter has done.
+    with quiet(None), tempfile.TemporaryDirectory(prefix="colorcore-int8-") as folder:
         target = Path(folder) / "int8.onnx"
         quantize_static(
             copy.deepcopy(model),  # whose weights it moves to a file
@@ -92,17 +91,3 @@ def kept_in_float(model: Any) -> set[str]:
             continue
         waiting += [made_by[name] for name in node.input if name in made_by]
     return tail | {convolutions[0]}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out onnxruntime's advice on preprocessing, which the exporter has done."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        root.setLevel(level)

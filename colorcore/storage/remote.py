@@ -135,7 +135,9 @@ class RemoteStore(Store):
         source = other._path(theirs)
         try:
             self._try(name, lambda fs, path: fs.copy_file(source, path), is_long=True)
-        except (OSError, StorageError, NotImplementedError):  # S3 copies up to 5 GB in one call
+        except (OSError, StorageError, NotImplementedError):
+            # Such as a file above 5 GB, the most that S3 copies in one call. The caller uploads it
+            # then, so nothing is lost, and a store that is gone is reported by that.
             return False
         return True
 

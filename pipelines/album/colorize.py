@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from colorcore.allocator import keep_freed_memory
+from colorcore.cpu import usable_cpus
 from colorcore.storage.location import open_store
 from colorcore.storage.locks import claim
 from pipelines.album.cluster import colorize_on_cluster
@@ -17,7 +18,6 @@ from pipelines.album.names import Names, files_of, relative, versions
 from pipelines.album.painting import Painting, Work
 from pipelines.album.settings import DEFAULTS, ColorizeReport, ColorizeSettings
 from pipelines.album.works import Item, Works
-from pipelines.device import usable_cpus
 from pipelines.errors import JobError, WrongCallError
 from pipelines.inference.knobs import open_colorizer
 from pipelines.inference.outputs import OutFolder, check_page, why_not_written

@@ -24,11 +24,11 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from colorcore import __version__
+from colorcore.cpu import usable_cpus
 from colorcore.dataset.layout import DatasetError
 from colorcore.dataset.shard_cache import default_bytes
 from colorcore.storage.local import cache_folder
 from pipelines.cluster import ray_session, require_listener
-from pipelines.device import usable_cpus
 from pipelines.doctor.finding import Check, Finding, fail, ok, warn
 from pipelines.errors import JobError
 from pipelines.ray_internals import uses_token_auth

@@ -321,7 +321,7 @@ def test_cuda_needs_its_provider(file: Path) -> None:
     import onnxruntime as ort
 
     if "CUDAExecutionProvider" in ort.get_available_providers():
-        pytest.skip("onnxruntime has CUDA here")
+        pytest.skip("onnxruntime has CUDA here")  # so there is no error to look at
     with pytest.raises(ValueError, match="onnxruntime has no CUDA here; install onnxruntime-gpu"):
         load_onnx(file, "cuda:0")
 
