@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from tests.ui.test_before_after_page import listen, near, pixels, swipe
 pytestmark = pytest.mark.slow
 
 if TYPE_CHECKING:
-    from playwright.sync_api import BrowserContext, Locator, Page
+    from playwright.sync_api import BrowserContext, Locator, Page, Response
 
 ROOT = Path(__file__).parents[2]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -77,9 +79,20 @@ def wait_for(page: Page, name: str) -> Locator:
     return figure.locator(".pair")
 
 
-def recoloured(page: Page, name: str) -> None:
-    """Wait until a photo has other colours, after a control was moved."""
-    card(page, name).and_(page.locator(".busy")).wait_for()
+@contextlib.contextmanager
+def recoloured(page: Page, name: str, **knobs: str) -> Iterator[None]:
+    """Move controls; when the block ends, the photo has the colours that they ask for.
+
+    The server's answer to exactly these controls is waited for: an earlier answer, or a state that
+    lasts a few milliseconds, would say nothing.
+    """
+
+    def answers(response: Response) -> bool:
+        url = urlsplit(response.url)
+        return url.path == "/preview" and dict(parse_qsl(url.query)) == knobs
+
+    with page.expect_response(answers):
+        yield
     wait_for(page, name)
 
 
@@ -146,23 +159,23 @@ def test_a_photo_is_colourized_compared_changed_and_downloaded(
 
     vivid = colourfulness(pair).max()
     page.get_by_label("Strength").focus()
-    for _ in range(10):
-        page.keyboard.press("ArrowLeft")
-    assert "50%" in page.locator("#knobs").inner_text()
-    recoloured(page, "garden.jpg")
+    with recoloured(page, "garden.jpg", strength="0.5"):
+        for _ in range(10):
+            page.keyboard.press("ArrowLeft")
+        assert "50%" in page.locator("#knobs").inner_text()
     assert 0.3 * vivid < colourfulness(pair).max() < 0.8 * vivid
     assert grey_share(pair) == near(0.2)  # the line stays where it was
     _, data = download(page, "garden.jpg")
     assert data == colorize(photo, tmp_path / "half", "--strength", "0.5")
 
-    page.get_by_label("Chroma").fill("2.5")
-    recoloured(page, "garden.jpg")
+    with recoloured(page, "garden.jpg", strength="0.5", chroma="2.5"):
+        page.get_by_label("Chroma").fill("2.5")
     _, data = download(page, "garden.jpg")
     both = ("--strength", "0.5", "--chroma", "2.5")
     assert data == colorize(photo, tmp_path / "chroma", *both)
 
-    page.get_by_role("button", name="Reset").click()
-    recoloured(page, "garden.jpg")
+    with recoloured(page, "garden.jpg"):
+        page.get_by_role("button", name="Reset").click()
     assert "100%" in page.locator("#knobs").inner_text()
     assert colourfulness(pair).max() == pytest.approx(vivid, rel=0.01)
     assert not page.get_by_label("Temperature").is_visible()  # the model predicts no bins
