@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,9 +52,29 @@ def run(work: Path, *, rounds: int) -> None:
     for name, store in (("shared", background), ("apart", waiting)):
         print(f"best and last on disk, {name}: {_bytes(store.path) / 1e6:.0f} MB")
     print(f"host memory of the copies: {writer._copies.size / 1e6:.0f} MB")
+    writer = CheckpointWriter(torch.device("cpu"))
+    writer.submit(checkpoint, background.below("last"))
+    longest, whole = _held(lambda: writer.is_busy)
+    writer.close()
+    print(f"longest that a write kept other threads waiting: {longest:.0f} of {whole:.0f} ms")
     shutil.rmtree(background.path)
     shutil.rmtree(waiting.path)
     _average(rounds)
+
+
+def _held(is_busy: Callable[[], bool]) -> tuple[float, float]:
+    """The longest time that this thread did not run meanwhile, and the whole time, in ms.
+
+    A training's thread launches the next steps; a library that keeps the interpreter while it
+    writes would stop it.
+    """
+    started = last = time.perf_counter()
+    longest = 0.0
+    while is_busy():
+        time.sleep(0.0005)
+        now = time.perf_counter()
+        longest, last = max(longest, now - last), now
+    return longest * 1e3, (last - started) * 1e3
 
 
 def _average(rounds: int) -> None:
