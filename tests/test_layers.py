@@ -23,7 +23,9 @@ FRONT_DOOR = "colorcore/__init__.py"
 """What users import. It may name all floors, and imports none of them before it is asked to."""
 ROOMS: Mapping[str, Sequence[frozenset[str]]] = {
     "colorcore": (
-        frozenset({"allocator", "cpu", "decoding", "options", "torch_internals", "waiting"}),
+        frozenset(
+            {"allocator", "cpu", "decoding", "options", "torch_internals", "transfer", "waiting"}
+        ),
         frozenset({"storage"}),
         frozenset({"blocks", "color", "photos"}),
         frozenset({"models", "scores", "dataset", "step"}),

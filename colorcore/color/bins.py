@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,9 +26,17 @@ TEMPERATURE = 0.38
 
 def nearest_bins(centroids: NDArray[Any]) -> NDArray[np.int32]:
     """The bin of each stored (a, b) cell: (256, 256) int32, indexed [a + 128, b + 128]."""
+    points = np.ascontiguousarray(centroids, dtype=np.float64)
+    return _nearest_bins(points.tobytes(), points.shape).copy()
+
+
+# Each validation of a training asks for those of the same palette several times, which would take
+# 15 ms each while a GPU has nothing to do.
+@lru_cache(maxsize=4)
+def _nearest_bins(centroids: bytes, shape: tuple[int, ...]) -> NDArray[np.int32]:
     from scipy.spatial import cKDTree
 
-    _, index = cKDTree(centroids).query(cell_ab())
+    _, index = cKDTree(np.frombuffer(centroids).reshape(shape)).query(cell_ab())
     return np.asarray(index, dtype=np.int32).reshape(CELLS, CELLS)
 
 

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -45,6 +47,8 @@ F_OF_BLACK = 16.0 / 116.0
 """f(Y) of black (CIE 15:2004, eq. 8.4): f(Y) = (L + 16) / 116 runs from here to 1."""
 _KNEE = 6.0 / 29.0
 """f where the cube root begins (CIE 15:2004, eq. 8.7 and 8.8)."""
+_T_KNEE, _SLOPE = 0.008856, 7.787
+"""Light where it begins, and the slope below, to the digits scikit-image uses."""
 _U16 = 65535
 _HALVINGS = 12
 
@@ -55,7 +59,7 @@ def _stored_tables() -> tuple[NDArray[np.uint16], NDArray[np.float32], NDArray[n
     v = np.arange(256) / 255.0
     linear = np.where(v > 0.04045, ((v + 0.055) / 1.055) ** 2.4, v / 12.92)
     t = np.arange(_U16 + 1) / _U16
-    f = np.where(t > 0.008856, np.cbrt(t), 7.787 * t + 16.0 / 116.0)
+    f = np.where(t > _T_KNEE, np.cbrt(t), _SLOPE * t + F_OF_BLACK)
     scale = 255.0 / L_MAX
     stored = np.array(
         [
@@ -104,22 +108,54 @@ def decode_lab(lab_u8: Tensor) -> Tensor:
 
 
 def rgb_to_lab(rgb: Tensor) -> Tensor:
-    """CIELAB of sRGB. rgb (B, 3, H, W) float in 0..1 -> lab (B, 3, H, W), differentiable."""
-    from kornia.color import rgb_to_lab as convert
+    """CIELAB of sRGB. rgb (..., 3, H, W) float in 0..1 -> lab of the same shape, differentiable.
 
-    lab: Tensor = convert(rgb)
-    return lab
+    CIE 15:2004, eq. 8.3 to 8.8, with the constants of scikit-image. Half-precision photos are
+    computed in float32.
+    """
+    import torch
+    from kornia.color import rgb_to_linear_rgb
+
+    linear = rgb_to_linear_rgb(_at_least_float32(rgb)).unbind(-3)
+    t = torch.stack([_mix(row, linear) for row in XYZ_FROM_RGB / _WHITE[:, None]], dim=-3)
+    # The root's slope at 0 is infinite, and would be NaN times 0 where the line is chosen.
+    root = t.clamp(min=_T_KNEE) ** (1.0 / 3.0)
+    fx, fy, fz = torch.where(t > _T_KNEE, root, _SLOPE * t + F_OF_BLACK).unbind(-3)
+    return torch.stack([116.0 * fy - 16.0, 500.0 * (fx - fy), 200.0 * (fy - fz)], -3).to(rgb.dtype)
 
 
 def lab_to_rgb(lab: Tensor, *, clip: bool = True) -> Tensor:
-    """SRGB of CIELAB. lab (B, 3, H, W) -> rgb (B, 3, H, W) in 0..1, differentiable.
+    """SRGB of CIELAB. lab (..., 3, H, W) -> rgb of the same shape in 0..1, differentiable.
 
-    With ``clip=False``, colours outside the sRGB gamut have values below 0 or above 1.
+    The inverse of :func:`rgb_to_lab`; Z below 0, which no light has, counts as nearly 0. With
+    ``clip=False``, colours outside the sRGB gamut have values below 0 or above 1.
     """
-    from kornia.color import lab_to_rgb as convert
+    import torch
+    from kornia.color import linear_rgb_to_rgb
 
-    rgb: Tensor = convert(lab, clip=clip)
-    return rgb
+    L, a, b = _at_least_float32(lab).unbind(-3)
+    fy = (L + 16.0) / 116.0
+    f = torch.stack([fy + a / 500.0, fy, (fy - b / 200.0).clamp(min=0.0)], dim=-3)
+    xyz = torch.where(f > _KNEE, f**3, (f - F_OF_BLACK) / _SLOPE).unbind(-3)
+    rgb: Tensor = linear_rgb_to_rgb(torch.stack([_mix(row, xyz) for row in RGB_FROM_XYZ], dim=-3))
+    return (rgb.clamp(0.0, 1.0) if clip else rgb).to(lab.dtype)
+
+
+def _mix(row: NDArray[np.float64], planes: Sequence[Tensor]) -> Tensor:
+    """A row of a 3x3 matrix times three planes (..., H, W) -> (..., H, W).
+
+    Not a product with a matrix on the device, as in kornia: bringing the matrix there makes the
+    host wait for all that a GPU was given to do, and autocast and TF32 would round the colours.
+    """
+    import torch
+
+    first, second, third = map(float, row)
+    one, two, three = planes
+    return torch.add(torch.add(first * one, two, alpha=second), three, alpha=third)
+
+
+def _at_least_float32(photos: Tensor) -> Tensor:
+    return photos.float() if photos.dtype.itemsize < 4 else photos
 
 
 def lightness_to_grey(L: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from colorcore.color.lab import lab_to_rgb
 from colorcore.decoding import Decoding
 from colorcore.models.decoding import scaled
 from colorcore.scores.metrics import auc, stored_cells
+from colorcore.transfer import Sums, to_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -140,32 +141,32 @@ class EqualColorfulness:
     def __init__(self, balance: Tensor) -> None:
         self._balance = balance.float()
         # Photos, the sum of the true CF, then CF and balanced AuC of each chroma scale.
-        self._state = torch.zeros(2 + 2 * len(VALIDATED), dtype=torch.float64)
+        self._sums = Sums(2 + 2 * len(VALIDATED))
 
     @torch.no_grad()
     def update(self, lab_pred: Tensor, lab_true: Tensor) -> None:
         """Add a batch of predictions and truth, LAB (B, 3, H, W) float."""
-        self._balance = self._balance.to(lab_true.device)
+        self._balance = to_device(self._balance, lab_true.device)
         if min(lab_true.shape[-2:]) >= 2 * SMALL:
             lab_pred, lab_true = lab_pred[..., ::2, ::2], lab_true[..., ::2, ::2]
         L, ab, ab_true = lab_true[:, :1], lab_pred[:, 1:], lab_true[:, 1:]
         weights = self._balance[stored_cells(ab_true)]
-        sums = [L.new_tensor(len(L)), _colorfulness(lab_true).sum()]
+        sums = [L.new_full((), len(L)), _colorfulness(lab_true).sum()]
         for chroma in VALIDATED:
             turned = scaled(ab, chroma)
             sums += [
                 _colorfulness(torch.cat([L, turned], dim=1)).sum(),
                 auc(turned, ab_true, weights).sum(),
             ]
-        self._state += torch.stack(sums).cpu().double()
+        self._sums.add(torch.stack(sums))
 
     def state(self) -> Tensor:
         """The sums so far, as a float64 vector on the CPU; states can be added."""
-        return self._state.clone()
+        return self._sums.read()
 
     def add_state(self, state: Tensor) -> None:
         """Add the state of another one."""
-        self._state += state.to(self._state)
+        self._sums.add_read(state)
 
     def compute(self) -> float:
         """The balanced AuC; 0 for a model that is nowhere as colourful, or has no finite colours.
@@ -173,7 +174,7 @@ class EqualColorfulness:
         Raises:
             ValueError: no photo was added.
         """
-        photos, true, *sums = self._state.tolist()
+        photos, true, *sums = self._sums.read().tolist()
         if not photos:
             raise ValueError("nothing to evaluate: no photo was added")
         pairs = zip(sums[::2], sums[1::2], strict=True)

@@ -12,6 +12,7 @@ import torch
 
 from colorcore.color.lab import rgb_to_lab
 from colorcore.scores.metrics import auc, constant_baseline, stored_cells
+from colorcore.transfer import Sums, to_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +52,7 @@ class ColorStatistics:
     def __init__(self, mean_ab: tuple[float, float], balance: Tensor) -> None:
         self._mean_ab = torch.tensor(mean_ab)
         self._balance = balance.float()
-        self._state = torch.zeros(len(_SUMS), dtype=torch.float64)
+        self._sums = Sums(len(_SUMS))
 
     @torch.no_grad()
     def update(self, lab_pred: Tensor, lab_true: Tensor, rgb: Tensor | None = None) -> None:
@@ -60,13 +61,14 @@ class ColorStatistics:
         lab_pred, lab_true (B, 3, H, W) CIELAB float on one device, lab_pred with the truth's L;
         rgb (B, 3, H, W) sRGB in 0..1, the output of an RGB head before its L was replaced.
         """
-        self._balance = self._balance.to(lab_true.device)
+        self._balance = to_device(self._balance, lab_true.device)
+        self._mean_ab = to_device(self._mean_ab, lab_true.device)
         lab_pred, lab_true = lab_pred.float(), lab_true.float()
         weights = self._balance[stored_cells(lab_true[:, 1:])]
         constant = constant_baseline(lab_true, self._mean_ab)
         sums = {
-            "pixels": weights.new_tensor(float(weights.numel())),
-            "photos": weights.new_tensor(float(len(lab_true))),
+            "pixels": weights.new_full((), weights.numel()),
+            "photos": weights.new_full((), len(lab_true)),
             "auc": auc(lab_pred[:, 1:], lab_true[:, 1:], weights).sum(),
             "auc_constant": auc(constant[:, 1:], lab_true[:, 1:], weights).sum(),
             **{f"{name}_pred": value for name, value in color_sums(lab_pred[:, 1:]).items()},
@@ -76,13 +78,12 @@ class ColorStatistics:
             error = rgb_to_lab(rgb.float())[:, :1] - lab_true[:, :1]
             sums["L_pixels"] = sums["pixels"]
             sums["L_error"], sums["L_bias"] = error.abs().sum(), error.sum()
-        known = [name for name in _SUMS if name in sums]
-        added = torch.stack([sums[name] for name in known]).cpu().double()
-        self._state[[_SUMS.index(name) for name in known]] += added
+        none = weights.new_zeros(())
+        self._sums.add(torch.stack([sums.get(name, none) for name in _SUMS]))
 
     def state(self) -> Tensor:
         """The sums so far, as a float64 vector on the CPU; states can be added."""
-        return self._state.clone()
+        return self._sums.read()
 
     def add_state(self, state: Tensor) -> None:
         """Add the state of statistics of other photos.
@@ -90,9 +91,9 @@ class ColorStatistics:
         Raises:
             ValueError: the vector has another length.
         """
-        if state.shape != self._state.shape:
+        if state.shape != (len(_SUMS),):
             raise ValueError(f"expected {len(_SUMS)} sums, got shape {tuple(state.shape)}")
-        self._state += state.to(self._state)
+        self._sums.add_read(state)
 
     def compute(self) -> dict[str, float]:
         """The statistics; empty if no photo was added.
@@ -115,7 +116,7 @@ class ColorStatistics:
                                   models with an RGB head
         ========================= ==========================================================
         """
-        sums = dict(zip(_SUMS, self._state.tolist(), strict=True))
+        sums = dict(zip(_SUMS, self._sums.read().tolist(), strict=True))
         if not sums["pixels"]:
             return {}
         pred, true = colors_of(sums, "pred"), colors_of(sums, "true")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from colorcore.color.colorfulness import colorfulness
 from colorcore.color.lab import AB_OFFSET, lab_to_rgb
+from colorcore.transfer import Sums, counts, exact, to_device
 
 HIGHER_IS_BETTER: dict[str, bool] = {
     "psnr": True,
@@ -218,12 +219,15 @@ class Evaluation:
             raise ValueError(f"bin_of_cell must be in 0..{bins - 1}, got {low}..{high}")
         self._balance = balance.float()
         self._bin_of_cell = bin_of_cell
+        self._bins = bins
         # Photos, then a sum for each mean, then the predicted pixels in each bin.
-        self._state = torch.zeros(1 + len(PER_PHOTO) + bins, dtype=torch.float64)
+        self._sums = Sums(1 + len(PER_PHOTO) + bins)
 
     @torch.no_grad()
     def update(self, lab_pred: Tensor, lab_true: Tensor) -> Tensor:
-        """Add a batch; returns its values of :data:`PER_PHOTO`, (B, metrics) float32 on the CPU.
+        """Add a batch; returns its values of :data:`PER_PHOTO`, (B, metrics) float32.
+
+        They are on the device of the batch, which the host does not wait for.
 
         lab_pred, lab_true (B, 3, H, W) CIELAB float, at least 11x11 pixels, on one device;
         a model's lab_pred has the truth's L. A prediction that is not finite makes the means NaN.
@@ -237,15 +241,14 @@ class Evaluation:
                 f"{tuple(lab_pred.shape)} and {tuple(lab_true.shape)}"
             )
         device = lab_true.device
-        self._balance = self._balance.to(device)
-        self._bin_of_cell = self._bin_of_cell.to(device)
+        self._balance = to_device(self._balance, device)
+        self._bin_of_cell = to_device(self._bin_of_cell, device)
+        used = self._bin_of_cell[stored_cells(lab_pred[:, 1:])]
         with torch.autocast(device.type, enabled=False):
             values = self._per_photo(lab_pred.float(), lab_true.float())
-            per_photo = torch.stack([values[name] for name in PER_PHOTO]).cpu()
-            used = self._bin_of_cell[stored_cells(lab_pred[:, 1:])].flatten()
-        self._state[0] += len(lab_true)
-        self._state[1 : 1 + len(PER_PHOTO)] += per_photo.double().sum(1)
-        self._state[1 + len(PER_PHOTO) :] += torch.bincount(used, minlength=self._bins).cpu()
+            per_photo = torch.stack([values[name] for name in PER_PHOTO])
+        sums, histogram = exact(per_photo).sum(1), exact(counts(used, self._bins))
+        self._sums.add(torch.cat([sums.new_full((1,), len(lab_true)), sums, histogram]))
         return per_photo.T
 
     def _per_photo(self, lab_pred: Tensor, lab_true: Tensor) -> dict[str, Tensor]:
@@ -255,7 +258,6 @@ class Evaluation:
         cf, cf_true = colorfulness(rgb_pred * 255.0), colorfulness(rgb_true * 255.0)
         return {
             "psnr": psnr(rgb_pred, rgb_true),
-            "ssim": ssim(rgb_pred, rgb_true),
             "ab_l1": ab_l1(ab_pred, ab_true),
             "delta_e2000": delta_e2000(lab_pred, lab_true).mean((1, 2)),
             "cf": cf,
@@ -263,15 +265,13 @@ class Evaluation:
             "cf_gap": (cf - cf_true).abs(),
             "auc": auc(ab_pred, ab_true),
             "auc_balanced": auc(ab_pred, ab_true, self._balance[stored_cells(ab_true)]),
+            # Last: kornia brings the window to the device, and the host waits for that.
+            "ssim": ssim(rgb_pred, rgb_true),
         }
-
-    @property
-    def _bins(self) -> int:
-        return len(self._state) - 1 - len(PER_PHOTO)
 
     def state(self) -> Tensor:
         """The sums so far, as a float64 vector on the CPU; states can be added."""
-        return self._state.clone()
+        return self._sums.read()
 
     def add_state(self, state: Tensor) -> None:
         """Add the state of another evaluation with the same palette.
@@ -279,12 +279,12 @@ class Evaluation:
         Raises:
             ValueError: the vector has another length, so the palette was another one.
         """
-        if state.shape != self._state.shape:
+        if state.shape != (len(self._sums),):
             raise ValueError(
-                f"expected a state of {len(self._state)} numbers ({self._bins} bins), "
+                f"expected a state of {len(self._sums)} numbers ({self._bins} bins), "
                 f"got shape {tuple(state.shape)}"
             )
-        self._state += state.to(self._state)
+        self._sums.add_read(state)
 
     def compute(self) -> dict[str, float]:
         """The means over photos, ``bins_in_use`` over all pixels, and the number of ``photos``.
@@ -292,10 +292,11 @@ class Evaluation:
         Raises:
             ValueError: no photo was added.
         """
-        photos = self._state[0].item()
+        state = self._sums.read()
+        photos = state[0].item()
         if not photos:
             raise ValueError("nothing to evaluate: no photo was added")
-        sums, histogram = self._state[1:].tensor_split([len(PER_PHOTO)])
+        sums, histogram = state[1:].tensor_split([len(PER_PHOTO)])
         result = dict(zip(PER_PHOTO, (sums / photos).tolist(), strict=True))
         in_use = histogram * BIN_IN_USE >= histogram.sum()
         return {**result, "bins_in_use": float(in_use.sum()), "photos": photos}

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from colorcore.color.lab import lab_to_rgb, rgb_to_lab
-from colorcore.step.numbers import to_device
+from colorcore.transfer import to_device
 
 if TYPE_CHECKING:
     from torch import Tensor

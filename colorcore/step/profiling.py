@@ -67,8 +67,8 @@ class Profile:
         self._pausing = 0.0
 
     @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Count the time in this context towards a phase."""
+    def phase(self, name: str, *, again: bool = False) -> Iterator[None]:
+        """Count the time in this context towards a phase, ``again`` if it is the rest of one."""
         tracing = self._profiler is not None
         is_between = name in BETWEEN
         if self._is_done or not (tracing or (is_between and self._taken > WARM_STEPS)):
@@ -84,7 +84,7 @@ class Profile:
             passed = time.perf_counter() - started
             spent.host += passed
             self._pausing += passed if tracing and is_between else 0.0  # of no step in particular
-            spent.count += 1
+            spent.count += not again
             if events is not None:
                 events[1].record()
                 spent.events.append(events)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from colorcore.losses import steady_loss
-from colorcore.step.numbers import Numbers, steps_late
 from colorcore.training.events import Observer, StepEvent, TrainingDivergedError, notify
 from colorcore.training.state import Training
+from colorcore.transfer import Arriving, steps_late
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class _Step:
     """A step whose numbers have not been read, and what the training was like after it."""
 
-    numbers: Numbers
+    numbers: Arriving
     terms: tuple[str, ...]
     epoch: int
     step: int
@@ -98,7 +98,8 @@ class Steps:
         training = self._training
         # Every rank needs the mean of all: each must come to the same verdict on NaN, and rank 0
         # saves the loss history for all.
-        norm, asked, loss, *values = step.numbers.read()
+        numbers: list[float] = step.numbers.tensor().tolist()
+        norm, asked, loss, *values = numbers
         elapsed = time.perf_counter() - self._started
         terms = dict(zip(step.terms, values, strict=True))
         self._require_finite(step, loss, terms, norm)

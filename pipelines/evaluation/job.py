@@ -202,8 +202,8 @@ class _Job:
         for name, evaluation in self._evaluations.items():
             answer = answers[name]
             values = evaluation.update(answer.lab, lab)
-            error = (answer.lab[:, :1] - lab[:, :1]).abs().mean((1, 2, 3)).cpu()
-            rows.append(torch.cat([values, error[:, None]], dim=1).numpy())
+            error = (answer.lab[:, :1] - lab[:, :1]).abs().mean((1, 2, 3))
+            rows.append(torch.cat([values, error[:, None]], dim=1).cpu().numpy())
             if name in self._statistics:
                 self._statistics[name].update(answer.lab, lab, answer.rgb)
         values_of_all: NDArray[np.float32] = np.stack(rows, axis=1)

@@ -39,7 +39,7 @@ def test_a_profile_has_a_row_per_phase_and_changes_nothing(
 
     The clock is read here, too, because a busy machine takes longer than that.
     """
-    update, validate = Training.update_average, Training.validate
+    update, validate = Training.update_average, Training.begin_validation
     updates: list[float] = []
     validations: list[float] = []
 
@@ -52,12 +52,12 @@ def test_a_profile_has_a_row_per_phase_and_changes_nothing(
     def slow_validate(self: Training) -> object:
         started = time.perf_counter()
         time.sleep(0.3)
-        event = validate(self)
+        scoring = validate(self)
         validations.append((time.perf_counter() - started) * 1e3)
-        return event
+        return scoring
 
     monkeypatch.setattr(Training, "update_average", slow_update)
-    monkeypatch.setattr(Training, "validate", slow_validate)
+    monkeypatch.setattr(Training, "begin_validation", slow_validate)
     recipe = recipe_of(*EVERYTHING_RANDOM, *JUDGED)
     fit(recipe, small_data(), tmp_path / "with", observers=[diary := Diary()], profile=4)
     rows = table_of(diary.notices)

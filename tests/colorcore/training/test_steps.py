@@ -1,23 +1,18 @@
-"""The average's lists, and numbers that are read late."""
+"""Numbers of a step that are read after the next step, as on a GPU."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 
 from colorcore.checkpoints.checkpoint import load_checkpoint
-from colorcore.step.average import Average
-from colorcore.step.numbers import Numbers, steps_late, to_device
 from colorcore.training import state as state_module
 from colorcore.training import steps as steps_module
 from colorcore.training.events import TrainingDivergedError, TrainingStoppedError
 from colorcore.training.fit import fit
 from colorcore.training.state import FitData
 from tests.colorcore.training.made_up import (
-    CPU,
     EVERYTHING_RANDOM,
     Diary,
     bytes_of,
@@ -31,35 +26,6 @@ from tests.colorcore.training.made_up import (
 @pytest.fixture(scope="module")
 def data() -> FitData:
     return small_data()
-
-
-def test_the_average_follows_each_kind_of_tensor():
-    def network() -> nn.Module:
-        layers = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
-        layers.register_buffer("small", torch.rand(3).half())
-        return layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    model, average = network(), network()
-    expected = {
-        name: 0.75 * value.double() + 0.25 * model.state_dict()[name].double()
-        for name, value in average.state_dict().items()
-    }
-    model[1].num_batches_tracked.fill_(7)  # type: ignore[index, union-attr]
-    expected["1.num_batches_tracked"] = torch.tensor(7.0, dtype=torch.float64)
-    Average(average, model).update(0.75)
-    for name, value in average.state_dict().items():
-        atol = 1e-3 if value.dtype == torch.float16 else 1e-6
-        torch.testing.assert_close(value.double(), expected[name], atol=atol, rtol=0)
-
-
-def test_numbers_are_those_of_the_time_they_were_given():
-    values = torch.tensor([1.5, 2.5], requires_grad=True)
-    assert Numbers(values * 2).read() == [3.0, 5.0]
-    assert torch.equal(to_device(values, CPU), values)
-    assert (steps_late(CPU), steps_late(torch.device("cuda"))) == (0, 1)
-
-
-# As on a GPU: the numbers of a step are read after the next one.
 
 
 @pytest.fixture
