@@ -20,7 +20,7 @@ from typing import Any
 
 from tests.benchmarks.gpu.photos import folder_photos, made_up_photos, write_dataset
 from tests.benchmarks.gpu.settings import CPU, FIRST, GPU, Form, settings_of
-from tests.benchmarks.gpu.table import Row, report, table_of, verdict_lines, verdicts
+from tests.benchmarks.gpu.table import Row, part_lines, report, table_of, verdict_lines, verdicts
 
 ROOT = Path(__file__).parents[3]
 LIMIT_S = 480.0
@@ -63,11 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             if left < form.least_s:
                 rows.append(Row(name, note=f"skipped: {max(left, 0):.0f} s left"))
                 continue
-            row = measure(name, dataset, Path(work), form, left)
+            # Compiling all recipes would take longer than the suite may.
+            compiles = bool(asked.recipes) or name in FIRST
+            row = measure(name, dataset, Path(work), form, left, compiles=compiles)
             rows.append(row)
             print(table_of([row], rate).splitlines()[-1], flush=True)
     found = verdicts(rows, rate) if form is GPU else []
-    print(f"\n{table_of(rows, rate)}\n\n{verdict_lines(found)}")
+    print(f"\n{table_of(rows, rate)}\n\n{part_lines(rows)}\n\n{verdict_lines(found)}")
     took = time.monotonic() - started
     print(f"{took:.0f} s in all")
     if asked.out is not None:
@@ -99,11 +101,13 @@ def describe(form: Form) -> tuple[dict[str, Any], float]:
     return machine, rate
 
 
-def measure(name: str, dataset: Path, work: Path, form: Form, left: float) -> Row:
+def measure(
+    name: str, dataset: Path, work: Path, form: Form, left: float, *, compiles: bool = True
+) -> Row:
     """One recipe within ``left`` seconds; what fails is said in the row's note."""
     end = time.monotonic() + left
     try:
-        settings, note = settings_of(name, form, work)
+        settings, note = settings_of(name, form, work, compiles=compiles)
         row = _naive(name, settings, dataset, form)
     except Exception as error:  # the other recipes are worth measuring
         return Row(name, note=_why(error))
@@ -116,9 +120,10 @@ def measure(name: str, dataset: Path, work: Path, form: Form, left: float) -> Ro
             in_step=cold["batch"] / cold["step_s"],
             over_epochs=cold["batch"] * cold["steps"] / cold["epoch_s"],
             memory=cold["memory"],
+            parts=cold.get("parts"),
         )
     left = end - time.monotonic()
-    if form.warms and "step_s" in cold and left > form.least_s / 2:
+    if form.warms and compiles and "step_s" in cold and left > form.least_s / 2:
         warm = _ours(name, settings, dataset, form, cache, 0.0, left)
         row = replace(row, warm_s=warm.get("first_step"), note=warm.get("note", row.note))
     return row

