@@ -8,13 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 
 from colorcore.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from colorcore.checkpoints.host_copy import HostCopies
 from colorcore.storage.store import Store
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """Copies of a checkpoint's tensors; ``finish`` waits until they are made."""
+
+    weights: dict[str, Tensor]
+    training: dict[str, Tensor]
+    finish: Callable[[], None]
 
 
 class CheckpointWriter:
@@ -41,9 +54,15 @@ class CheckpointWriter:
         return self._pending is not None
 
     def submit(self, checkpoint: Checkpoint, last: Store, best: Store | None = None) -> None:
-        """Begin to write the checkpoint to ``last``, and before that to ``best`` if given.
+        """:meth:`copy` and :meth:`write` a checkpoint as it is now.
 
-        Returns once the checkpoint's tensors may change.
+        Raises:
+            OSError, StorageError: the previous checkpoint could not be written.
+        """
+        self.write(checkpoint, self.copy(checkpoint), last, best)
+
+    def copy(self, checkpoint: Checkpoint) -> Copied:
+        """Copy the checkpoint's tensors, which may change once this returns.
 
         Raises:
             OSError, StorageError: the previous checkpoint could not be written.
@@ -54,8 +73,17 @@ class CheckpointWriter:
         copies, finish = self._copies.take(tensors)
         weights = {name: copies[f"w.{name}"] for name in checkpoint.weights}
         training = {name: copies[f"t.{name}"] for name in checkpoint.training}
-        frozen = replace(checkpoint, weights=weights, training=training)
-        self._pending = self._thread.submit(_write, frozen, finish, last, best)
+        return Copied(weights, training, finish)
+
+    def write(
+        self, checkpoint: Checkpoint, copied: Copied, last: Store, best: Store | None = None
+    ) -> None:
+        """Begin to write a checkpoint to ``last``, and before that to ``best`` if given.
+
+        Its tensors are ``copied``, the latest ones; everything else is the checkpoint's.
+        """
+        frozen = replace(checkpoint, weights=copied.weights, training=copied.training)
+        self._pending = self._thread.submit(_write, frozen, copied.finish, last, best)
 
     def wait(self) -> None:
         """Wait until what was submitted is written.

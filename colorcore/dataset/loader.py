@@ -15,10 +15,10 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -117,12 +117,25 @@ class TrainLoader:
         """This rank's positions of one step: (share,)."""
         return self._share(EpochOrder(self._samples.shard_counts, self._seed, epoch), step)
 
-    def epoch(self, epoch: int, *, start_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from ``start_step``, read ahead by a thread."""
+    def epoch(self, epoch: int, *, start_step: int = 0) -> Generator[Batch]:
+        """The batches of an epoch from ``start_step``, read ahead by a thread from now on.
+
+        What fails raises where its batch is asked for. Close the generator unless it is read to
+        its end.
+        """
+        batches = self._batches(epoch, start_step)
+        next(batches)  # starts the threads
+        return cast("Generator[Batch]", batches)
+
+    def _batches(self, epoch: int, start_step: int) -> Generator[Batch | None]:
         order = EpochOrder(self._samples.shard_counts, self._seed, epoch)
         jobs = ((step, self._share(order, step)) for step in range(start_step, len(self)))
-        with _fetch_ahead(self._samples, self._shards(order, start_step)) as used:
-            for step, positions, lab_u8 in _read_ahead(self._samples, jobs, pin=self._pin):
+        with (
+            _fetch_ahead(self._samples, self._shards(order, start_step)) as used,
+            _reading_ahead(self._samples, jobs, pin=self._pin) as read,
+        ):
+            yield None
+            for step, positions, lab_u8 in read:
                 used(positions)
                 yield Batch(lab_u8, positions, epoch, step)
 
@@ -158,8 +171,11 @@ def val_batches(
         (i, np.arange(rank + i * world, min(size, rank + (i + batch_size) * world), world))
         for i in starts
     )
-    with _fetch_ahead(samples, range(len(samples.shards))) as used:
-        for _, positions, lab_u8 in _read_ahead(samples, jobs, pin=pin):
+    with (
+        _fetch_ahead(samples, range(len(samples.shards))) as used,
+        _reading_ahead(samples, jobs, pin=pin) as read,
+    ):
+        for _, positions, lab_u8 in read:
             used(positions)
             yield lab_u8
 
@@ -225,9 +241,10 @@ def _fetch_ahead(
         thread.join()
 
 
-def _read_ahead(
+@contextlib.contextmanager
+def _reading_ahead(
     samples: Samples, jobs: Iterator[_Job], *, pin: bool
-) -> Iterator[tuple[int, NDArray[np.int64], Tensor]]:
+) -> Iterator[Iterator[tuple[int, NDArray[np.int64], Tensor]]]:
     """Read jobs in a thread, at most ``PREFETCH`` batches ahead of the consumer.
 
     A thread, not a process: copying from a memory map and decompressing release the GIL, and
@@ -258,11 +275,15 @@ def _read_ahead(
 
     thread = threading.Thread(target=work, name="loader", daemon=True)
     thread.start()
-    try:
+
+    def read() -> Iterator[tuple[int, NDArray[np.int64], Tensor]]:
         while (item := ready.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
             yield item
+
+    try:
+        yield read()
     finally:
         stop.set()
         thread.join()

@@ -42,8 +42,8 @@ class Validation:
 
     def update(self, lab_pred: Tensor, lab_true: Tensor) -> None:
         """Add a batch, as ``Evaluation.update`` does."""
-        self._own.update(lab_pred, lab_true)
         self._equal.update(lab_pred, lab_true)
+        self._own.update(lab_pred, lab_true)
 
     def state(self) -> Tensor:
         """The sums so far, as a float64 vector on the CPU; states can be added."""
@@ -88,14 +88,17 @@ def evaluate(
     palette: Palette,
     *,
     device: torch.device | str = "cpu",
+    precision: str = "fp32",
     pictures: int = 0,
     statistics: ColorStatistics | None = None,
 ) -> tuple[Validation, Tensor]:
     """Score a model with its own decoding.
 
-    batches of stored LAB (B, 3, H, W) uint8. Returns the validation, and predicted and true
-    LAB of the first ``pictures`` photos as (pictures, 2, 3, H, W) on the CPU. Updates
-    ``statistics`` too.
+    batches of stored LAB (B, 3, H, W) uint8; ``precision`` is that of the network, as a recipe's.
+    Returns the validation, and predicted and true LAB of the first ``pictures`` photos as
+    (pictures, 2, 3, H, W). Updates ``statistics`` too.
+
+    A GPU may still compute all of it, and pictures are on the device: the host has not waited.
     """
     was_training = model.training
     model.eval()
@@ -103,13 +106,13 @@ def evaluate(
     shown: list[Tensor] = []
     for lab_u8 in batches:
         lab = decode_lab(lab_u8.to(device, non_blocking=True))
-        predicted, rgb = predict_with_logits(model, lab, OWN)
-        validation.update(predicted, lab)
+        predicted, rgb = predict_with_logits(model, lab, OWN, precision)
         if statistics is not None:
             statistics.update(predicted, lab, rgb)
         missing = pictures - sum(len(pairs) for pairs in shown)
         if missing > 0:
-            shown.append(torch.stack([predicted, lab], dim=1)[:missing].cpu())
+            shown.append(torch.stack([predicted[:missing], lab[:missing]], dim=1))
+        validation.update(predicted, lab)
     model.train(was_training)
     return validation, torch.cat(shown) if shown else torch.empty(0)
 

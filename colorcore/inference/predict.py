@@ -9,6 +9,7 @@ import torch
 from colorcore.color.lab import normalize_L
 from colorcore.decoding import Decoding
 from colorcore.models.decoding import decode
+from colorcore.step.precision import autocast
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,9 +33,13 @@ def predict_lab(model: nn.Module, lab: Tensor, decoding: Decoding = OWN) -> Tens
 
 @torch.inference_mode()
 def predict_with_logits(
-    model: nn.Module, lab: Tensor, decoding: Decoding
+    model: nn.Module, lab: Tensor, decoding: Decoding, precision: str = "fp32"
 ) -> tuple[Tensor, Tensor | None]:
-    """Like :func:`predict_lab`, with the output of an RGB head, which has its own L."""
-    prediction: Prediction = model(normalize_L(lab[:, :1]))
+    """Like :func:`predict_lab`, with the output of an RGB head, which has its own L.
+
+    ``precision`` is that of the network, as a recipe's; colours are float32 in any case.
+    """
+    with autocast(lab.device, precision):
+        prediction: Prediction = model(normalize_L(lab[:, :1]))
     ab = decode(model, prediction, decoding)
     return torch.cat([lab[:, :1], ab], dim=1), prediction.get("rgb")

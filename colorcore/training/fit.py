@@ -112,11 +112,11 @@ def fit(
         lambda text: notify(observers, "on_notice", text),
     )
 
+    batches = training.loader.epoch(training.epoch, start_step=training.step_in_epoch)
     with Saving(training, store, observers) as saving:
         while not training.is_over:
             training.begin_epoch()
             steps.restart_clock()
-            batches = training.loader.epoch(training.epoch, start_step=training.step_in_epoch)
             for batch in profiler.batches(batches):
                 loss, terms, grad_norm = train_step(training, batch)
                 stopping = steps.add(batch.positions, loss, terms, grad_norm, stop())
@@ -125,7 +125,7 @@ def fit(
 
                 # Save within the epoch. Scores are those of the latest validation, if any.
                 is_due, is_final = _is_due(training), batch.step + 1 == len(training.loader)
-                if stopping or is_due or is_final:
+                if stopping or is_due or (is_final and training.world > 1):
                     stopping |= steps.flush()
                 if stopping or is_due:
                     saving.save_last()
@@ -139,13 +139,23 @@ def fit(
             # Evaluate and save. Every run ends with a validation, whatever eval_every is, so that
             # runs of different lengths can be compared by their last scores.
             is_last = training.epoch == recipe.train.epochs
+            if not is_last:
+                batches = training.loader.epoch(training.epoch)  # which reads ahead from now on
             if training.epoch % recipe.train.eval_every == 0 or is_last:
                 with profiler.phase("validation"):
-                    validation = training.validate()
-                notify(observers, "on_validation", validation)
+                    scoring = training.begin_validation()
+                # A GPU computes the scores while the state is copied.
                 with profiler.phase("checkpoint"):
-                    saving.save(validation)
+                    copied = saving.copy()
+                # Not before: the GPU is still at the last step, and the host ahead of it.
+                steps.flush()
+                with profiler.phase("validation", again=True):
+                    validation = training.end_validation(scoring)
+                notify(observers, "on_validation", validation)
+                with profiler.phase("checkpoint", again=True):
+                    saving.save(validation, copied)
                 profiler.finish()
+        batches.close()  # of an epoch for which patience has run out
         saving.wait()
         profiler.finish(is_end=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import TracebackType
 
-from colorcore.checkpoints.writer import CheckpointWriter
+from colorcore.checkpoints.writer import CheckpointWriter, Copied
 from colorcore.storage.store import Store
 from colorcore.training.events import Observer, ValidationEvent, notify
 from colorcore.training.state import Training
@@ -46,17 +46,20 @@ class Saving:
 
         The steps until now must have been found finite.
         """
-        if self._writer is not None:
-            self.wait()
-            self._writer.submit(self._training.checkpoint(self._training.scores), self._last)
-
-    def save(self, validation: ValidationEvent) -> None:
-        """Begin to write the checkpoints of a validation."""
         self.wait()
         if self._writer is not None:
-            checkpoint = self._training.checkpoint(validation.scores)
+            self._writer.submit(self._training.checkpoint(), self._last)
+
+    def copy(self) -> Copied | None:
+        """Copies of the training as it is now, for the next :meth:`save`; None on other ranks."""
+        self.wait()
+        return None if self._writer is None else self._writer.copy(self._training.checkpoint())
+
+    def save(self, validation: ValidationEvent, copied: Copied | None) -> None:
+        """Begin to write the checkpoints of a validation, and what was copied when it began."""
+        if self._writer is not None and copied is not None:
             best = self._best if validation.is_best else None
-            self._writer.submit(checkpoint, self._last, best)
+            self._writer.write(self._training.checkpoint(), copied, self._last, best)
         self._unannounced = validation
         if any(observer.waits_for_files for observer in self._observers):
             self.wait()

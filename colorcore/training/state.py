@@ -18,9 +18,9 @@ from colorcore.blocks.mixup import blend_next
 from colorcore.checkpoints.checkpoint import Checkpoint, CheckpointError, ends
 from colorcore.checkpoints.optimizer_state import optimizer_state, restore_optimizer, weights_under
 from colorcore.color.lab import decode_lab, normalize_L
-from colorcore.dataset.loader import Batch, TrainLoader, val_batches
+from colorcore.dataset.loader import Batch, TrainLoader
 from colorcore.dataset.samples import Samples
-from colorcore.inference.evaluate import Validation, evaluate, statistics_for
+from colorcore.inference.scoring import Scoring, scoring_batch
 from colorcore.losses import build_terms
 from colorcore.losses.adversarial import KINDS
 from colorcore.models import AnswersInBins, StartsPretrained, build_model
@@ -30,23 +30,19 @@ from colorcore.scores.metrics import HIGHER_IS_BETTER
 from colorcore.scores.signs import Sign, find_signs
 from colorcore.step.augment import augment
 from colorcore.step.average import Average
-from colorcore.step.numbers import Numbers
 from colorcore.step.precision import autocast
 from colorcore.step.profiling import no_profile
 from colorcore.training.adversary import Adversary, influence
 from colorcore.training.encoder import parameter_groups, set_learning
 from colorcore.training.events import ValidationEvent
 from colorcore.training.network import Network
+from colorcore.transfer import Arriving
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from colorcore.color.palette import Palette
     from colorcore.models.prediction import Prediction
-
-PICTURES = 8
-"""Validation photos whose predictions are shown after each validation, always the same ones."""
-VAL_BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +296,7 @@ class Training:
 
     def exchange(
         self, loss: Tensor, terms: Mapping[str, Tensor], norm: Tensor, stop: bool
-    ) -> Numbers:
+    ) -> Arriving:
         """The gradient's norm, the ranks that want to stop, and loss and terms over all photos.
 
         The only exchange of a step besides the gradients'. All ranks stop after the same step,
@@ -310,46 +306,38 @@ class Training:
         mine = torch.stack([loss, *(term.to(loss) for term in terms.values())])
         asked = mine.new_full((1,), float(stop))  # filled there: a copy would wait
         if self.world == 1:
-            return Numbers(torch.cat([norm[None].to(mine), asked, mine]))
+            return Arriving(torch.cat([norm[None].to(mine), asked, mine]))
         total = torch.cat([asked.double(), mine.double() * self.weight / self.world])
         distributed.all_reduce(total)
-        return Numbers(torch.cat([norm[None].to(total), total]))
+        return Arriving(torch.cat([norm[None].to(total), total]))
 
     # -- validation and checkpoints --------------------------------------------------------------
 
-    def validate(self) -> ValidationEvent:
-        """Score the averaged weights on the validation split; each rank scores its share."""
+    def begin_validation(self) -> Scoring:
+        """Begin to score the averaged weights on the validation split."""
         if self.world > 1:
             # Batch norm's statistics differ by rank, and rank 0's are the ones that are saved.
             for buffer in self.average.buffers():
                 distributed.broadcast(buffer, 0)
-        statistics = statistics_for(self.data.palette, self.data.mean_ab)
-        validation, pairs = evaluate(
+        return Scoring(
             self.average,
-            val_batches(
-                self.data.val,
-                VAL_BATCH,
-                rank=self.rank,
-                world=self.world,
-                pin=self.device.type == "cuda",
-            ),
+            self.data.val,
             self.data.palette,
+            self.data.mean_ab,
             device=self.device,
-            pictures=PICTURES,
-            statistics=statistics,
+            precision=self.recipe.train.precision,
+            batch=scoring_batch(self.device, self.loader.share),
+            rank=self.rank,
+            world=self.world,
         )
-        if self.world > 1:
-            # Sums, not means: ranks may have different numbers of photos.
-            states = [validation.state(), statistics.state()]
-            total = torch.cat(states).to(self.device)
-            distributed.all_reduce(total)
-            sums = total.split([len(state) for state in states])
-            validation = Validation(self.data.palette)
-            validation.add_state(sums[0])
-            statistics = statistics_for(self.data.palette, self.data.mean_ab)
-            statistics.add_state(sums[1])
-        scores = validation.compute()
-        measured = {**statistics.compute(), **self.history.compute()}
+
+    def end_validation(self, scoring: Scoring) -> ValidationEvent:
+        """Wait for the scores, and find out whether they are the best and what they are signs of.
+
+        The training must be where it was when they were begun.
+        """
+        found = scoring.result()
+        scores, measured = found.scores, {**found.statistics, **self.history.compute()}
         # A model from before the discriminator had its full say is the generator alone. It may
         # score better, but is not what the recipe is for: it is the best only until then.
         if self._plays(self.epoch) and not self._plays(self.epoch - self.recipe.train.eval_every):
@@ -368,7 +356,7 @@ class Training:
             step=self.steps_done,
             scores=scores,
             is_best=is_best,
-            pairs=pairs,
+            pairs=found.pairs,
             statistics=measured,
             signs=signs,
             is_last=self.is_over,
@@ -381,8 +369,8 @@ class Training:
         done = epoch * len(self.loader)
         return influence(self.adversary.part.warmup, done, self.total_steps) >= 1.0
 
-    def checkpoint(self, scores: dict[str, float]) -> Checkpoint:
-        """The complete state of the training, after any step."""
+    def checkpoint(self) -> Checkpoint:
+        """The complete state of the training, after any step; scores are the latest ones."""
         tensors, numbers = optimizer_state(self.optimizer)
         tensors |= {f"model.{name}": value for name, value in self.model.state_dict().items()}
         if self.adversary is not None:
@@ -401,7 +389,7 @@ class Training:
             dataset=self.data.fingerprint,
             epoch=self.epoch,
             step=self.step_in_epoch,
-            scores=scores,
+            scores=self.scores,
             best=self.best,
             waited=self.waited,
             run_id=self.run_id,

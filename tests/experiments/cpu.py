@@ -6,7 +6,7 @@
     python -m tests.experiments.cpu recipes            bf16 next to fp32, whole steps of recipes
     python -m tests.experiments.cpu waiting            threads that spin or sleep, alone and not
     python -m tests.experiments.cpu seeds DATASET      scores in fp32 and bf16, three seeds each
-    python -m tests.experiments.cpu scores DATASET     scores of `start` on it in each precision
+    python -m tests.experiments.cpu scores DATASET     scores of a model on it in each precision
 
 ``layouts --compile`` takes minutes. ``seeds`` wants a small dataset with a palette: 744 photos of
 64 px take 25 CPU minutes.
@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from colorcore.allocator import keep_freed_memory
@@ -41,7 +42,6 @@ from colorcore.dataset.samples import Samples
 from colorcore.inference.evaluate import evaluate
 from colorcore.models import build_model
 from colorcore.recipes.recipe import load_recipe
-from colorcore.step.precision import autocast
 from colorcore.training.events import Observer, StepEvent
 from colorcore.training.fit import fit, train_step
 from colorcore.training.state import FitData, Training
@@ -199,14 +199,40 @@ def seeds(dataset: Path) -> None:
                 print(name, seed, precision, quarters, shown, flush=True)
 
 
-def scores(dataset: Path) -> None:
-    """What validation in another precision would change."""
-    start = load_checkpoint(START)
-    network, val = start.model(), Samples(dataset, "val")
-    for precision in ("fp32", "bf16", "fp16"):
-        with autocast(torch.device("cpu"), precision):
-            found, _ = evaluate(network, val_batches(val, 32), start.palette)
-        print(precision, {k: round(v, 5) for k, v in found.compute().items()}, flush=True)
+def scores(dataset: Path, model: str) -> None:
+    """What validation in another precision changes: scores in fp32, and differences to them."""
+    val, exact = Samples(dataset, "val"), {}
+    for precision in ("fp32", "tf32", "fp16", "bf16"):
+        start = load_checkpoint(model)
+        network = start.model()
+        if precision == "tf32":
+            _round_as_tf32(network)
+        kind = "fp32" if precision == "tf32" else precision
+        found, _ = evaluate(network, val_batches(val, 32), start.palette, precision=kind)
+        row = found.compute()
+        if not exact:
+            exact = row
+            print(precision, {name: round(value, 5) for name, value in row.items()}, flush=True)
+            continue
+        apart = {name: f"{row[name] / value - 1:+.1e}" for name, value in exact.items() if value}
+        print(precision, apart, flush=True)
+
+
+def _round_as_tf32(network: nn.Module) -> None:
+    """Round what goes into products as a GPU does where TF32 is allowed: to 10 bits, half to even.
+
+    (NVIDIA's PTX, cvt.rna.tf32 rounds half away from zero; the difference is one in 8,192 values.)
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            layer.weight.data = _tf32(layer.weight.data)
+            layer.register_forward_pre_hook(lambda _, given: (_tf32(given[0]), *given[1:]))
+
+
+def _tf32(values: torch.Tensor) -> torch.Tensor:
+    bits = values.contiguous().view(torch.int32)
+    rounded: torch.Tensor = (bits + 0x0FFF + ((bits >> 13) & 1)) & ~0x1FFF
+    return rounded.view(torch.float32)
 
 
 def main() -> None:
@@ -219,11 +245,15 @@ def main() -> None:
     )
     parser.add_argument("dataset", type=Path, nargs="?")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--model", default=START, help="checkpoint that `scores` scores")
     asked = parser.parse_args()
     if asked.part in ("seeds", "scores"):
         if asked.dataset is None:
             parser.error("expected a dataset")
-        {"seeds": seeds, "scores": scores}[asked.part](asked.dataset)
+        if asked.part == "seeds":
+            seeds(asked.dataset)
+        else:
+            scores(asked.dataset, asked.model)
     elif asked.part == "layouts":
         layouts(compiled=asked.compile)
     else:

@@ -16,6 +16,7 @@ from colorcore.color.lab import decode_lab
 from colorcore.dataset.loader import TrainLoader
 from colorcore.dataset.samples import Samples
 from colorcore.decoding import Decoding
+from colorcore.inference import scoring
 from colorcore.inference.decoding_search import grid, sweep
 from colorcore.inference.equal_colorfulness import EQUAL, SHARE, read_at_shares
 from colorcore.inference.evaluate import evaluate, score_with_baselines
@@ -30,7 +31,7 @@ from colorcore.training.events import (
     ValidationEvent,
 )
 from colorcore.training.fit import fit
-from colorcore.training.state import PICTURES, FitData, Training
+from colorcore.training.state import FitData, Training
 from tests.colorcore.training.made_up import (
     CPU,
     JUDGED,
@@ -167,7 +168,7 @@ def test_the_same_pictures_are_shown_each_time(data: FitData, tmp_path: Path):
     diary = Diary()
     fit(recipe_of("train.epochs=2"), data, tmp_path, observers=[diary])
     first, second = (event.pairs for event in diary.validations)
-    true = decode_lab(data.val.lab_u8[:PICTURES])  # type: ignore[attr-defined]
+    true = decode_lab(data.val.lab_u8[: scoring.PICTURES])  # type: ignore[attr-defined]
     assert torch.equal(first[:, 1], true)
     assert torch.equal(second[:, 1], true)
     assert not torch.equal(first[:, 0], second[:, 0])
@@ -342,7 +343,7 @@ def test_the_best_is_chosen_by_the_metric_in_its_direction(
     """Also over a resume after the second epoch, and a draw is no improvement."""
     verdicts = iter(scores)
     monkeypatch.setattr(
-        state_module, "evaluate", lambda *_, **__: (Judged(metric, next(verdicts)), torch.empty(0))
+        scoring, "evaluate", lambda *_, **__: (Judged(metric, next(verdicts)), torch.empty(0))
     )
     recipe = recipe_of("train.epochs=4", f"train.metric={metric}")
     diary = Diary()

@@ -105,7 +105,7 @@ def test_a_run_goes_on_from_the_middle_of_an_epoch(data: FitData, tmp_path: Path
     batches = list(whole.loader.epoch(0))
     for batch in batches[:3]:
         train_step(whole, batch)
-    save_checkpoint(whole.checkpoint({}), tmp_path / "last")
+    save_checkpoint(whole.checkpoint(), tmp_path / "last")
     resumed = Training(recipe, data, CPU, load_checkpoint(tmp_path / "last", training=True))
     assert (resumed.epoch, resumed.step_in_epoch, resumed.steps_done) == (0, 3, 3)
     rest = list(resumed.loader.epoch(0, start_step=resumed.step_in_epoch))
@@ -113,8 +113,8 @@ def test_a_run_goes_on_from_the_middle_of_an_epoch(data: FitData, tmp_path: Path
     for training, its in ((whole, batches[3:]), (resumed, rest)):
         for batch in its:
             train_step(training, batch)
-    save_checkpoint(whole.checkpoint({}), tmp_path / "whole")
-    save_checkpoint(resumed.checkpoint({}), tmp_path / "resumed")
+    save_checkpoint(whole.checkpoint(), tmp_path / "whole")
+    save_checkpoint(resumed.checkpoint(), tmp_path / "resumed")
     assert bytes_of(tmp_path / "whole") == bytes_of(tmp_path / "resumed")
 
 
@@ -123,7 +123,7 @@ def test_restored_moments_have_the_layout_of_their_weights(data: FitData, tmp_pa
     recipe = recipe_of(*JUDGED)
     first = Training(recipe, data, CPU, None)
     train_step(first, next(iter(first.loader.epoch(0))))
-    checkpoint = first.checkpoint({})
+    checkpoint = first.checkpoint()
     for name in ("optimizer", "discriminator_optimizer"):
         checkpoint.optimizer[name][0]["fused"] = True
     save_checkpoint(checkpoint, tmp_path)
@@ -155,7 +155,7 @@ def test_a_fused_optimizer_goes_on_from_another_and_back(
     first = training(fused[0], None)
     for batch in batches[:2]:
         train_step(first, batch)
-    save_checkpoint(first.checkpoint({}), tmp_path)
+    save_checkpoint(first.checkpoint(), tmp_path)
     second = training(fused[1], load_checkpoint(tmp_path, training=True))
     for batch in batches[2:]:
         train_step(second, batch)

@@ -51,7 +51,7 @@ def test_a_model_that_answers_in_bins_starts_from_palette_and_pretrained_weights
         assert np.array_equal(network.centroids.numpy(), data.palette.centroids)
         assert (network.encoder.conv1.weight == 0.25).all()
     # A checkpoint carries all of that: neither is needed to colorize, nor to go on.
-    save_checkpoint(training.checkpoint({}), tmp_path)
+    save_checkpoint(training.checkpoint(), tmp_path)
     monkeypatch.undo()
     checkpoint = load_checkpoint(tmp_path, training=True)
     assert np.array_equal(checkpoint.model().centroids.numpy(), data.palette.centroids)
@@ -170,14 +170,14 @@ def test_the_average_is_what_is_scored_and_saved(data: FitData, tmp_path: Path):
     training = Training(recipe_of("optim.lr=0.1"), data, CPU, None)
     for batch in training.loader.epoch(0):
         train_step(training, batch)
-    scores = training.validate().scores
+    scores = training.end_validation(training.begin_validation()).scores
     average, raw = (
         evaluate(model, [data.val.lab_u8], data.palette)[0].compute()  # type: ignore[attr-defined]
         for model in (training.average, training.model)
     )
     assert scores == pytest.approx(average, rel=1e-5)
     assert scores["psnr"] != pytest.approx(raw["psnr"], rel=1e-5)
-    save_checkpoint(training.checkpoint(scores), tmp_path / "last")
+    save_checkpoint(training.checkpoint(), tmp_path / "last")
     saved = load_checkpoint(tmp_path / "last").weights
     assert torch.equal(saved["head.weight"], training.average.state_dict()["head.weight"])
 

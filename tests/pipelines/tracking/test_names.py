@@ -17,7 +17,7 @@ PREFIXES = ("colorcore.", "mlflow.")
 FILE = "mlflow.db"
 """The one text that begins like a tag and is a file's name."""
 OTHERS = ("mlflow_internals.py", "onnx_facts.py")
-"""Files whose texts begin like a tag: MLflow's own tags, and the keys of an ONNX file's metadata."""
+"""Files whose texts begin like a tag: MLflow's own tags, and keys of an ONNX file's metadata."""
 
 
 def tags_in(path: Path) -> list[str]:
