@@ -208,14 +208,6 @@ class Training:
         """
         return self.loader.share * self.world / self.recipe.data.batch
 
-    @property
-    def skips_overflows(self) -> bool:
-        """Whether the scaler can still mend a gradient that is not finite by scaling less.
-
-        At a scale below 1 the gradient would overflow unscaled too: the training diverged.
-        """
-        return self.scaler.is_enabled() and self.scaler.get_scale() >= 1.0
-
     # -- the parts of a step, in order; training.fit.train_step puts them together --------------
 
     def prepare(self, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -297,19 +289,24 @@ class Training:
     def exchange(
         self, loss: Tensor, terms: Mapping[str, Tensor], norm: Tensor, stop: bool
     ) -> Arriving:
-        """The gradient's norm, the ranks that want to stop, and loss and terms over all photos.
+        """The gradient's norm, the scaler's scale, who wants to stop, loss and terms of all photos.
 
-        The only exchange of a step besides the gradients'. All ranks stop after the same step,
-        and all have the same loss history, so a checkpoint of any step can hold it.
+        The scale is 0 without a scaler. The only exchange of a step besides the gradients'. All
+        ranks stop after the same step, and all have the same loss history, so a checkpoint of any
+        step can hold it.
         """
         # One transfer for all numbers: on a GPU each would wait for the whole step by itself.
         mine = torch.stack([loss, *(term.to(loss) for term in terms.values())])
         asked = mine.new_full((1,), float(stop))  # filled there: a copy would wait
+        scale = mine.new_zeros(())
+        if self.scaler.is_enabled():
+            scale = self.scaler.scale(torch.ones_like(scale))  # get_scale would wait
+        own = torch.stack([norm.to(mine), scale])
         if self.world == 1:
-            return Arriving(torch.cat([norm[None].to(mine), asked, mine]))
+            return Arriving(torch.cat([own, asked, mine]))
         total = torch.cat([asked.double(), mine.double() * self.weight / self.world])
         distributed.all_reduce(total)
-        return Arriving(torch.cat([norm[None].to(total), total]))
+        return Arriving(torch.cat([own.to(total), total]))
 
     # -- validation and checkpoints --------------------------------------------------------------
 

@@ -30,7 +30,6 @@ class _Step:
     step: int
     lr: float
     positions: NDArray[np.int64]
-    skips_overflows: bool
 
 
 class Steps:
@@ -78,7 +77,6 @@ class Steps:
                 step=training.steps_done,
                 lr=training.lr,
                 positions=positions,
-                skips_overflows=training.skips_overflows,
             )
         )
         asked = self._read(self._late)
@@ -99,10 +97,12 @@ class Steps:
         # Every rank needs the mean of all: each must come to the same verdict on NaN, and rank 0
         # saves the loss history for all.
         numbers: list[float] = step.numbers.tensor().tolist()
-        norm, asked, loss, *values = numbers
+        norm, scale, asked, loss, *values = numbers
         elapsed = time.perf_counter() - self._started
         terms = dict(zip(step.terms, values, strict=True))
-        self._require_finite(step, loss, terms, norm)
+        # The scaler skips a step whose gradient overflows, and then scales less. At a scale below 1
+        # the gradient would overflow unscaled, too: the training diverged.
+        self._require_finite(step, loss, terms, norm, may_skip=scale >= 1.0)
         event = StepEvent(
             epoch=step.epoch,
             step=step.step,
@@ -119,11 +119,17 @@ class Steps:
         return asked > 0
 
     def _require_finite(
-        self, step: _Step, loss: float, terms: Mapping[str, float], norm: float
+        self,
+        step: _Step,
+        loss: float,
+        terms: Mapping[str, float],
+        norm: float,
+        *,
+        may_skip: bool,
     ) -> None:
         """Stop before a NaN reaches a checkpoint, and name the photos it came from."""
         finite = all(map(math.isfinite, [loss, *terms.values()]))
-        if finite and (math.isfinite(norm) or step.skips_overflows):
+        if finite and (math.isfinite(norm) or may_skip):
             return
         training = self._training
         keys = training.data.train.keys(step.positions)

@@ -140,10 +140,19 @@ def test_a_validation_waits_once_per_batch_at_its_end(data: FitData):
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_no_recipe_waits_within_its_passes(data: FitData, name: str):
+def test_no_recipe_waits_within_a_step(data: FitData, name: str):
     settings = ["data.batch=4", *([] if "lite" in name else ["model.channels=8"])]
     if "perceptual" in load_recipe(name).loss:
         settings.append("loss_options.perceptual.net=lite0")
     training = Training(load_recipe(name, settings), data, META, None)
-    forward_backward(training, photos())
-    assert waits(lambda: forward_backward(training, photos())) == []
+
+    def step() -> None:
+        loss, terms = forward_backward(training, photos())
+        norm = training.clip_and_step(training.optimizer)
+        if training.adversary is not None:
+            training.clip_and_step(training.adversary.optimizer)
+        training.update_average()
+        training.exchange(loss, terms, norm, stop=False)
+
+    step()
+    assert waits(step) == []
