@@ -64,10 +64,13 @@ class Run:
 
     def __init__(self, command: list[str], folder: Path) -> None:
         self.folder = folder
+        # Under nohup it is ignored, and a suspended worker would go on once Ray has gone.
+        hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
         self.process = subprocess.Popen(
             command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             start_new_session=True,
         )  # fmt: skip
+        signal.signal(signal.SIGHUP, hangup)
         self.family: list[psutil.Process] = []
 
     def wait_for(self, there: Callable[[], object]) -> None:
