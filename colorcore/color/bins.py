@@ -30,8 +30,8 @@ def nearest_bins(centroids: NDArray[Any]) -> NDArray[np.int32]:
     return _nearest_bins(points.tobytes(), points.shape).copy()
 
 
-# Each validation of a training asks for those of the same palette several times, which would take
-# 15 ms each while a GPU has nothing to do.
+# Each validation of a training asks for those of the same palette several times, and a GPU would
+# have nothing to do meanwhile.
 @lru_cache(maxsize=4)
 def _nearest_bins(centroids: bytes, shape: tuple[int, ...]) -> NDArray[np.int32]:
     from scipy.spatial import cKDTree

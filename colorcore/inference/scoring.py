@@ -31,7 +31,8 @@ def scoring_batch(device: torch.device, train_batch: int) -> int:
     """Photos that are scored at once where so many are trained on at once.
 
     A validation of a few dozen photos keeps a GPU busy for no longer than a host needs to launch
-    it, some 1,100 kernels per batch. Twice the batch of a step needs less memory than the step.
+    it, about a thousand kernels per batch. Twice the batch of a step needs less memory than the
+    step.
     """
     return max(BATCH, 2 * train_batch) if device.type == "cuda" else BATCH
 

@@ -28,7 +28,7 @@ def scoring_precision(device: torch.device, precision: str) -> str:
 
     Float32, but float16 on a GPU, unless the training asks for "fp32". There torch convolves
     float32 in TF32, and float16 has as many bits: scores differ by as little from those of true
-    float32, and come in half the time. (``python -m tests.experiments.cpu scores DATASET``)
+    float32 (``python -m tests.experiments.cpu scores DATASET``).
     """
     return "fp16" if device.type == "cuda" and precision != "fp32" else "fp32"
 

@@ -136,8 +136,9 @@ class RemoteStore(Store):
         try:
             self._try(name, lambda fs, path: fs.copy_file(source, path), is_long=True)
         except (OSError, StorageError, NotImplementedError):
-            # Such as a file above 5 GB, the most that S3 copies in one call. The caller uploads it
-            # then, so nothing is lost, and a store that is gone is reported by that.
+            # Such as a file above 5 GB, the most that S3 copies in one call, or a file system that
+            # cannot copy, for which pyarrow raises NotImplementedError. The caller uploads it then,
+            # so nothing is lost, and a store that is gone is reported by that.
             return False
         return True
 

@@ -118,6 +118,7 @@ def test_what_waits_is_found():
         lambda: photos().cpu(),
         lambda: photos().tolist(),
     ):
+        # Either, by operator: "meta" has no values to give.
         with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
             waits(reads)
 
