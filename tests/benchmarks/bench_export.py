@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,7 @@ def run(photos: Path, work: Path, *, rounds: int) -> None:
         sides = {"torch": torch_side, **{name: load_onnx(file) for name, file in files.items()}}
         passed = measure(
             {
-                name: cpu_ms(lambda each=each: each.use_threads(1).predict_ab(L))
+                name: cpu_ms(partial(each.use_threads(1).predict_ab, L))
                 for name, each in sides.items()
             },
             rounds=rounds,

@@ -51,7 +51,7 @@ def run(dataset: Path, work: Path, *, rounds: int) -> None:
     script = HERE / "litdata_peer.py"
     with Peer(python_of("litdata"), script, dataset / "train", work / "litdata", str(BATCH)) as lit:
         compare(
-            "load, CPU-ms a sample",
+            "load, CPU-ms per sample",
             cpu_ms(ours, per=len(loader) * min(BATCH, len(samples))),
             {
                 "webdataset": cpu_ms(stock, per=len(samples)),

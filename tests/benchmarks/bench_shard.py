@@ -43,11 +43,11 @@ def run(photos: Path, work: Path, *, size: int, rounds: int, only: set[str]) -> 
     others: dict[str, Side] = {"naive script": theirs} if "shard" in only else {}
     if "img2dataset" in only:
         others["img2dataset"] = img2dataset(readable, work, size)
-    compare("shard, CPU-ms a photo", ours, others, rounds=rounds)
+    compare("shard, CPU-ms per photo", ours, others, rounds=rounds)
 
 
 def img2dataset(photos: list[Path], work: Path, size: int) -> Side:
-    """Its CPU milliseconds a photo, start-up aside."""
+    """Its CPU milliseconds per photo, start-up aside."""
     command = python_of("img2dataset").with_name("img2dataset")
 
     def cpu(photos: list[Path]) -> float:

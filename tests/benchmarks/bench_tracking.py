@@ -5,7 +5,7 @@ Steps are real ones of a small network, with a validation's pictures (8 photos a
 without the observer. The log's own threads share the cores with the steps, as they would.
 
 Predicted before the first measurement: 0.5% of step time where a second core is free (a batch a
-second costs the sender about 10 ms, the observer's own call 0.05 ms a step), 1.5% where none is;
+second costs the sender about 10 ms, the observer's own call 0.05 ms per step), 1.5% where none is;
 the longest block 15 ms, two or three switches of Python's lock while a picture is drawn.
 """
 
@@ -66,7 +66,7 @@ def run(work: Path, *, rounds: int) -> None:
         passed = measure(sides, rounds=rounds)
     finally:
         server.stop()
-    row(f"tracking, ms a step of about {STEP_MS:.0f} ms, on: off", passed["on"], passed["off"])
+    row(f"tracking, ms per step of about {STEP_MS:.0f} ms, on: off", passed["on"], passed["off"])
     blocks.sort()
     print(
         f"the observer kept a step for at most {blocks[-1]:.1f} ms, in the middle "
@@ -120,7 +120,7 @@ def _median_cpu_ms(step: Callable[[], float]) -> float:
 
 
 def _steps(step: Callable[[], float], observer: Observer, blocks: list[float]) -> float:
-    """Milliseconds a step; ``blocks`` gets those of each call of the observer."""
+    """Milliseconds per step; ``blocks`` gets those of each call of the observer."""
     pairs = torch.rand(8, 2, 3, 256, 256) * 50
     terms = {"ab_l1": 0.5, "perceptual": 0.25}
     scores = dict.fromkeys(("psnr", "ssim", "ab_l1", "cf", "auc", "auc_balanced"), 0.5)

@@ -1,4 +1,4 @@
-"""Training on two CPU workers beside one: photos a second, one thread each, eight photos a worker.
+"""Training on two CPU workers vs. one: photos per second, one thread and eight photos per worker.
 
 What `cc train` does on each worker, in two processes that are joined by gloo: Ray starts them, and
 has no part in a step but for the observers (see bench_observers). Both sides are there all the
@@ -28,7 +28,7 @@ SIZE, BATCH, BASE, STEPS = 128, 8, 32, 4
 
 
 def run(*, rounds: int) -> None:
-    """Print the ratio of their photos a second; the target is 1.7."""
+    """Print the ratio of their photos per second; the target is 1.7."""
     with tempfile.TemporaryDirectory() as folder:
         ranks = [_rank(folder, 2, rank) for rank in range(2)]
         alone = [_rank(folder, 1, 0)]
@@ -39,11 +39,11 @@ def run(*, rounds: int) -> None:
         finally:
             for each in (*ranks, *alone):
                 each.close()
-    row("train, ms a photo, 2 workers: 1 worker", passed["two"], passed["one"])
+    row("train, ms per photo, 2 workers: 1 worker", passed["two"], passed["one"])
 
 
 def _turn(ranks: list[Child]) -> Side:
-    """Milliseconds a photo that some steps take, from the first rank's start to the last's end."""
+    """Milliseconds per photo of some steps, from the first rank's start to the last's end."""
 
     def side() -> float:
         started = time.perf_counter()
@@ -102,7 +102,7 @@ def main(folder: str, world: str, rank: str) -> None:
         for batch in training.loader.epoch(0):
             if batch.step == request["steps"]:
                 break
-            training.exchange(*train_step(training, batch), stop=False).read()
+            training.exchange(*train_step(training, batch), stop=False).tensor()
         parent.send()
 
 

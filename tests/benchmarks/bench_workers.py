@@ -59,6 +59,6 @@ def run(photos: Path, work: Path, *, size: int, rounds: int) -> None:
     fresh(plain)()  # every photo is in the page cache now
     sides = {"two": on_ray(2), "one": on_ray(1), "plain": fresh(plain)}
     passed = measure(sides, rounds=rounds, warm=False)
-    row("job, ms a photo, 2 workers: 1 worker", passed["two"], passed["one"])
-    row("job, ms a photo, 1 worker: plain loop", passed["one"], passed["plain"])
+    row("job, ms per photo, 2 workers: 1 worker", passed["two"], passed["one"])
+    row("job, ms per photo, 1 worker: plain loop", passed["one"], passed["plain"])
     shutil.rmtree(work / "workers")

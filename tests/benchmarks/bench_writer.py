@@ -152,7 +152,13 @@ def _sharding(writer: type[unit.ShardWriter], job: PlainJob) -> Side:
 
 def _in_worker(who: str, number: int, photos: Path, work: Path, size: int) -> Callable[[], float]:
     """One of the numbers that a process prints after sharding all photos with a writer."""
-    command = [sys.executable, "-m", __name__, who, photos, work / f"worker-{who}", str(size)]
+    command = [
+        sys.executable,
+        "-m",
+        __name__,
+        who,
+        *map(str, (photos, work / f"worker-{who}", size)),
+    ]
 
     def side() -> float:
         shutil.rmtree(work / f"worker-{who}", ignore_errors=True)

@@ -2,7 +2,7 @@
 
 The same samples in litdata's own format, in chunks of 64 MB and as torch tensors, which it reads
 seven times as fast as NumPy arrays; for each line on standard input one shuffled epoch, and its
-CPU milliseconds a sample on standard output.
+CPU milliseconds per sample on standard output.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ def arrays(shards: Path):
     for path in sorted(shards.glob("*.tar")):
         with tarfile.open(path) as tar:
             for member in tar:
-                if member.name.endswith(".npy"):
-                    yield np.load(io.BytesIO(tar.extractfile(member).read()))
+                file = tar.extractfile(member)
+                if file is not None and member.name.endswith(".npy"):
+                    yield np.load(io.BytesIO(file.read()))
 
 
 def main() -> None:

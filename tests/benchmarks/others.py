@@ -32,8 +32,8 @@ def python_of(name: str) -> Path:
     if not made_from.exists() or made_from.read_text() != pins.read_text():
         shutil.rmtree(folder, ignore_errors=True)
         venv.create(folder, with_pip=True)
-        install = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-        subprocess.run([*install, "--no-deps", "--requirement", pins], check=True)
+        install = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+        subprocess.run([*install, "--no-deps", "--requirement", str(pins)], check=True)
         made_from.write_text(pins.read_text())
     return python
 

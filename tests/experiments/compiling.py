@@ -37,7 +37,7 @@ def measure(way: str) -> None:
     """Print the CPU seconds until the first step has ended, and the time of later ones."""
     torch.set_num_threads(1)
     if way == "whole":
-        network.RepeatsBlocks = ()  # type: ignore[assignment,misc]  # no model is one
+        network.RepeatsBlocks = ()  # type: ignore[assignment, attr-defined]  # no model is one
     palette = fit_palette(np.ones((256, 256), np.int64), bins=64, dataset="0123456789abcdef")
     samples: Any = Noise(4 * (STEPS + 1), 64)
     data = FitData(samples, samples, palette, (0.0, 0.0), "0123456789abcdef")

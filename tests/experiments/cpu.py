@@ -201,7 +201,8 @@ def seeds(dataset: Path) -> None:
 
 def scores(dataset: Path, model: str) -> None:
     """What validation in another precision changes: scores in fp32, and differences to them."""
-    val, exact = Samples(dataset, "val"), {}
+    val = Samples(dataset, "val")
+    exact: dict[str, float] = {}
     for precision in ("fp32", "tf32", "fp16", "bf16"):
         start = load_checkpoint(model)
         network = start.model()

@@ -139,12 +139,11 @@ def palettes(photos: Photos) -> Iterator[tuple[str, float]]:
     lab_u8 = photos.held_out().popitem()[1]
     ab = torch.cat([batch[:, 1:].permute(0, 2, 3, 1).reshape(-1, 2) for batch in lab_u8])
     points = ab.float() - AB_OFFSET
-    for name, options in {
-        "313 k-means": {},
-        "313 k-means, power 0.5": {"power": 0.5},
-        "313 grid": {"method": "grid"},
+    for name, palette in {
+        "313 k-means": fit_palette(histogram),
+        "313 k-means, power 0.5": fit_palette(histogram, power=0.5),
+        "313 grid": fit_palette(histogram, method="grid"),
     }.items():
-        palette = fit_palette(histogram, **options)
         centroids = torch.from_numpy(palette.centroids)
         nearest = [torch.cdist(some, centroids).amin(dim=1) for some in points.split(8192)]
         yield name, float(torch.cat(nearest).square().mean().sqrt())

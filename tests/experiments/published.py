@@ -17,6 +17,7 @@ import sys
 import types
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -78,7 +79,7 @@ def _pretend_torchvision() -> None:
 class _Pretended(types.ModuleType):
     """A module in which every name is a class that nobody makes anything of."""
 
-    __path__: ClassVar[list[str]] = []
+    __path__: ClassVar[list[str]] = []  # type: ignore[misc]
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -115,9 +116,9 @@ def _features(rgb: torch.Tensor) -> torch.Tensor:
     module.interpolate_bilinear_2d_like_tensorflow1x = resized
     plain = module.load_state_dict_from_url
     module.load_state_dict_from_url = lambda *_, **__: {}
-    loading, nn.Module.load_state_dict = nn.Module.load_state_dict, lambda *_, **__: None
-    network = module.FeatureExtractorInceptionV3("made up", ["2048"])
-    nn.Module.load_state_dict, module.load_state_dict_from_url = loading, plain
+    with patch.object(nn.Module, "load_state_dict"):
+        network = module.FeatureExtractorInceptionV3("made up", ["2048"])
+    module.load_state_dict_from_url = plain
     shapes = {name: tuple(x.shape) for name, x in network.state_dict().items()}
     network.load_state_dict(weights(shapes))
     with torch.no_grad():

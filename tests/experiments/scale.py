@@ -26,10 +26,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    from colorcore.dataset.merge import Summary
 
 PHOTOS = 10**9
 NODES, CPUS_PER_NODE = 1000, 16
@@ -42,7 +45,7 @@ FOLDER = 1000
 
 @dataclass(frozen=True)
 class MadeUpStore:
-    """A source that exists in arithmetic alone: ``count`` photos, ``folder`` to a folder."""
+    """A source that exists in arithmetic alone: ``count`` photos, ``folder`` per folder."""
 
     count: int
     folder: int = FOLDER
@@ -113,7 +116,7 @@ def listing(count: int, *, folder: int = FOLDER) -> float:
 
     source = Source("made-up", "folder", MadeUpStore(count, folder))  # type: ignore[arg-type]
     started = time.perf_counter()
-    units = sum(1 for _ in plan_units(Memory(), [source], PHOTOS_PER_UNIT, Counter()))  # type: ignore[arg-type]
+    units = sum(1 for _ in plan_units(Memory(), [source], PHOTOS_PER_UNIT, Counter()))  # type: ignore[arg-type, misc]
     assert units == -(-count // PHOTOS_PER_UNIT)
     return time.perf_counter() - started
 
@@ -144,8 +147,9 @@ def scheduling(count: int) -> float:
     from pipelines.sharding.merge_tasks import UNITS_IN_FLIGHT_PER_CPU
     from pipelines.sharding.plan import Listing, PlannedUnit
 
-    job.shard_unit = _nothing  # type: ignore[assignment]
-    job.units_in_flight = lambda: UNITS_IN_FLIGHT_PER_CPU * NODES * CPUS_PER_NODE
+    job.shard_unit = _nothing  # type: ignore[assignment, attr-defined]
+    in_flight = UNITS_IN_FLIGHT_PER_CPU * NODES * CPUS_PER_NODE
+    job.units_in_flight = lambda: in_flight  # type: ignore[attr-defined]
     settings = layout.ShardSettings(photos_per_unit=PHOTOS_PER_UNIT)
     info = layout.DatasetInfo(settings=settings, sources=("made-up",))
     with ray_session(cpus=2):
@@ -268,7 +272,7 @@ def opening(count: int) -> float:
         return time.perf_counter() - started
 
 
-def _summary(shards: int) -> object:
+def _summary(shards: int) -> Summary:
     from colorcore.dataset.layout import SHARDS_SCHEMA
     from colorcore.dataset.merge import Summary
 

@@ -65,7 +65,7 @@ def train(photos: Photos, out: Path, seed: int, sets: Sequence[str]) -> Trained:
     fit(load_recipe("lite0", [f"train.seed={seed}", *sets]), data, folder)
     best = load_checkpoint(folder / "best")
     model, batches = best.model(), photos.held_out()["test"]
-    scores = {}
+    scores: dict[str, dict[str, float]] = {}
     for name, decoding in (("own", Decoding()), ("shipped", VIVID)):
         known = score_with_baselines(model, batches, best.palette, best.mean_ab, decoding=decoding)
         scores |= {"grey": known["grey"], "constant": known["constant"], name: known["model"]}

@@ -146,13 +146,13 @@ def whole_study(trials: int, slots: int) -> dict[str, float]:
     from tune.search.journal import Journal
     from tune.search.settings import StudySettings
     from tune.studies import driver as driver_module
-    from tune.studies import hooks
     from tune.studies.driver import StudyDriver
-    from tune.trials.layout import Layout
+    from tune.studies.hooks import run_study
+    from tune.trials.layout import Layout, Room
 
-    controller.RayActorManager = SleepingActors  # type: ignore[misc]
-    hooks.Room.has_room = lambda self, running, placed: running < slots  # type: ignore[method-assign]
-    driver_module.has_checkpoint = lambda _: False
+    controller.RayActorManager = SleepingActors  # type: ignore[assignment, attr-defined]
+    Room.has_room = lambda self, running, placed: running < slots  # type: ignore[method-assign]
+    driver_module.has_checkpoint = lambda _: False  # type: ignore[assignment, attr-defined]
     with tempfile.TemporaryDirectory() as folder, ray_session(cpus=1):
         out = open_store(folder)
         search = _search(Path(folder) / "study.log", "random")
@@ -176,7 +176,7 @@ def whole_study(trials: int, slots: int) -> dict[str, float]:
 
         driver_module.StudyDriver._scores = told  # type: ignore[method-assign]
         started, cpu = time.perf_counter(), time.process_time()
-        hooks.run_study(driver)
+        run_study(driver)
         seconds = time.perf_counter() - started
         records = search.records()
         decisions = sum(record.epochs for record in records)

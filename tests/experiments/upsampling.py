@@ -41,9 +41,9 @@ def main() -> None:
                 for way, found in errors_of(rgb, side).items():
                     errors[side, way].append(found)
     print("| px | way | photos | error at edges | error |\n|---|---|---|---|---|")
-    for (side, way), found in errors.items():
-        edge, whole = (spread_of([row[column] for row in found]).mean for column in (0, 1))
-        print(f"| {side} | {way} | {len(found)} | {edge:.2f} | {whole:.2f} |")
+    for (side, way), rows in errors.items():
+        edge, whole = (spread_of([row[column] for row in rows]).mean for column in (0, 1))
+        print(f"| {side} | {way} | {len(rows)} | {edge:.2f} | {whole:.2f} |")
 
 
 def errors_of(rgb: NDArray[np.uint8], side: int) -> dict[str, tuple[float, float]]:

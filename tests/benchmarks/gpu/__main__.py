@@ -140,6 +140,7 @@ def _naive(name: str, settings: Sequence[str], dataset: Path, form: Form) -> Row
     device = torch.device("cuda" if form is GPU else "cpu")
     recipe = load_recipe(name, settings)
     data = open_data(dataset, recipe.data.batch, form.sizes)
+    naive: Naive | None = None
     try:
         naive = Naive(recipe, data.palette, device)
         lab_u8 = data.train.read(np.arange(recipe.data.batch))

@@ -566,7 +566,7 @@ def test_signs_wait_for_the_warm_up_and_speak_at_the_end(brown: FitData, tmp_pat
     recipe = load_recipe("simple", [*overrides, "train.epochs=24", "train.eval_every=8"])
     diary = Diary()
     fit(recipe, brown, tmp_path, observers=[diary])
-    # Four steps an epoch, so a block has 16, four epochs; the first four blocks are youth.
+    # Four steps per epoch, so a block has 16, four epochs; the first four blocks are youth.
     assert [seen(event) for event in diary.validations] == [[], ["grey"], ["grey"]]
     for event in diary.validations:
         assert {"chroma_ratio", "hue_focus", "gain", "cast"} <= event.statistics.keys()
