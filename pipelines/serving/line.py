@@ -198,6 +198,8 @@ class Line:
                 raise AbandonedError
             step(job)
 
+        if job.abandoned:  # during the step before, which could not be stopped
+            raise AbandonedError
         job.step = executor.submit(unless_abandoned)
         await asyncio.wrap_future(job.step)
 

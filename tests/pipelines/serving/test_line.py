@@ -85,8 +85,10 @@ def test_a_client_that_leaves_while_it_waits_frees_its_place(held: Held) -> None
     """One photo is in the network; the other, which waits for it, is never begun."""
     settings = ServeSettings(queue=2, threads=1)
     with running(held.colorizer, settings) as server:
-        clients = [server.upload(len(GREY), GREY) for _ in range(2)]
-        until(lambda: held.begun == 1 and line_of(server)._taken == 2)
+        clients = [server.upload(len(GREY), GREY)]
+        until(lambda: held.begun == 1)
+        clients.append(server.upload(len(GREY), GREY))
+        until(lambda: line_of(server)._taken == 2)
         clients[1].close()
         until(lambda: line_of(server)._taken == 1)
         clients[0].close()
@@ -95,6 +97,40 @@ def test_a_client_that_leaves_while_it_waits_frees_its_place(held: Held) -> None
         held.go.set()
         until(lambda: free(server))
         assert held.begun == 1
+
+
+def test_a_client_that_leaves_while_its_photo_is_opened_frees_its_place(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its place is free as soon as the photo is open, whoever is in the network."""
+    with running(held.colorizer, ServeSettings(queue=2, threads=1)) as server:
+        stays = server.upload(len(GREY), GREY)
+        until(lambda: held.begun == 1)
+        opening, open_it, given_up = threading.Event(), threading.Event(), threading.Event()
+        line = line_of(server)
+        open_pages, give_up = line._open, line._give_up
+
+        def open_when_told(job):
+            opening.set()
+            assert open_it.wait(60)
+            open_pages(job)
+
+        def tell(job, work):
+            give_up(job, work)
+            given_up.set()
+
+        monkeypatch.setattr(line, "_open", open_when_told)
+        monkeypatch.setattr(line, "_give_up", tell)
+        leaves = server.upload(len(GREY), GREY)
+        assert opening.wait(20)
+        leaves.close()
+        assert given_up.wait(20)
+        open_it.set()
+        until(lambda: line._taken == 1)
+        assert held.begun == 1
+        held.go.set()
+        until(lambda: free(server))
+        stays.close()
 
 
 def test_work_that_takes_too_long(held: Held) -> None:
