@@ -383,9 +383,6 @@ def study(
     )  # fmt: skip
 
 
-# -- end of jobs --------------------------------------------------------------------------------
-
-
 # -- commands --------------------------------------------------------------------------------------
 
 
@@ -398,10 +395,11 @@ class Answer:
     stderr: str
 
 
+Run = Callable[..., Answer]
+
+
 @pytest.fixture
-def cc(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Callable[..., Answer]:
+def cc(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Run the command in this process, in an empty folder."""
     from cli.main import main
 

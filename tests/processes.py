@@ -1,14 +1,25 @@
-"""Of a command's processes: where they listen, and what is left once it has ended."""
+"""Processes of commands: one that runs to its end, where others listen, and what they leave."""
 
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 import psutil
 
 AGENTS = ("DashboardAgent", "RuntimeEnvAgent")
 """Ray's idle agents outlive a killed driver by a while; what trains must not."""
+
+
+def run_cc(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own; the fixture ``cc`` runs it in this one, sooner."""
+    return subprocess.run(
+        [sys.executable, "-m", "cli.main", *map(str, arguments)],
+        capture_output=True, text=True, check=False, cwd=cwd, timeout=120,
+    )  # fmt: skip
 
 
 def remaining(family: list[psutil.Process], seconds: float = 60) -> list[str]:

@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -87,12 +88,19 @@ def module_of(root: Path, path: Path) -> str:
 
 def imports_of(path: Path) -> Iterator[tuple[str, str | None]]:
     """Every import in a file, also in functions and under TYPE_CHECKING, as (module, name)."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in _imports_in(path.read_text(encoding="utf-8")):
         if isinstance(node, ast.Import):
             yield from ((alias.name, None) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{path} uses a relative import"
             yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+@cache
+def _imports_in(text: str) -> list[ast.Import | ast.ImportFrom]:
+    """Cached, because every rule reads all files."""
+    nodes = ast.walk(ast.parse(text))
+    return [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
 def graph_of(root: Path) -> dict[str, set[str]]:
@@ -136,11 +144,12 @@ def heavy_imports_in_colorcore(root: Path) -> list[str]:
 
 def rooms_out_of_order(root: Path) -> list[str]:
     wrong = []
+    graph = graph_of(root)
     for floor, lines in ROOMS.items():
         rank = {room: number for number, line in enumerate(lines) for room in line}
         there = {path.stem for path in (root / floor).iterdir() if _is_room(path)}
         wrong += [f"{floor}.{room} has no place in ROOMS" for room in sorted(there - rank.keys())]
-        for module, targets in graph_of(root).items():
+        for module, targets in graph.items():
             here = _room(module, floor)
             for target in targets:
                 other = _room(target, floor)
@@ -500,6 +509,7 @@ def test_private_names_may_stand_in_the_file_named_for_them(tmp_path: Path) -> N
 # -- processes, and the wheel --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "unneeded"),
     [

@@ -94,6 +94,7 @@ def test_each_nth_request_is_told_to_slow_down(flaky_s3: FlakyS3) -> None:
     assert flaky_s3.counts() == {"requests": 9, "counted": 9, "failures": 3}
 
 
+@pytest.mark.slow
 def test_pyarrow_survives_each_third_request_failing_and_not_all(flaky_s3: FlakyS3) -> None:
     bucket = flaky_s3.make_bucket("survive")
     files, root = pyarrow.fs.FileSystem.from_uri(flaky_s3.uri(bucket))
@@ -220,6 +221,7 @@ def test_the_proxy_changes_nothing_that_is_signed(echo: str) -> None:
         assert chunked.endswith(b"4\r\ntwo \r\n6\r\nchunks\r\n0\r\n\r\n")
 
 
+@pytest.mark.slow
 def test_the_server_ends_with_a_test_run_that_is_killed() -> None:
     code = (
         "import time\nfrom tests.servers.s3 import serve_s3\n"

@@ -118,6 +118,7 @@ def test_wrong_calls(cc, models: Path, arguments: list[str], expected: str, monk
     assert "Traceback" not in answer.stderr
 
 
+@pytest.mark.slow
 def test_photos_are_colourized_as_the_checkpoint_says(
     cc, models: Path, tmp_path: Path, scene, jpeg
 ) -> None:
@@ -137,6 +138,7 @@ def test_photos_are_colourized_as_the_checkpoint_says(
     assert not np.array_equal(made["hot"], made["stored"])
 
 
+@pytest.mark.slow
 def test_inspect_shows_the_decoding(cc, models: Path) -> None:
     lines = cc("inspect", models / "bins").stdout.splitlines()
     assert [line.split(maxsplit=1)[1] for line in lines if line.startswith("decoding ")] == [

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_main import cc
+from tests.processes import run_cc
 
 
 @pytest.mark.slow
 def test_a_sound_machine_is_exit_code_0_and_leaves_nothing(tmp_path: Path) -> None:
-    answer = cc("doctor", "--quick", cwd=tmp_path)
+    answer = run_cc("doctor", "--quick", cwd=tmp_path)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     rows = [line.split() for line in answer.stdout.splitlines()]
     assert ["precursor:", "resume", "ok"] in [row[:3] for row in rows]
@@ -25,7 +25,7 @@ def test_a_sound_machine_is_exit_code_0_and_leaves_nothing(tmp_path: Path) -> No
 def test_a_failed_check_is_exit_code_1_and_says_what_to_do(dataset: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(dataset, tmp_path / "dataset")
     shutil.rmtree(copied / "palette", ignore_errors=True)
-    answer = cc("doctor", copied, "--quick", "--json", cwd=tmp_path)
+    answer = run_cc("doctor", copied, "--quick", "--json", cwd=tmp_path)
     assert answer.returncode == 1, answer.stderr
     found = json.loads(answer.stdout)
     (line,) = [check for check in found["checks"] if check["verdict"] == "FAIL"]

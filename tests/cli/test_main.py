@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import cli.main
+from tests.conftest import Run
+from tests.processes import run_cc
 
 HEAVY = {"torch", "ray", "mlflow", "numpy", "pyarrow", "sklearn", "kornia", "cv2", "PIL"}
 COMMANDS = [
@@ -26,13 +28,6 @@ COMMANDS = [
     "doctor",
     "demo",
 ]
-
-
-def cc(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cli.main", *map(str, arguments)],
-        capture_output=True, text=True, check=False, cwd=cwd, timeout=120,
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
@@ -54,24 +49,24 @@ def test_help_takes_under_three_tenths_of_a_second_of_cpu() -> None:
 
     def cpu_s() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert cc("--help").returncode == 0
+        assert run_cc("--help").returncode == 0
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     assert min(cpu_s() for _ in range(5)) < 0.3
 
 
-def test_help_names_every_command() -> None:
+def test_help_names_every_command(cc: Run) -> None:
     answer = cc("--help")
     assert all(f"\n  {command}" in answer.stdout for command in COMMANDS)
 
 
-def test_recipes_lists_and_prints_a_file_that_loads(tmp_path: Path) -> None:
+def test_recipes_lists_and_prints_a_file_that_loads(cc: Run, tmp_path: Path) -> None:
     listing = cc("recipes").stdout
     assert "simple" in listing
     assert "unet-l1" in listing
     printed = cc("recipes", "simple")
-    assert printed.returncode == 0
+    assert printed.code == 0
     (tmp_path / "mine.toml").write_text(printed.stdout)
     from colorcore.recipes.recipe import load_recipe
 
@@ -101,10 +96,10 @@ def test_recipes_lists_and_prints_a_file_that_loads(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_call_is_one_line_that_says_what_to_do(
-    arguments: list[str], code: int, expected: str, tmp_path: Path
+    cc: Run, arguments: list[str], code: int, expected: str
 ) -> None:
-    answer = cc(*arguments, cwd=tmp_path)
-    assert answer.returncode == code, answer.stderr
+    answer = cc(*arguments)
+    assert answer.code == code, answer.stderr
     assert expected in answer.stderr
     assert "Traceback" not in answer.stderr
     assert answer.stdout == ""
@@ -112,16 +107,24 @@ def test_a_wrong_call_is_one_line_that_says_what_to_do(
     assert len(errors) == 1
 
 
-def test_debug_shows_the_traceback() -> None:
-    answer = cc("priors", "nowhere", "--debug")
+def test_an_error_is_one_line_and_its_code_that_of_the_process(tmp_path: Path) -> None:
+    answer = run_cc("priors", "nowhere", cwd=tmp_path)
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("error: ")
+    assert answer.stderr.count("\n") == 1
+    assert answer.stdout == ""
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    answer = run_cc("priors", "nowhere", "--debug", cwd=tmp_path)
     assert answer.returncode == 1
     assert "Traceback" in answer.stderr
     assert "DatasetError" in answer.stderr
 
 
-def test_json_is_one_object(dataset: Path) -> None:
+def test_json_is_one_object(cc: Run, dataset: Path) -> None:
     answer = cc("inspect", dataset, "--json", "--no-picture")
-    assert answer.returncode == 0, answer.stderr
+    assert answer.code == 0, answer.stderr
     assert json.loads(answer.stdout)["train"] > 0
 
 

@@ -83,6 +83,7 @@ def test_what_libraries_print_is_not_on_stdout_beside_the_json() -> None:
             assert f"from {source}" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_a_terminal_that_lacks_characters_gets_others(
     encoding: str, photo_folder: PhotoFolder

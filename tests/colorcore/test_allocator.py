@@ -51,6 +51,7 @@ def measured(**env: str) -> tuple[str, int, int]:
     return told, int(without), int(kept)
 
 
+@pytest.mark.slow
 def test_a_step_gets_the_memory_that_the_step_before_it_freed() -> None:
     told, without, kept = measured()
     assert told == "True"
@@ -58,5 +59,6 @@ def test_a_step_gets_the_memory_that_the_step_before_it_freed() -> None:
     assert kept < without / 4
 
 
+@pytest.mark.slow
 def test_what_a_variable_says_counts() -> None:
     assert measured(MALLOC_TRIM_THRESHOLD_="1000000")[0] == "False"

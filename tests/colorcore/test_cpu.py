@@ -27,6 +27,7 @@ def spins(script: str, **more: str) -> int:
     return int(line.partition("= ")[2].strip("'"))
 
 
+@pytest.mark.slow
 def test_a_commands_threads_wait_passively_unless_the_user_says_otherwise():
     assert spins("import torch") > 0
     assert spins(COMMAND) == 0

@@ -78,6 +78,7 @@ def keys(pipeline) -> list[str]:
 # Every sample once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1, 3, 30])
 def test_a_loader_gets_each_sample_once(made: Path, workers: int) -> None:
     """Also with more workers than there are shards."""
@@ -87,6 +88,7 @@ def test_a_loader_gets_each_sample_once(made: Path, workers: int) -> None:
     check(list(loader), truth(made))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_both_splits_without_copies(dataset: Path, split: str) -> None:
     check(list(colorcore.webdataset(str(dataset), split, shuffle=0)), truth(dataset, split))
@@ -159,6 +161,7 @@ def test_ranks_and_workers_together_read_the_split(
 # The order
 
 
+@pytest.mark.slow
 def test_seed_and_epoch_alone_decide_the_order(made: Path) -> None:
     one = colorcore.webdataset(made, seed=1, epoch=5)
     order = keys(one)
@@ -213,6 +216,7 @@ def test_a_bucket_gives_the_same_samples_in_the_same_order(
     assert not (tmp_path / "cache").exists()  # streamed
 
 
+@pytest.mark.slow
 def test_a_store_that_fails_for_a_moment(made: Path, bucket: str, flaky_s3, monkeypatch) -> None:
     monkeypatch.setattr("colorcore.storage.remote.FIRST_PAUSE_S", 0.01)
     pipeline = colorcore.webdataset(flaky_s3.uri(bucket, "set"))
@@ -312,6 +316,7 @@ def test_no_such_split(dataset: Path) -> None:
 # The package
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_nothing_heavy() -> None:
     code = (
         "import sys, colorcore\n"

@@ -140,6 +140,7 @@ def test_a_validation_waits_once_per_batch_at_its_end(data: FitData):
     assert list(own._per_photo(photos(), photos()))[-1] == "ssim"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", recipe_names())
 def test_no_recipe_waits_within_a_step(data: FitData, name: str):
     settings = ["data.batch=4", *([] if "lite" in name else ["model.channels=8"])]

@@ -114,6 +114,7 @@ def job(tmp_path: Path) -> Job:
 ADDRESS = f"127.0.0.1:{20000 + 4711 % 1500 * 8}"
 
 
+@pytest.mark.slow
 def test_a_cluster_of_all_nodes_runs_the_command_and_goes(job: Job) -> None:
     process = job.start("cc", "0", "a b")
     said, _ = process.communicate(timeout=120)
@@ -155,6 +156,7 @@ def test_the_token_is_a_file_and_nowhere_else(job: Job) -> None:
     assert job.lines("requeued") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "state", "again"),
     [

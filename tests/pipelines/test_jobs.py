@@ -48,6 +48,7 @@ def photos(scene, jpeg, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_priors_are_the_same_bytes_every_time(dataset: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(dataset, tmp_path / "dataset")
     report = make_palette(copy, bins=24)
@@ -75,6 +76,7 @@ def test_priors_of_a_dataset_that_another_command_writes(dataset: Path, tmp_path
     assert not (copy / "palette").exists()
 
 
+@pytest.mark.slow
 def test_priors_take_anyones_centroids(dataset: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(dataset, tmp_path / "dataset")
     theirs = np.array([[0.0, 0.0], [40.0, 30.0], [-30.0, 10.0]])

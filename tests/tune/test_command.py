@@ -52,6 +52,7 @@ def test_the_study_table_reaches_the_search(dry_run, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_how_trials_are_sampled_and_stopped(dry_run, tmp_path: Path) -> None:
     file = tmp_path / "space.toml"
     file.write_text('["optim.lr"]\nlog = [1e-4, 1e-2]\n["data.flip"]\nchoices = [true, false]\n')
@@ -103,6 +104,7 @@ def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join(printed.replace("│", " ").split())
 
 
+@pytest.mark.slow
 def test_the_default_is_the_best_recipe_and_a_space_centred_on_it(dry_run) -> None:
     own = load_recipe(DEFAULT)
     words = ("--json", "--set", "data.batch=4")

@@ -83,6 +83,7 @@ def test_the_naive_loop_learns_what_the_loop_does(data: FitData, tmp_path: Path)
     assert losses[0] != pytest.approx(losses[2], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_naive_loop_of_a_gan_trains_both_networks(data: FitData, tmp_path: Path):
     recipe = load_recipe("gan", settings_of("gan", CPU, tmp_path)[0])
     naive = Naive(recipe, data.palette, torch.device("cpu"))
@@ -93,6 +94,7 @@ def test_the_naive_loop_of_a_gan_trains_both_networks(data: FitData, tmp_path: P
         assert not torch.equal(old, next(net.parameters()))
 
 
+@pytest.mark.slow
 def test_a_unet_of_64_channels_takes_289_gflop_per_photo_of_256_pixels(data: FitData):
     """Counted by hand for three passes, of which the first layer needs two; at 64 px a 16th.
 
@@ -158,6 +160,7 @@ def test_recipes_without_targets_are_not_compiled_on_a_gpu(tmp_path: Path):
     assert off not in settings_of("guide", CPU, tmp_path, compiles=False)[0]
 
 
+@pytest.mark.slow
 def test_a_recipe_for_which_no_time_is_left_is_skipped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

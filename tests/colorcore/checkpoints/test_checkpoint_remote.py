@@ -100,6 +100,7 @@ def test_nothing_of_a_replaced_one_is_left(saved, s3_server, bucket, out) -> Non
     assert record["files"].keys() == {"model", "palette", "training"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [False, True], ids=["first", "later"])
 def test_killed_at_any_moment_the_old_one_or_the_new_one_is_there(
     saved, s3_server, bucket, out, before: bool, monkeypatch: pytest.MonkeyPatch
@@ -223,6 +224,7 @@ def test_no_temporary_file_is_left(saved, out, tmp_path: Path, monkeypatch) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_store_that_fails_in_passing_is_asked_again(saved, flaky_s3, quick, bucket) -> None:
     out = open_store(flaky_s3.uri(bucket, "model"))
     flaky_s3.set("every:3")
@@ -230,6 +232,7 @@ def test_a_store_that_fails_in_passing_is_asked_again(saved, flaky_s3, quick, bu
     assert same_tensors(load_checkpoint(out.below("last"), training=True).training, saved.training)
 
 
+@pytest.mark.slow
 def test_a_training_whose_out_is_remote_ends_as_one_here(out, tmp_path: Path) -> None:
     """Killed in the middle of an epoch, and resumed from the store."""
     photos = Photos(21, seed=0)
@@ -288,6 +291,7 @@ def test_a_store_that_cannot_copy_gets_a_second_upload(
     assert same_tensors(load_checkpoint(out.below("last"), training=True).weights, saved.weights)
 
 
+@pytest.mark.slow
 def test_only_a_file_of_the_same_bucket_can_be_copied(s3_server, bucket, out, tmp_path) -> None:
     out.write("one", b"bytes")
     assert out.copy_from(out, "one", "two")

@@ -230,6 +230,7 @@ def test_a_full_disk_leaves_the_old_one_and_says_so(trained: Checkpoint, tmp_pat
 # Kills
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["tensors", "record", "swap"])
 def test_killed_in_the_middle_of_a_write_the_previous_one_is_there(
     trained: Checkpoint, tmp_path: Path, place: str

@@ -46,6 +46,7 @@ def test_kmeans_of_the_histogram_is_as_good_as_kmeans_of_the_pixels():
     assert palette.about["rms_error"] == pytest.approx(math.sqrt(ours / len(pixels)), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_densest_histogram_is_fitted_in_seconds_and_as_well_as_without_limits():
     import sklearn.cluster
     from threadpoolctl import threadpool_limits

@@ -140,6 +140,7 @@ def test_a_colour_is_fitted_alike_among_few_and_many_that_do_not_fit(vivid: floa
     np.testing.assert_allclose(b[:, ::100], alone[1][:, ::100], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_chroma_that_is_not_looked_up_fits_for_every_hue():
     L, hue = np.meshgrid(np.linspace(0, 100, 2001), np.linspace(0, 2 * np.pi, 361))
     sure = _sure_chroma()[np.float32(L).astype(np.uint8)]

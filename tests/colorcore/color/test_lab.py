@@ -71,6 +71,7 @@ def delta_e(one, other):
 # Stored LAB
 
 
+@pytest.mark.slow
 def test_every_srgb_colour_is_stored_within_a_delta_e_of_0_8():
     worst, off_by_one = 0.0, 0
     for red in range(256):

@@ -26,6 +26,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return weight_files(tmp_path_factory.mktemp("weights"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", CHANNELS)
 def test_lpips_is_that_of_its_package(files: dict[str, Path], net: str):
     lpips = open_lpips([files[f"{net} linear"], files[net]])[net]

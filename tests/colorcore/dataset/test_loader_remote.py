@@ -140,6 +140,7 @@ def mapped_but_gone(folder: Path) -> int:
     return len({line for line in lines if str(folder) in line and line.endswith("(deleted)")})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 def test_the_cache_stays_within_its_bound(local, bucket, s3_server, tmp_path) -> None:
     here = Samples(local, "train")
@@ -263,6 +264,7 @@ def test_processes_share_a_cache_and_fetch_a_shard_once(local, bucket, s3_server
     assert not list(tmp_path.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_while_it_fetches_holds_up_nobody(
     local, bucket, flaky_s3: FlakyS3, tmp_path
 ) -> None:
@@ -284,6 +286,7 @@ def test_a_process_that_is_killed_while_it_fetches_holds_up_nobody(
     assert not list(tmp_path.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_gone_is_named(local, s3_server, tmp_path) -> None:
     bucket = upload(s3_server, "loader-gone", local)
     samples = remote(s3_server.uri(bucket, "set"), tmp_path)
@@ -331,6 +334,7 @@ def test_a_shard_mended_in_its_bucket_is_read_again(local, s3_server, tmp_path) 
     assert torch.equal(samples.read(np.array([0])), Samples(local, "train").read(np.array([0])))
 
 
+@pytest.mark.slow
 def test_the_other_commands_take_a_dataset_in_a_bucket(
     local, s3_server, tmp_path, monkeypatch, capsys
 ) -> None:

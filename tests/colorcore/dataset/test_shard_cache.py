@@ -305,6 +305,7 @@ def _used(folder: Path) -> int:
     return sum(sizes.values())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_processes_together_keep_the_bound(remote: Path, folder: Path) -> None:
     results = SPAWN.Queue()

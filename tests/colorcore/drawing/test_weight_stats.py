@@ -89,6 +89,7 @@ def test_the_csv_gives_the_histogram_back(parameters) -> None:
         assert float(line["std"]) == pytest.approx(row.std, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_picture_is_wide_and_the_same_each_time(parameters) -> None:
     rows = model_stats(parameters)
     data = draw_weights(rows, "a title")

@@ -93,6 +93,7 @@ def check(saved: Checkpoint) -> None:
     assert made.decoding == full.decoding
 
 
+@SLOW
 def test_a_unet_is_exported_with_its_batch_norms_folded() -> None:
     saved = checkpoint("unet-l1", ["model.depth=2"])
     check(saved)

@@ -257,6 +257,7 @@ def summed(lab_pred: torch.Tensor, lab_true: torch.Tensor, balance: torch.Tensor
     return parts[0].compute()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("large", [False, True], ids=["all pixels", "every other pixel"])
 @pytest.mark.parametrize("chroma", [0.2, 0.35, 0.7])
 def test_a_validation_reads_what_a_sweep_does(palette: Palette, chroma: float, large: bool):

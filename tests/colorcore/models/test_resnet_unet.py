@@ -104,6 +104,7 @@ def test_channels_last_gives_the_same_answer(model: ResNetUNet):
     torch.testing.assert_close(answer, expected, atol=1e-2, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_it_is_one_graph_for_the_compiler(model: ResNetUNet):
     L_norm = torch.rand(1, 1, 33, 32)
     with torch.no_grad():

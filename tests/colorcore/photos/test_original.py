@@ -496,6 +496,7 @@ print((status("VmHWM") - before) / original.pixels.nbytes)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the peak of its memory")
 @pytest.mark.parametrize(
     ("suffix", "kind", "most"),

@@ -379,6 +379,7 @@ print((peak() - before) / 16e6)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the peak of its memory")
 def test_transparency_costs_little_memory():
     """Of a pixel, Pillow holds 4 bytes and the result 3; the rest is converted in bands."""

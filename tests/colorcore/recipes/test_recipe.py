@@ -456,6 +456,7 @@ def test_importing_recipes_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_checking_recipes_does_not_wake_torchs_compiler():
     code = (
         "import sys\nfrom colorcore.recipes.recipe import load_recipe, recipe_names\n"

@@ -41,6 +41,7 @@ def test_it_is_the_mean_over_pairs_of_different_photos(N: int, d: int, seed: int
     assert kernel_distance(x, y).value == pytest.approx(by_loops(x, y), rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.slow
 @given(size=st.integers(2, 3), M=st.integers(3, 5), seed=st.integers(0, 99))
 @settings(deadline=None, max_examples=20)
 def test_it_is_unbiased_for_few_photos_although_they_are_paired(size: int, M: int, seed: int):

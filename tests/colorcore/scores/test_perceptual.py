@@ -68,6 +68,7 @@ def test_grey_and_turned_hues_are_told_from_real_photos_and_less_chroma_is_not(s
     assert scores["paler"]["perceptual_lite0"] < 0.03
 
 
+@pytest.mark.slow
 def test_kid_is_that_of_the_classifiers_own_features(scores, photos):
     """What its last layer multiplies, at 224 px, with scikit-learn's kernel."""
     network, seen = EfficientNetLite("lite0", classifier=True).eval(), []
@@ -96,6 +97,7 @@ def test_the_distance_is_the_value_of_the_loss_term(scores, photos):
     assert scores["grey"]["perceptual_lite0"] == pytest.approx(expected.item(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_batches_do_not_matter_and_the_model_is_what_was_predicted(scores, photos):
     made = PerceptualScores({})
     made.update(half_turn(photos[:1]), photos[:1])
@@ -113,6 +115,7 @@ def test_photos_of_imagenets_size_pass_the_network_once_and_smaller_ones_twice()
     assert [tuple(each[2:]) for each in calls[4:]] == 2 * [(224, 230)]
 
 
+@pytest.mark.slow
 def test_of_more_photos_than_the_limit_kid_takes_a_sample_the_distance_all(photos):
     made, whole = PerceptualScores({}, limit=5), PerceptualScores({})
     for scores in (made, whole):

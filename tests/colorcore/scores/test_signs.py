@@ -447,6 +447,7 @@ def brown() -> FitData:
 MSE = "loss_options={weighted_mse = {grey = 1.0, saturated = 1.0}}"
 
 
+@pytest.mark.slow
 def test_plain_mse_at_a_tenfold_rate_is_sepia(brown: FitData, tmp_path: Path):
     validation = train(tmp_path, brown, MSE, "optim.lr=1e-2", "train.epochs=12")
     assert "sepia" in seen(validation)
@@ -480,6 +481,7 @@ def test_nothing_but_saturation_is_vivid_and_of_one_hue(brown: FitData, tmp_path
     assert validation.statistics["chroma_ratio"] > 0.7
 
 
+@pytest.mark.slow
 def test_an_rgb_head_without_a_luminance_term_has_the_wrong_brightness(
     brown: FitData, tmp_path: Path
 ):
@@ -505,6 +507,7 @@ def test_photos_with_a_purple_cast_teach_one(brown: FitData, tmp_path: Path):
     assert "purple_cast" in seen(validation)
 
 
+@pytest.mark.slow
 def test_what_knows_only_red_from_green_is_two_tone(tmp_path: Path):
     data = data_for(Painted(64, by_lightness, seed=0), Painted(24, by_lightness, seed=1))
     loss = "loss={ab_l1 = 1.0}"
@@ -517,6 +520,7 @@ def test_what_knows_only_red_from_green_is_two_tone(tmp_path: Path):
     assert sign in without_excused(validation.signs, {**validation.statistics, "gain": 0.004})
 
 
+@pytest.mark.slow
 def test_a_model_of_gaudier_photos_is_over_saturated(tmp_path: Path):
     data = data_for(
         Painted(64, lambda lab: 1.5 * by_lightness(lab), seed=0),
@@ -526,6 +530,7 @@ def test_a_model_of_gaudier_photos_is_over_saturated(tmp_path: Path):
     assert "over_saturated" in seen(validation)
 
 
+@pytest.mark.slow
 def test_a_model_that_learned_its_photos_has_no_signs(tmp_path: Path):
     photos = Photos(8, seed=0, size=SIDE)
     validation = train(
@@ -536,6 +541,7 @@ def test_a_model_that_learned_its_photos_has_no_signs(tmp_path: Path):
     assert validation.statistics["gain"] > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lr", "oscillates"), [("5e-2", True), ("2e-3", False)])
 def test_a_rate_that_is_too_high_to_settle_oscillates(tmp_path: Path, lr: str, oscillates: bool):
     """Eight photos by heart, without a schedule that would calm down by itself."""
@@ -545,6 +551,7 @@ def test_a_rate_that_is_too_high_to_settle_oscillates(tmp_path: Path, lr: str, o
     assert ("oscillating" in seen(validation)) == oscillates
 
 
+@pytest.mark.slow
 def test_a_rate_that_is_far_too_high_diverges(brown: FitData, tmp_path: Path):
     validation = train(
         tmp_path, brown, "optim.lr=9", "optim.clip=none", "optim.schedule=constant",
@@ -553,6 +560,7 @@ def test_a_rate_that_is_far_too_high_diverges(brown: FitData, tmp_path: Path):
     assert "diverged" in seen(validation)
 
 
+@pytest.mark.slow
 def test_a_rate_that_is_far_too_low_is_a_plateau(brown: FitData, tmp_path: Path):
     validation = train(tmp_path, brown, "optim.lr=1e-8", "train.epochs=70", "model.channels=2")
     assert seen(validation) == ["grey", "plateaued"]
@@ -561,6 +569,7 @@ def test_a_rate_that_is_far_too_low_is_a_plateau(brown: FitData, tmp_path: Path)
 # In the training loop
 
 
+@pytest.mark.slow
 def test_signs_wait_for_the_warm_up_and_speak_at_the_end(brown: FitData, tmp_path: Path):
     overrides = ["model.channels=2", "model.depth=2", "data.batch=16", "optim.lr=1e-8"]
     recipe = load_recipe("simple", [*overrides, "train.epochs=24", "train.eval_every=8"])
@@ -576,6 +585,7 @@ def test_signs_wait_for_the_warm_up_and_speak_at_the_end(brown: FitData, tmp_pat
     assert [seen(event) for event in diary.validations] == [[], ["grey"]]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_finds_the_signs_of_one_that_never_stopped(brown: FitData, tmp_path: Path):
     recipe = load_recipe(
         "simple",
@@ -606,6 +616,7 @@ def test_checkpoints_of_before_are_resumed_without_a_history(brown: FitData, tmp
     assert load_checkpoint(tmp_path / "last", training=True).history == []
 
 
+@pytest.mark.slow
 def test_the_loss_of_steps_is_what_the_history_has_seen(brown: FitData, tmp_path: Path):
     diary = Diary()
     recipe = load_recipe(

@@ -32,6 +32,7 @@ def table_of(notices: list[str]) -> dict[str, tuple[float, float]]:
     }
 
 
+@pytest.mark.slow
 def test_a_profile_has_a_row_per_phase_and_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

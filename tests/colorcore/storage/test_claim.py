@@ -101,6 +101,7 @@ def test_a_claim_can_be_repeated_and_leaves_nothing(out: Store) -> None:
     assert out.names("") == ["result"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("out", ["folder without locks", "s3"], indirect=True)
 def test_a_dead_writer_on_another_machine_is_waited_for_and_replaced(
     out: Store, caplog: pytest.LogCaptureFixture

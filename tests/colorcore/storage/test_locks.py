@@ -113,6 +113,7 @@ except ImportError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["colorcore.dataset.loader", "colorcore.training.fit"])
 def test_the_library_imports_where_there_is_no_fcntl(module: str) -> None:
     """As on Windows: the last import shows that the blocker works."""

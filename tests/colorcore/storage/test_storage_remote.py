@@ -130,6 +130,7 @@ def test_a_listing_is_sorted_by_bytes_however_keys_are(s3_server, bucket, store)
     assert open_store(s3_server.uri(bucket)).names("") == ["top-secret"]
 
 
+@pytest.mark.slow
 def test_more_names_than_one_answer_holds(s3_server, bucket, store) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: s3_server.put(bucket, f"top/{i:05d}", b""), range(1003)))
@@ -238,6 +239,7 @@ def test_a_read_goes_on_where_it_was_when_the_store_is_back(
     assert read == BIG[:100_000]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["all", "drop:1"])
 def test_what_always_fails_is_one_line_with_name_and_cause(
     rule: str, quick, monkeypatch, flaky_s3: FlakyS3, bucket, tmp_path: Path
@@ -288,6 +290,7 @@ def failure(call) -> str:
     return message
 
 
+@pytest.mark.slow
 def test_the_pauses_grow(monkeypatch, flaky_s3: FlakyS3, bucket) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(
@@ -315,6 +318,7 @@ def test_a_forked_process_opens_connections_of_its_own(bucket, s3_server) -> Non
     assert os.read(read, 10) == b"own"
 
 
+@pytest.mark.slow
 def test_no_answer_ends_after_the_time_for_a_request(
     monkeypatch, quick, flaky_s3: FlakyS3, bucket
 ) -> None:
@@ -449,6 +453,7 @@ def test_what_a_killed_process_left_is_dropped_below_the_store_only(
     assert uploads(s3_server, bucket) == ["other", "top-secret/c"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "said"),
     [
@@ -469,6 +474,7 @@ def test_a_store_that_keeps_a_command_waiting_is_named(
     assert caplog.messages == [line.format(file=store.show("file")) for line in said]
 
 
+@pytest.mark.slow
 def test_a_transfer_is_named_only_once_it_has_failed(
     flaky_s3: FlakyS3, bucket, monkeypatch, caplog
 ) -> None:
@@ -483,6 +489,7 @@ def test_a_transfer_is_named_only_once_it_has_failed(
     assert line.startswith(f"waiting for {store.show('file')}, which failed once: ")
 
 
+@pytest.mark.slow
 def test_a_store_that_refuses_to_list_uploads_is_left_alone(
     quick, flaky_s3: FlakyS3, bucket
 ) -> None:

@@ -55,6 +55,7 @@ def changed(folder: Path) -> list[bool]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sets", "expected"),
     [
@@ -69,6 +70,7 @@ def test_only_what_the_recipe_says_learns(sets, expected, data: FitData, tmp_pat
     assert changed(tmp_path / "last") == expected
 
 
+@pytest.mark.slow
 def test_it_learns_from_the_epoch_on_that_the_recipe_names(data: FitData, tmp_path: Path) -> None:
     recipe = recipe_of("optim.encoder_lr=0.1", "optim.freeze_epochs=1")
     frozen = recipe_of("train.epochs=1", "optim.encoder_lr=0.1", "optim.freeze_epochs=1")
@@ -78,6 +80,7 @@ def test_it_learns_from_the_epoch_on_that_the_recipe_names(data: FitData, tmp_pa
     assert all(changed(tmp_path / "two" / "last"))
 
 
+@pytest.mark.slow
 def test_a_training_resumed_before_or_after_that_epoch_is_the_same(
     data: FitData, tmp_path: Path
 ) -> None:

@@ -126,6 +126,7 @@ def test_another_network_is_trained_in_the_place_of_the_recipes(data: FitData, t
     close(network.state_dict(), before)
 
 
+@pytest.mark.slow
 def test_shards_on_disk_train_as_the_same_photos_in_memory(dataset: Path, tmp_path: Path):
     """Which is also what makes the photos in memory, of all other tests here, fair ones."""
     splits = [Samples(dataset, split) for split in ("train", "val")]
@@ -202,6 +203,7 @@ def test_a_checkpoint_says_what_it_was_trained_on_and_scores_as_it_says(
     assert again.compute() == pytest.approx(scores, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_training_with_a_discriminator_is_this_plain_loop(data: FitData, tmp_path: Path):
     """By hand: both losses written out, both networks updated against each other as they were."""
     recipe = recipe_of(
@@ -294,6 +296,7 @@ def test_a_loss_that_is_no_number_stops_the_run(
     assert all(value.isfinite().all() for value in weights_of(tmp_path / "last").values())
 
 
+@pytest.mark.slow
 def test_a_model_of_bins_is_trained_with_the_datasets_palette(data: FitData, tmp_path: Path):
     parts = {
         "model": {"name": "resnet-unet", "channels": 4, "bins": 8},
@@ -421,6 +424,7 @@ def out_of_patience(validations: list[ValidationEvent], patience: int) -> int:
     return bests.index("." * patience) + patience
 
 
+@pytest.mark.slow
 def test_a_training_out_of_patience_ends_with_that_validation(data: FitData, tmp_path: Path):
     patient, hasty, again = Diary(), Diary(), Diary()
     fit(recipe_of(*WORSENING), data, tmp_path / "patient", observers=[patient])
@@ -441,6 +445,7 @@ def test_a_training_out_of_patience_ends_with_that_validation(data: FitData, tmp
     assert (again.steps, again.validations) == ([], [])
 
 
+@pytest.mark.slow
 def test_a_resumed_training_remembers_how_long_it_has_waited(data: FitData, tmp_path: Path):
     recipe = recipe_of(*WORSENING, "train.patience=2")
     whole, rest = Diary(), Diary()

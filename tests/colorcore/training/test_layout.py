@@ -22,6 +22,7 @@ def is_last(x: Tensor) -> bool:
     return x.shape[1] == 1 or x.shape[2] * x.shape[3] == 1 or x.stride(1) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_activation_is_channels_last(
     name: str, data: FitData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

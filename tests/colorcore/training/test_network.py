@@ -67,6 +67,7 @@ FAILING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", FAILING)
 @pytest.mark.parametrize("more", [(), JUDGED], ids=["", "gan"])
 def test_a_compiler_that_fails_is_done_without_and_leaves_no_trace(
@@ -106,6 +107,7 @@ def test_an_error_of_the_model_is_not_taken_for_one_of_the_compiler(
         train_step(training, next(iter(training.loader.epoch(0))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [EVERYTHING_RANDOM, JUDGED])
 def test_a_compiled_training_is_the_same_and_compiled_once(
     data: FitData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
@@ -131,6 +133,7 @@ def bins_recipe(setting: str) -> Any:
     return load_recipe("bins", settings)
 
 
+@pytest.mark.slow
 def test_repeated_blocks_are_compiled_once(
     data: FitData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -152,6 +155,7 @@ def test_repeated_blocks_are_compiled_once(
     close(training.model.state_dict(), plain.model.state_dict(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_encoder_that_begins_to_learn_is_compiled_again(
     data: FitData, monkeypatch: pytest.MonkeyPatch
 ):

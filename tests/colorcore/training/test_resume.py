@@ -47,6 +47,7 @@ MODES = {
 }
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes(data: FitData, tmp_path: Path):
     recipe = recipe_of(*EVERYTHING_RANDOM)
     torch.manual_seed(1)
@@ -78,6 +79,7 @@ def test_each_setting_that_is_random_has_an_effect(data: FitData, tmp_path: Path
     assert not torch.equal(without["head.weight"], with_["head.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_at", [7, 14])
 @pytest.mark.parametrize("more", MODES.values(), ids=MODES)
 def test_a_killed_run_that_is_resumed_ends_as_one_that_never_was(
@@ -162,6 +164,7 @@ def test_a_fused_optimizer_goes_on_from_another_and_back(
     close(second.model.state_dict(), whole.model.state_dict(), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", MODES.values(), ids=MODES)
 def test_a_run_that_is_stopped_writes_last_at_that_step_and_ends_as_one_that_never_was(
     data: FitData, tmp_path: Path, more: tuple[str, ...]
@@ -197,6 +200,7 @@ def test_a_run_that_is_stopped_writes_last_at_that_step_and_ends_as_one_that_nev
     assert bytes_of(tmp_path / "parts") == bytes_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("killed_at", "goes_on"), [(3, 0), (6, 5), (9, 8), (12, 12)])
 def test_a_run_that_saves_within_epochs_goes_on_from_there(
     data: FitData, tmp_path: Path, killed_at: int, goes_on: int
@@ -215,6 +219,7 @@ def test_a_run_that_saves_within_epochs_goes_on_from_there(
     assert bytes_of(tmp_path / "parts") == bytes_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_what_is_saved_within_epochs_changes_nothing_else(data: FitData, tmp_path: Path):
     fit(recipe_of(), data, tmp_path / "without")
     fit(recipe_of("train.save_every=2"), data, tmp_path / "with")
@@ -224,6 +229,7 @@ def test_what_is_saved_within_epochs_changes_nothing_else(data: FitData, tmp_pat
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_a_run_killed_between_best_and_last_loses_neither(
     data: FitData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
@@ -277,6 +283,7 @@ def test_what_does_not_fit_is_not_resumed(data: FitData, tmp_path: Path):
         fit(recipe, data, tmp_path, resume=load_checkpoint(tmp_path / "best"))
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_choosing_has_a_decoding_after_all(
     data: FitData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -36,6 +36,7 @@ from tests.colorcore.training.made_up import (
 )
 
 
+@pytest.mark.slow
 def test_a_model_that_answers_in_bins_starts_from_palette_and_pretrained_weights(
     data: FitData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
@@ -182,6 +183,7 @@ def test_the_average_is_what_is_scored_and_saved(data: FitData, tmp_path: Path):
     assert torch.equal(saved["head.weight"], training.average.state_dict()["head.weight"])
 
 
+@pytest.mark.slow
 def test_accumulating_over_halves_is_training_on_the_whole(data: FitData, tmp_path: Path):
     """With group norm, whose answer for a photo does not depend on the others."""
     for parts in (1, 2):

@@ -33,6 +33,7 @@ def late(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps_module, "steps_late", lambda _: 1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("late")
 def test_late_numbers_change_nothing_but_when_they_are_read(
     data: FitData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

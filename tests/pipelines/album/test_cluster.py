@@ -434,6 +434,7 @@ def test_what_a_cluster_cannot_do(album: Path, tmp_path: Path, capsys) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_without_an_address_no_ray_is_needed(album: Path, tmp_path: Path) -> None:
     code = (
         "import sys\nsys.modules['ray'] = None\nfrom cli.main import main\n"

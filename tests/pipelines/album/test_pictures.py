@@ -139,6 +139,7 @@ def test_every_page_of_a_tiff(grey, tmp_path: Path) -> None:
     assert why == "expected one picture for .png, got 3 pages; use --format tif"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["a.png", "A.PNG"])
 def test_a_photo_that_becomes_png_to_lose_nothing(other: str, grey, tmp_path: Path) -> None:
     """It takes no other photo's name, and is found again."""
@@ -400,6 +401,7 @@ def test_a_regression_has_one_version(grey, tmp_path: Path) -> None:
 # A pipe
 
 
+@pytest.mark.slow
 def test_a_pipe_gives_what_a_file_gives(grey, tmp_path: Path) -> None:
     photo = made(tmp_path / "in", "a.png", grey)
     (path,) = colorize_photos(START, [str(photo)], tmp_path / "out").written

@@ -72,12 +72,14 @@ def test_a_sound_dataset_passes_and_the_precursor_learns_from_it(
     assert json.loads(json.dumps(found.facts()))["fail"] == 0
 
 
+@pytest.mark.slow
 def test_without_a_dataset_photos_are_made_up(tmp_path: Path) -> None:
     verdicts = by_name(health(None, tmp_path))
     assert verdicts["precursor: made-up photos"] == "ok"
     assert verdicts["precursor: learning"] == "ok"
 
 
+@pytest.mark.slow
 def test_a_damaged_dataset_is_told_from_damaged_machinery(copied: Path, tmp_path: Path) -> None:
     shard = sorted(copied.glob("train/*.tar"))[0]
     shard.write_bytes(shard.read_bytes()[:-20_000])
@@ -113,6 +115,7 @@ def test_made_up_photos_that_cannot_be_read_stop_the_proofs(tmp_path, monkeypatc
     assert not {"precursor: learning", "precursor: batching"} & set(verdicts)
 
 
+@pytest.mark.slow
 def test_a_dataset_in_a_bucket(dataset_with_palette, s3_server, monkeypatch, tmp_path) -> None:
     s3_server.make_bucket("doctor")
     for path in dataset_with_palette.rglob("*"):

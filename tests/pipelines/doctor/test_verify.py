@@ -23,8 +23,8 @@ from pipelines.errors import WrongCallError
 from pipelines.sharding.merge_tasks import merge_units
 from pipelines.sharding.task import shard_unit
 from pipelines.sources.source import open_sources
-from tests.cli.test_main import cc
 from tests.colorcore.dataset.units import files_of, tars_of
+from tests.processes import run_cc
 
 
 def verified(dataset: Path) -> Verified:
@@ -74,6 +74,7 @@ def test_a_sound_dataset(dataset: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_every_wrong_byte_of_a_tar_is_found_and_its_sample_named(
@@ -255,24 +256,24 @@ def test_the_advice_repairs_the_dataset(photo_folder, build_dataset, tmp_path: P
 @pytest.mark.slow
 def test_the_commands_from_outside(photo_folder, tmp_path: Path) -> None:
     shard = ("shard", photo_folder.path, "d", "--size=32", "--photos-per-unit=10")
-    assert cc(*shard, cwd=tmp_path).returncode == 0
-    assert cc("priors", "d", "--bins=8", cwd=tmp_path).returncode == 0
+    assert run_cc(*shard, cwd=tmp_path).returncode == 0
+    assert run_cc("priors", "d", "--bins=8", cwd=tmp_path).returncode == 0
     sound = files_of(tmp_path / "d")
     doctor = ("doctor", "d", "--verify", "--quick")
     for number, tar in enumerate(tars_of(tmp_path / "d")[:2]):
         data = bytearray(tar.read_bytes())
         data[1000 * (number + 1)] ^= 255
         tar.write_bytes(bytes(data))
-    answer = cc(*doctor, cwd=tmp_path)
+    answer = run_cc(*doctor, cwd=tmp_path)
     assert answer.returncode == 1
     assert "damaged\ntrain/000000-000.tar, sample 000000-" in answer.stdout
-    found = json.loads(cc(*doctor, "--json", cwd=tmp_path).stdout)
+    found = json.loads(run_cc(*doctor, "--json", cwd=tmp_path).stdout)
     assert len(found["damage"]) == 2
     for place in found["damage"]:
         (tmp_path / "d" / place["remove"]).unlink(missing_ok=True)
-    assert cc(*shard, cwd=tmp_path).returncode == 0
+    assert run_cc(*shard, cwd=tmp_path).returncode == 0
     assert files_of(tmp_path / "d") == sound
-    answer = cc(*doctor, "--json", cwd=tmp_path)
+    answer = run_cc(*doctor, "--json", cwd=tmp_path)
     verdicts = {line["check"]: line["verdict"] for line in json.loads(answer.stdout)["checks"]}
     assert verdicts["every sample"] == "ok"
 

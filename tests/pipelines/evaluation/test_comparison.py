@@ -268,6 +268,7 @@ def test_photos_in_lists_keep_their_relative_paths(models: Path, photos: Path) -
     assert report.scores["copy"]["psnr"] == 100
 
 
+@pytest.mark.slow
 def test_perceptual_scores_for_every_side(models: Path, photos: Path) -> None:
     report = evaluate_model(
         models / "one",
@@ -289,6 +290,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return weight_files(tmp_path_factory.mktemp("weights"))
 
 
+@pytest.mark.slow
 def test_lpips_for_every_side(
     models: Path, photos: Path, weights: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -123,6 +123,7 @@ def test_a_dataset_among_photos(model: Path, photos: Path, dataset: Path) -> Non
 PERCEPTUAL = {"kid_lite0", "kid_lite0_error", "perceptual_lite0"}
 
 
+@pytest.mark.slow
 def test_perceptual_scores_come_when_asked_for_with_and_without_a_front(
     model: Path, photos: Path, expected: EvalReport, tmp_path: Path, capsys
 ) -> None:

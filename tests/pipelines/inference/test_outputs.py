@@ -195,6 +195,7 @@ def test_inspect_replaces_what_it_drew(photos: Path, dataset: Path, tmp_path: Pa
     assert made_by(mine, DRAWN)
 
 
+@pytest.mark.slow
 def test_the_table_next_to_the_histograms(tmp_path: Path) -> None:
     model = save(tmp_path / "best.pt", UNetColorizer())
     inspect_model(model, picture=tmp_path / "w.png")

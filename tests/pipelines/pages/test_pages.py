@@ -254,6 +254,7 @@ def test_the_pages_are_on_loopback_and_end_with_the_command(
     assert psutil.wait_procs(started, timeout=60)[1] == []
 
 
+@pytest.mark.slow
 def test_no_store_yet_is_one_line(tmp_path) -> None:
     answer = subprocess.run(
         [sys.executable, "-m", "cli.main", "ui", "x", "--tracking-uri", f"sqlite:///{tmp_path}/m.db"],

@@ -72,6 +72,7 @@ def test_a_flat_folder_of_outputs_of_a_tree_with_one_doubtful_name() -> None:
     assert found.extra == ["a.png"]
 
 
+@pytest.mark.slow
 def test_many_photos_are_matched_quickly() -> None:
     count = 50_000
     photos = [f"{i % 100}/{i}.jpg" for i in range(count)]

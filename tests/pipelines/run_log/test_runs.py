@@ -123,6 +123,7 @@ def test_tags_record_when_a_sign_appeared_and_disappeared(tracking: str, tmp_pat
     assert {point.value for point in values} == {0.5}
 
 
+@pytest.mark.slow
 def test_a_training_logs_its_scores_at_equal_colourfulness(
     dataset_with_palette: Path, tracking: str, tmp_path: Path
 ) -> None:

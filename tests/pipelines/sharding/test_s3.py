@@ -151,6 +151,7 @@ def test_the_same_bytes_wherever_photos_and_dataset_are(
     assert _objects(s3_server, bucket) == written
 
 
+@pytest.mark.slow
 def test_uploads_of_killed_workers_are_dropped(s3_server, tmp_path: Path) -> None:
     """Also by a call that finds nothing else to do, and so needs no Ray."""
     bucket = s3_server.make_bucket("shard-killed")
@@ -300,6 +301,7 @@ def test_what_cannot_be_read_is_refused_among_the_others(
     assert flaky_s3.counts()["counted"] == 0  # not a byte of it was fetched
 
 
+@pytest.mark.slow
 def test_a_store_that_goes_away_ends_the_reading(
     bound, sizes: list[int], flaky_s3: FlakyS3, monkeypatch
 ) -> None:

@@ -54,6 +54,7 @@ def test_other_names_are_no_patterns(name: str) -> None:
     assert expand_pattern(name) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "pattern",
     [f"x-{{0..{10**7}}}.tar", f"x-{{{10**30}..0}}.tar", "{0..9999}{0..9999}.tar", "{0..9}" * 12],

@@ -53,6 +53,7 @@ def run(finished: Job, tmp_path: Path) -> TrackedRun:
     return start_run(new_store(tmp_path), "finished", finished.params, {}, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["missing", "unreachable"])
 def test_without_its_palettes_picture_a_training_is_finished_and_its_model_logged(
     fault: str, finished: Job, run: TrackedRun
@@ -77,6 +78,7 @@ def test_without_its_palettes_picture_a_training_is_finished_and_its_model_logge
     assert "recipe.toml" in {item.path for item in client.list_artifacts(run.run_id)}
 
 
+@pytest.mark.slow
 def test_with_all_artifacts_nothing_is_warned_about(finished: Job, run: TrackedRun) -> None:
     warnings: list[str] = []
     close_run(finished, run, "FINISHED", warnings.append)

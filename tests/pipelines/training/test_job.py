@@ -59,6 +59,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow
 def test_collectives_with_a_killed_rank_are_worth_a_retry() -> None:
     """Two real ranks over gloo, whose errors have no type of their own."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)

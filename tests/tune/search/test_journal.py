@@ -39,6 +39,7 @@ def wait_for(text: str, out: Store) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_what_is_appended_is_uploaded_soon_and_read_back(out: Store) -> None:
     with open_journal(out) as journal:
         append(journal.file, "one", "two")
@@ -55,6 +56,7 @@ def test_what_is_appended_is_uploaded_soon_and_read_back(out: Store) -> None:
     assert uploaded(out) == "one\ntwo\nthree\nfour\n"
 
 
+@pytest.mark.slow
 def test_many_pieces_become_one(out: Store) -> None:
     lines = [f"line {number}" for number in range(MOST_PIECES + 5)]
     with open_journal(out) as journal:

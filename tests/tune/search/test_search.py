@@ -112,6 +112,7 @@ def test_no_trial_is_stopped_for_being_behind_a_collapsed_one(
     assert reached(third, EPOCHS, 0.85) is None
 
 
+@pytest.mark.slow
 def test_tpe_finds_what_random_values_miss(space: Space) -> None:
     def best(startup: int, seed: int) -> float:
         search = Search(space, Objective(), SearchSettings(seed=seed, startup=startup), None)
@@ -300,6 +301,7 @@ def test_random_search_samples_every_value_by_the_seed_alone(space: Space) -> No
     assert len({str(values) for values in drawn[0]}) == 20
 
 
+@pytest.mark.slow
 def test_a_grid_holds_every_combination_once_and_then_ends(tmp_path: Path) -> None:
     tables = {
         "data.batch": {"choices": [8, 16]},
@@ -333,6 +335,7 @@ def test_a_grid_holds_every_combination_once_and_then_ends(tmp_path: Path) -> No
         Search(space_of(many, load_recipe("unet-l1")), Objective(), settings, None)
 
 
+@pytest.mark.slow
 def test_cma_es_closes_in_and_resumes_as_if_never_interrupted(tmp_path: Path) -> None:
     """Its state is in the journal, where only the state of CMA-ES is unpickled."""
     space = space_of(

@@ -170,6 +170,7 @@ def test_a_missing_file_and_invalid_toml_are_refused(tmp_path: Path) -> None:
         load_space_file(tmp_path / "bad.toml", load_recipe("simple"))
 
 
+@pytest.mark.slow
 @given(
     lr=st.floats(1e-6, 1e-2),
     depth=st.integers(1, 6),
