@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from skimage import color
@@ -22,12 +23,11 @@ from colorcore.export.exported import exported_bytes, opened
 from colorcore.export.graph import norms_left, onnx_graph, settings_of
 from colorcore.export.quantize import kept_in_float, quantized
 from colorcore.models import build_model
-from colorcore.recipes.recipe import RECIPES, load_recipe
+from colorcore.recipes.recipe import load_recipe, recipe_names
 
 SHAPES = [(1, 1, 1, 1), (1, 1, 31, 64), (3, 1, 64, 64), (2, 1, 97, 33)]
 BINS = 16
-MODELS: dict[str, list[str]] = {
-    "unet gates": ["model.attention=true"],
+OTHERS: dict[str, list[str]] = {
     "unet group norm": ["model.norm=group", "model.dropout=0.1", "model.lightness=unit"],
     "unet deep": ["model.depth=5"],
 }
@@ -69,7 +69,17 @@ def checkpoint(recipe: str, overrides: list[str]) -> Checkpoint:
     )
 
 
-def check(saved: Checkpoint) -> None:
+def one_recipe_per_model() -> list[str]:
+    """The first recipe of each different network: an export takes many seconds."""
+    first: dict[str, str] = {}
+    for name in recipe_names():
+        model = load_recipe(name, ["model.channels=8"]).model
+        first.setdefault(f"{model.name} {model.options()}", name)
+    return list(first.values())
+
+
+def check(saved: Checkpoint) -> onnx.ModelProto:
+    """Compare what is exported with the checkpoint; returns the graph."""
     network = saved.model()
     graph = onnx_graph(network, settings_of(network, saved.decoding))
     made = opened(exported_bytes(saved, network, graph))
@@ -91,30 +101,26 @@ def check(saved: Checkpoint) -> None:
     assert made.facts.mean_ab == saved.mean_ab
     assert np.array_equal(made.facts.palette["centroids"], saved.palette.centroids)
     assert made.decoding == full.decoding
+    return graph
 
 
 @SLOW
 def test_a_unet_is_exported_with_its_batch_norms_folded() -> None:
     saved = checkpoint("unet-l1", ["model.depth=2"])
-    check(saved)
-    network = saved.model()
-    assert any(isinstance(each, nn.BatchNorm2d) for each in network.modules())
-    assert norms_left(onnx_graph(network, settings_of(network, saved.decoding))) == 0
+    assert any(isinstance(each, nn.BatchNorm2d) for each in saved.model().modules())
+    assert norms_left(check(saved)) == 0
 
 
 @SLOW
-@pytest.mark.parametrize("recipe", sorted(path.stem for path in RECIPES.glob("*.toml")))
+@pytest.mark.parametrize("recipe", one_recipe_per_model())
 def test_every_recipes_model_is_exported(recipe: str) -> None:
     check(checkpoint(recipe, []))
 
 
 @SLOW
-@pytest.mark.parametrize("case", MODELS)
-def test_every_option_of_a_unet_is_exported(case: str) -> None:
-    saved = checkpoint("unet-l1", MODELS[case])
-    check(saved)
-    network = saved.model()
-    left = norms_left(onnx_graph(network, settings_of(network, saved.decoding)))
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_options_of_a_unet_are_exported(case: str) -> None:
+    left = norms_left(check(checkpoint("unet-l1", OTHERS[case])))
     assert left == (18 if "group" in case else 0)
 
 
