@@ -36,7 +36,9 @@ def export(
             "rest on --data.",
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of training after --prune.")] = 3,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of training after --prune (default: 3).")
+    ] = None,
     photos: Annotated[
         int, typer.Option(min=2, help="Photos to calibrate on, and to score, at most.")
     ] = 32,
@@ -52,13 +54,16 @@ def export(
     scores are shown. cc colorize, cc eval and colorcore.load take it like a checkpoint.
     """
     from cli import show
-    from pipelines.export.job import ExportSettings, export_model
+    from pipelines.errors import WrongCallError
+    from pipelines.export.job import EPOCHS, ExportSettings, export_model
 
+    if epochs is not None and prune is None:
+        raise WrongCallError("--epochs is for the training after --prune; leave it out")
     settings = ExportSettings(
         data=data,
         int8=int8,
         prune=prune,
-        epochs=epochs,
+        epochs=epochs or EPOCHS,
         photos=photos,
         device=device,
         overwrite=overwrite,
@@ -97,4 +102,10 @@ def _show(report: ExportReport) -> None:
     if report.norms_left:
         counted = show.counted(report.norms_left, "group norm")
         show.line(f"{counted} not folded into convolutions: they depend on the photo")
+    if report.colors_changed:
+        show.warn(
+            f"8 bits change these colours visibly, by ΔE2000 {report.variants[-1].delta_e:.1f} on "
+            "average; CPUs without VNNI instructions, such as those with AVX2 alone, add such "
+            "errors: measure where the file will run, or export without --int8"
+        )
     show.line(f"written: {report.file}")

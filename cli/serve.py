@@ -98,7 +98,7 @@ def serve(
         server = PhotoServer(open_colorizer(model, device), settings, listener)
         print(f"{server.address}?token={settings.token}" if is_new else server.address, flush=True)
         if settings.token is not None and tls_cert is None and not is_loopback(host):
-            show.warn("without --tls-cert, others on the network can read photos and token")
+            show.warn("without --tls-cert, others on the network can read the photos and the token")
         show.warn("press Ctrl-C to stop")
         server.run()
     return 0

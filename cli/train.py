@@ -66,8 +66,11 @@ def train(
     from cli import show
     from colorcore.storage.location import open_store
     from colorcore.storage.locks import require_writable
+    from pipelines.errors import WrongCallError
     from pipelines.tracking.store import check_store, resolve_tracking_uri
 
+    if from_reading is not None and from_ is None:
+        raise WrongCallError("--from-reading says how --from takes its input; add --from FILE.pt")
     uri = resolve_tracking_uri(tracking_uri, Path.cwd())
     open_store(dataset)  # refuses a location that holds a secret
     require_writable(open_store(out))

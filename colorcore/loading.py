@@ -25,8 +25,10 @@ def load_colorizer(place: str | Path | Store, device: str | None = None) -> Colo
         CheckpointError: there is no checkpoint, or it is damaged.
         OnnxFileError: an ONNX file is missing, damaged, or none that ``cc export`` wrote.
         StorageError: a remote store does not answer, or refuses.
-        ValueError: an ONNX file cannot run on the device.
+        ValueError: the place is empty, or an ONNX file cannot run on the device.
     """
+    if not str(place):
+        raise ValueError("expected a model, got an empty name")
     if is_onnx(place):
         return load_onnx(place, device)
     from colorcore.checkpoints.checkpoint import load_checkpoint

@@ -178,8 +178,8 @@ def read_facts(data: bytes, where: str) -> OnnxFacts:
         model = onnx.load_model_from_string(data)
     except (DecodeError, ValueError) as error:
         raise OnnxFileError(
-            f"expected an ONNX file, {where} is damaged or none ({len(data):,} bytes); copy it "
-            "again, or export the model again"
+            f"expected an ONNX file, {where} is damaged or something else ({len(data):,} bytes); "
+            "copy it again, or export the model again"
         ) from error
     facts = facts_of({each.key: each.value for each in model.metadata_props}, where)
     if found := next(_strange(model), None):

@@ -119,6 +119,19 @@ class OnnxColorizer(Colorizer):
         self._session = _Session(data, where, _checked_device(device), threads)
         self._session.start()
 
+    def with_versions(self, count: int) -> Self:
+        """The same model; an exported file has one answer.
+
+        Raises:
+            ValueError: more than one version is asked for.
+        """
+        if count > 1:
+            raise ValueError(
+                f"expected a checkpoint for {count} versions, got an exported file, which has one "
+                "answer; use the model that it was exported from"
+            )
+        return self
+
     @property
     def device(self) -> str:
         """Where onnxruntime runs the graph."""

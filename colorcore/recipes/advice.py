@@ -53,7 +53,7 @@ WIDTHS = (4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Model widths; 64, 96 and 128 are those of the guides."""
 CALM_LR, BRISK_LR, SIMPLE_LR = 2e-5, 3e-4, 5e-5
 """Learning rates: against oscillation, against a plateau, and that of "the simple truth"."""
-PHOTOS = "are the photos colourful, with no cast of their own? (cc inspect)"
+PHOTOS = "check with cc inspect that the photos are colourful and have no colour cast"
 PHOTOS_MATTER = frozenset({"grey", "over_saturated", "sepia", "purple_cast", "plateaued"})
 """Signs that bad photos can cause too ("data quality" in two guides)."""
 OTHER_RECIPES = {

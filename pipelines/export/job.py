@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -143,6 +144,14 @@ def _check(model: str | Path, file: Path, settings: ExportSettings) -> None:
             f"expected the packages that cc export needs, {', '.join(missing)} is missing; install "
             f"them with {EXTRA}"
         )
+    if re.match(r"\w\w+:/", str(file)):  # a Path keeps one of the two slashes
+        raise WrongCallError(
+            f"expected a local file to write, got {file}; write it here, then copy it there"
+        )
+    if settings.device is not None and settings.prune is None:
+        raise WrongCallError(
+            "--device is for the training after --prune; an export runs on the CPU, so leave it out"
+        )
     if is_onnx(str(model)):
         raise WrongCallError(f"expected a model to export, got {model}, which is exported already")
     if file.suffix.lower() != SUFFIX:
@@ -161,8 +170,9 @@ def _check(model: str | Path, file: Path, settings: ExportSettings) -> None:
         if not 0.0 < settings.prune < 1.0:
             raise WrongCallError(f"expected a share between 0 and 1, got --prune {settings.prune}")
         if settings.data is None or not is_dataset(settings.data):
+            got = "" if settings.data is None else f", got {settings.data}, which is none"
             raise WrongCallError(
-                "expected a dataset to train the pruned model on; add --data DATASET "
+                f"expected a dataset to train the pruned model on{got}; add --data DATASET "
                 "(from cc shard and cc priors)"
             )
 

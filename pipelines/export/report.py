@@ -8,6 +8,9 @@ from typing import Any
 
 TORCH = "torch"
 ONNX = "onnx"
+NOTICEABLE = 2.3
+"""Difference of colours that is just noticeable, ΔE (Mahy et al. 1994, "Evaluation of uniform color
+spaces developed after the adoption of CIELAB and CIELUV", of ΔE*ab)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,11 @@ class ExportReport:
     size: int
     variants: list[Variant] = field(default_factory=list)
     changes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def colors_changed(self) -> bool:
+        """Whether 8 bits change colours by more than people overlook."""
+        return "int8" in self.changes and self.variants[-1].delta_e > NOTICEABLE
 
     def record(self) -> dict[str, Any]:
         """All of it as plain values."""

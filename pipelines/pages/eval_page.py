@@ -367,7 +367,7 @@ def _notes(record: Mapping[str, Any]) -> str:
         f"<li>The palette that balances AuC, and the constant colour, are those of {first}.</li>"
         "<li>Intervals: percentile bootstrap over photos, 2,000 resamples with a fixed seed, the "
         "same photos for all sides (Efron and Tibshirani 1993).</li>"
-        "<li>With many comparisons, about one in twenty seems beyond chance by chance.</li>"
+        "<li>Of many comparisons, about one in twenty looks significant by chance alone.</li>"
         "<li>CF: Hasler and Süsstrunk 2003. AuC: Zhang et al. 2016. ΔE2000: Sharma et al. 2005."
         "</li></ul>"
     )

@@ -39,7 +39,7 @@ small { font-size: .8125rem; }
 .wide { overflow-x: auto; margin: .75rem 0; border: 1px solid var(--line); border-radius: 6px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td {
-  padding: .45rem .75rem; text-align: right; border-top: 1px solid var(--line);
+  padding: .45rem .55rem; text-align: right; border-top: 1px solid var(--line);
   white-space: nowrap; vertical-align: top; line-height: 1.3;
 }
 thead th { border-top: 0; font-weight: 600; background: var(--panel); }

@@ -88,7 +88,11 @@ class Access:
                 {"WWW-Authenticate": "Bearer"},
             )
         if request.method not in {"GET", "HEAD"} and not _is_ours(request, host):
-            raise Refused(403, "origin", "expected a request of this server's page, got another's")
+            raise Refused(
+                403,
+                "origin",
+                "expected a request from this server's own page, got one from another site",
+            )
 
     async def _is_first_visit(self, request: Request, send: Send) -> bool:
         """Whether this was a visit of ``/?token=…``, which got its cookie; the page follows."""

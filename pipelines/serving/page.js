@@ -21,7 +21,7 @@ const WORDS = {
   slow: "The photo took too long to arrive. Try again, or use a smaller one.",
   memory: "The server has too little memory for this photo.",
   shutting_down: "The server is shutting down.",
-  token: "This page's access has ended. Open the link with the token again.",
+  token: "Your access has expired. Open the link with the token again.",
   network: "The server cannot be reached. Is cc serve still running?",
 };
 const WITH_NUMBERS = ["decompression_bomb", "file_too_large"]; // whose message has the limit

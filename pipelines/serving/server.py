@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
 import socket
@@ -36,12 +37,19 @@ def listen(host: str, port: int | None) -> socket.socket:
     Raises:
         JobError: the port asked for is taken, or there is no such host.
     """
+    failed = OSError()
     for number in (PORT, 0) if port is None else (port,):
         try:
             return socket.create_server((host, number), family=family(host), backlog=CONNECTIONS)
         except OSError as error:
-            reason = error.strerror or error
-    raise JobError(f"cannot serve on {joined(host, port or PORT)}: {reason}; choose another --port")
+            failed = error
+    reason = failed.strerror or str(failed)
+    is_host = isinstance(failed, socket.gaierror) or failed.errno == errno.EADDRNOTAVAIL
+    raise JobError(
+        # Python's text repeats the address.
+        f"cannot serve on {joined(host, port or PORT)}: {reason.partition(' (while')[0]}; choose "
+        f"another {'--host' if is_host else '--port'}"
+    )
 
 
 class PhotoServer(uvicorn.Server):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.errors import JobError
+from pipelines.errors import JobError, WrongCallError
 from pipelines.tracking.mlflow_env import QUIET, environment
 from pipelines.tracking.names import CHAMPION, MODEL
 from pipelines.tracking.store import TrackedRun, client_for, resolve_tracking_uri
@@ -134,6 +134,10 @@ def local_model(model: str | Path, asked_uri: str | None = None) -> str | Path:
         JobError: the store does not answer, or there is no checkpoint under that name.
     """
     name = str(model)
+    if not name:
+        raise WrongCallError(
+            "expected a model, got an empty name; is a variable of the shell unset?"
+        )
     if not name.startswith(_SCHEMES):
         return model
     uri = resolve_tracking_uri(asked_uri, Path.cwd())

@@ -97,8 +97,8 @@ def train(
     ``on_warning`` what the run in MLflow lacks at the end, and where that is.
 
     Raises:
-        WrongCallError: ``out`` holds another training, the batch is too small, a file of weights
-            that the recipe names does not exist, or ``initial`` does not fit the recipe.
+        WrongCallError: ``out`` holds another training or a dataset, the batch is too small, a file
+            of weights that the recipe names does not exist, or ``initial`` does not fit the recipe.
         BusyError: another process writes to ``out``.
         CheckpointError: ``initial`` cannot be read.
         DatasetError, FileNotFoundError: the dataset is not finished, or has no palette.
@@ -222,6 +222,10 @@ def _previous(job: Job, *, resume: bool) -> Checkpoint | None:
     """The checkpoint to resume from, if ``--resume`` asks for it and it is of the same training."""
     out, last = job.store.show(), job.store.below("last")
     exists = has_checkpoint(last)
+    if not exists and job.store.exists("dataset.json"):
+        raise WrongCallError(
+            f"expected a folder for a training, {out} is a dataset; choose another"
+        )
     if exists and not resume:
         raise WrongCallError(
             f"{out} already holds a training; continue it with --resume or choose another --out"

@@ -88,6 +88,7 @@ def test_recipes_lists_and_prints_a_file_that_loads(cc: Run, tmp_path: Path) -> 
         (["train", "nowhere", "--recipe", "smiple"], 2, "did you mean simple?"),
         (["train", "nowhere", "--set", "optim.lrr=1"], 2, "did you mean lr?"),
         (["train", "nowhere", "--set", "optim.lr"], 2, "expected KEY=VALUE"),
+        (["train", "nowhere", "--from-reading", "unit"], 2, "add --from FILE.pt"),
         (["recipes", "nothing-like-it"], 2, "expected a recipe's name"),
         (["eval", "nowhere", "."], 1, "expected a checkpoint folder"),
         (["colorize", "nowhere", "a.jpg"], 1, "expected a checkpoint folder"),
@@ -113,6 +114,15 @@ def test_an_error_is_one_line_and_its_code_that_of_the_process(tmp_path: Path) -
     assert answer.stderr.startswith("error: ")
     assert answer.stderr.count("\n") == 1
     assert answer.stdout == ""
+
+
+def test_a_training_does_not_go_into_a_dataset(cc: Run, dataset_with_palette: Path) -> None:
+    before = sorted(dataset_with_palette.iterdir())
+    words = ("--set", "data.batch=4", "--out", dataset_with_palette)
+    answer = cc("train", dataset_with_palette, *words)
+    assert answer.code == 2
+    assert f"{dataset_with_palette} is a dataset; choose another" in answer.stderr
+    assert sorted(dataset_with_palette.iterdir()) == before
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

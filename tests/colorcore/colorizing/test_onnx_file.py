@@ -327,7 +327,9 @@ def test_cuda_needs_its_provider(file: Path) -> None:
 
 
 def test_it_has_one_answer(file: Path) -> None:
-    with pytest.raises(ValueError, match="expected a model that predicts bins for 3 versions"):
+    with pytest.raises(
+        ValueError, match="expected a checkpoint for 3 versions, got an exported file"
+    ):
         load_onnx(file).with_versions(3)
 
 

@@ -22,8 +22,8 @@ from colorcore.recipes.recipe import load_recipe
 from pipelines.errors import JobError, WrongCallError
 from pipelines.export.job import ExportSettings, export_model
 from pipelines.export.photos import photos_for
-from pipelines.export.report import ExportReport
-from tests.conftest import jpeg, scene
+from pipelines.export.report import ExportReport, Variant
+from tests.conftest import Run, jpeg, scene
 from tests.trainings import fit_here, untrained
 
 TINY = [
@@ -228,7 +228,8 @@ def test_a_file_that_is_missing_or_foreign_is_named(cc, dataset: Path, tmp_path:
         ("x.onnx", {"int8": True}, "expected photos to calibrate --int8 on"),
         ("x.onnx", {"prune": 0.3}, "expected a dataset to train the pruned model on"),
         ("x.onnx", {"prune": 1.5, "data": "."}, "between 0 and 1, got --prune 1.5"),
-        ("x.onnx", {"prune": 0.3, "data": "."}, "expected a dataset"),
+        ("x.onnx", {"prune": 0.3, "data": "."}, r"pruned model on, got .*, which is none"),
+        ("x.onnx", {"device": "cuda"}, "--device is for the training after --prune"),
     ],
 )
 def test_wrong_calls_write_nothing(
@@ -241,6 +242,38 @@ def test_wrong_calls_write_nothing(
         export_model("start", tmp_path / name, ExportSettings(**settings))
     assert sorted(each.name for each in tmp_path.iterdir()) == ["folder.onnx", "there.onnx"]
     assert (tmp_path / "there.onnx").read_bytes() == b"mine"
+
+
+def test_a_file_in_an_object_store_is_not_written_as_a_local_one(cc: Run, tmp_path: Path) -> None:
+    answer = cc("export", "start", "s3://bucket/x.onnx")
+    assert answer.code == 2
+    assert "expected a local file to write, got s3:/bucket/x.onnx" in answer.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_epochs_without_anything_to_train(cc: Run, tmp_path: Path) -> None:
+    answer = cc("export", "start", "x.onnx", "--epochs", "3")
+    assert answer.code == 2
+    assert "--epochs is for the training after --prune" in answer.stderr
+
+
+@pytest.mark.parametrize("words", [("export", "", "x.onnx"), ("colorize", "", "x.jpg")])
+def test_an_empty_name_is_no_model(cc: Run, words: tuple[str, ...]) -> None:
+    answer = cc(*words)
+    assert answer.code == 2
+    assert "expected a model, got an empty name" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("delta_e", "changes", "expected"),
+    [(2.4, {"int8": {}}, True), (2.2, {"int8": {}}, False), (2.4, {"pruned": {}}, False)],
+)
+def test_colours_that_8_bits_change_are_told(
+    delta_e: float, changes: dict[str, Any], expected: bool
+) -> None:
+    variant = Variant("int8", 1, 1.0, delta_e, 20.0, 0.0)
+    report = ExportReport(Path("x"), "m", 0.0, 0.1, 0, "photos", 64, [variant], changes)
+    assert report.colors_changed is expected
 
 
 def test_an_exported_file_is_not_exported_again(tmp_path: Path) -> None:

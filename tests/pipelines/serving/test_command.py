@@ -133,7 +133,8 @@ def test_a_token_of_ones_own_is_not_printed(by: str, tmp_path: Path) -> None:
     [
         (("--token-file", "/nowhere"), "cannot read the token in /nowhere"),
         (("--tls-cert", "/nowhere"), "expected --tls-cert and --tls-key together"),
-        (("--host", "203.0.113.7"), "cannot serve on 203.0.113.7"),
+        (("--host", "203.0.113.7"), "assign requested address; choose another --host"),
+        (("--host", "no.such.host.invalid"), "choose another --host"),
         (("--tls-cert", "/nowhere", "--tls-key", "/nowhere"), "cannot use the certificate"),
     ],
 )
