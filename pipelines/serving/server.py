@@ -44,11 +44,11 @@ def listen(host: str, port: int | None) -> socket.socket:
         except OSError as error:
             failed = error
     reason = failed.strerror or str(failed)
-    is_host = isinstance(failed, socket.gaierror) or failed.errno == errno.EADDRNOTAVAIL
+    is_port = failed.errno in (errno.EADDRINUSE, errno.EACCES)
     raise JobError(
         # Python's text repeats the address.
         f"cannot serve on {joined(host, port or PORT)}: {reason.partition(' (while')[0]}; choose "
-        f"another {'--host' if is_host else '--port'}"
+        f"another {'--port' if is_port else '--host'}"
     )
 
 
