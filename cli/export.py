@@ -79,6 +79,7 @@ def export(
 
 def _show(report: ExportReport) -> None:
     from cli import show
+    from pipelines.export.report import NOTICEABLE
 
     show.table(
         ["", "MB", "CPU ms per photo", "ΔE2000 to torch", "PSNR dB", "PSNR lost"],
@@ -102,10 +103,10 @@ def _show(report: ExportReport) -> None:
     if report.norms_left:
         counted = show.counted(report.norms_left, "group norm")
         show.line(f"{counted} not folded into convolutions: they depend on the photo")
-    if report.colors_changed:
+    if report.added_by_int8 > NOTICEABLE:
         show.warn(
-            f"8 bits change these colours visibly, by ΔE2000 {report.variants[-1].delta_e:.1f} on "
-            "average; CPUs without VNNI instructions, such as those with AVX2 alone, add such "
-            "errors: measure where the file will run, or export without --int8"
+            f"8 bits change these colours visibly, by ΔE2000 {report.added_by_int8:.1f} on "
+            "average on this CPU, and perhaps less on another: measure where the file will "
+            "run, or export without --int8"
         )
     show.line(f"written: {report.file}")

@@ -56,9 +56,12 @@ class ExportReport:
     changes: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def colors_changed(self) -> bool:
-        """Whether 8 bits change colours by more than people overlook."""
-        return "int8" in self.changes and self.variants[-1].delta_e > NOTICEABLE
+    def added_by_int8(self) -> float:
+        """By how much the mean ΔE2000 rises from the same network's float32 form to int8."""
+        if "int8" not in self.changes:
+            return 0.0
+        full, small = self.variants[-2:]
+        return small.delta_e - full.delta_e
 
     def record(self) -> dict[str, Any]:
         """All of it as plain values."""

@@ -265,15 +265,19 @@ def test_an_empty_name_is_no_model(cc: Run, words: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("delta_e", "changes", "expected"),
-    [(2.4, {"int8": {}}, True), (2.2, {"int8": {}}, False), (2.4, {"pruned": {}}, False)],
+    ("changes", "delta_e", "expected"),
+    [
+        ({"int8": {}}, (0.0, 0.0, 2.4), 2.4),
+        ({"pruned": {}}, (0.0, 2.4), 0.0),
+        ({"pruned": {}, "int8": {}}, (0.0, 2.4, 2.5), 0.1),
+    ],
 )
-def test_colours_that_8_bits_change_are_told(
-    delta_e: float, changes: dict[str, Any], expected: bool
+def test_what_8_bits_change_is_told_from_what_pruning_changed(
+    changes: dict[str, Any], delta_e: tuple[float, ...], expected: float
 ) -> None:
-    variant = Variant("int8", 1, 1.0, delta_e, 20.0, 0.0)
-    report = ExportReport(Path("x"), "m", 0.0, 0.1, 0, "photos", 64, [variant], changes)
-    assert report.colors_changed is expected
+    variants = [Variant("any", 1, 1.0, each, 20.0, 0.0) for each in delta_e]
+    report = ExportReport(Path("x"), "m", 0.0, 0.1, 0, "photos", 64, variants, changes)
+    assert report.added_by_int8 == pytest.approx(expected)
 
 
 def test_an_exported_file_is_not_exported_again(tmp_path: Path) -> None:
