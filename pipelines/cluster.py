@@ -22,15 +22,16 @@ from pipelines.ray_internals import on_loopback
 
 ANSWER_S = 10.0
 """Seconds within which an address must accept a connection."""
-PATIENCE_S = 60.0
-"""Seconds for which connecting to a busy head by ``ray://`` is retried."""
+PATIENCE_S = 120.0
+"""Seconds for which connecting by ``ray://`` is retried when the head turns the client away."""
 FIRST_PAUSE_S = 2.0
 """Pause before the first retry; it doubles for each further one."""
 MOST_BYTES = 35
 """Bytes of a folder's path below which Ray's sockets, 72 bytes further down, are within 107."""
 _SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - a private folder is made there
 _log = logging.getLogger(__name__)
-_BUSY = ("Starting Ray client server failed", "Proxy failed to Connect to backend", "psutil.")
+_CRASHED = "Starting Ray client server failed"
+_TURNED_AWAY = (_CRASHED, "Proxy failed to Connect to backend", "psutil.")
 _REFUSED = ("Unauthenticated", "AuthToken", "authentication token")
 
 
@@ -163,10 +164,11 @@ def require_listener(host: str, port: int) -> None:
 
 
 def _join(address: str) -> None:
-    """Connect to a cluster, with retries while its head is busy.
+    """Connect to a cluster, with retries while its head turns the client away.
 
     The head starts one process per client of ``ray://`` and turns the client away if that process
-    does not come up, which happens on a busy machine.
+    does not come up. That happens on a busy machine, and at random where gRPC acts on the fork
+    (ray-project/ray#63202): the heads in infra/ are started with GRPC_ENABLE_FORK_SUPPORT=0.
     """
     import ray
 
@@ -176,8 +178,8 @@ def _join(address: str) -> None:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             return
         except ConnectionAbortedError as error:
-            busy = any(sign in str(error) for sign in _BUSY)
-            if not busy or time.monotonic() + pause > end:
+            may_pass = any(sign in str(error) for sign in _TURNED_AWAY)
+            if not may_pass or time.monotonic() + pause > end:
                 raise
         time.sleep(pause)
         pause *= 2
@@ -195,6 +197,8 @@ def _reason(error: BaseException) -> str:
             "; a cluster with token authentication needs RAY_AUTH_MODE=token, "
             "and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
         )
+    if _CRASHED in text:
+        text += "; try again, and start the cluster's head with GRPC_ENABLE_FORK_SUPPORT=0"
     return text
 
 

@@ -80,6 +80,9 @@ ray_start() {
 ray_head() {
     check_ray
     remember head
+    # Else the process that serves ray:// crashes at times when it starts a client's process, for gRPC
+    # then acts on the fork (ray-project/ray#63202).
+    export GRPC_ENABLE_FORK_SUPPORT=0
     ray_start --head --port=6379 --ray-client-server-port=10001 \
         --dashboard-host="${RAY_DASHBOARD_HOST:-127.0.0.1}" --dashboard-port=8265 "$@"
 }

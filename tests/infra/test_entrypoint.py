@@ -48,6 +48,15 @@ def test_the_head_listens_on_loopback_for_its_dashboard_unless_told(env: dict[st
     assert {"--dashboard-host=10.0.0.1", "--num-cpus=3", "--labels=a=b"} <= set(words)
 
 
+def test_the_head_serves_clients_without_grpcs_acts_on_forks(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    """Else the process that serves ray:// crashes when it starts a client's process."""
+    program(tmp_path / "bin" / "ray", '#!/bin/sh\necho "$GRPC_ENABLE_FORK_SUPPORT"\n')
+    path = f"{tmp_path / 'bin'}:{env['PATH']}"
+    assert run(ENTRY, "head", env={**env, "PATH": path}).stdout == "0\n"
+
+
 def test_a_worker_joins_the_head_it_is_told(env: dict[str, str]) -> None:
     assert "--address=head:6379" in dry(env, "worker")
     told = dry({**env, "RAY_HEAD": "10.0.0.7:6379", "RAY_NUM_GPUS": "2"}, "worker")

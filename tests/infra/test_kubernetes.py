@@ -143,6 +143,15 @@ def test_clusters_ask_for_a_token_which_nobody_wrote_down() -> None:
                     assert variable["value"].startswith("/run/secrets/"), variable
 
 
+def test_heads_serve_clients_of_ray_without_grpcs_acts_on_forks() -> None:
+    """Else the process that serves ray:// crashes when it starts a client's process."""
+    heads = [pod for _, pod in PODS if pod["spec"]["containers"][0]["name"] == "ray-head"]
+    assert len(heads) == 2
+    for pod in heads:
+        variables = {each["name"]: each["value"] for each in pod["spec"]["containers"][0]["env"]}
+        assert variables["GRPC_ENABLE_FORK_SUPPORT"] == "0"
+
+
 def test_pods_are_no_root_and_have_no_rights_to_spare() -> None:
     assert len(PODS) == 7
     for name, pod in PODS:

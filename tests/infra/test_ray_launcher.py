@@ -107,6 +107,7 @@ def test_ray_knows_the_options_that_it_is_started_with(config: dict[str, Any]) -
         assert len(options_of(words)) >= 3
     head = config["head_start_ray_commands"][1]
     assert "--dashboard-host=127.0.0.1" in head
+    assert "GRPC_ENABLE_FORK_SUPPORT=0 ray start" in head  # or clients are turned away at random
     assert "--autoscaling-config=~/ray_bootstrap_config.yaml" in head
 
 

@@ -164,7 +164,7 @@ def test_pictures_are_those_of_the_checkpoint(cc, bins: Path, bins_file: Path, t
     assert np.abs(found["as stored", bins] - found["asked", bins]).max() > 5
     answer = cc("colorize", bins_file, photo, "--samples", "3", "--out", "more")
     assert answer.code == 2
-    assert "LiteBins does not; it has one answer" in answer.stderr
+    assert "expected a checkpoint for 3 versions, got an exported file" in answer.stderr
     answer = cc("colorize", bins_file, photo, "--device", "tpu", "--out", "more")
     assert answer.code == 2
     assert "--device: expected the device cpu or cuda" in answer.stderr
