@@ -50,7 +50,6 @@ def ray_session(address: str | None = None, *, cpus: int | None = None) -> Itera
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     wait_passively()  # a local Ray's workers inherit this process's environment
     import ray
-    from ray.exceptions import RayError
 
     silence_ray()
     if ray.is_initialized():
@@ -74,9 +73,13 @@ def ray_session(address: str | None = None, *, cpus: int | None = None) -> Itera
                 require_listener(host.strip("[]"), int(port))
             with waiting_for(f"the cluster at {address}"):
                 _join(address)
-    except (RayError, RuntimeError, ValueError, OSError) as error:
+    except JobError:
         stack.close()
-        raise JobError(f"cannot reach {address or 'a local Ray'}: {_reason(error)}") from error
+        raise
+    except Exception as error:  # Ray raises bare ones, too: after 30 s of starting, for example
+        stack.close()
+        what = "start a local Ray" if address is None else f"reach {address}"
+        raise JobError(f"cannot {what}: {_reason(error)}") from error
     with stack:
         try:
             yield

@@ -43,19 +43,51 @@ def uses_token_auth() -> bool:
     return bool(raylet.get_authentication_mode() == raylet.AuthenticationMode.TOKEN)
 
 
-def trainer_without_sigint_handler() -> type[TorchTrainer]:
-    """A `TorchTrainer` that leaves Ctrl-C alone and keeps its controller as ``controller``.
+def has_autoscaler() -> bool:
+    """Whether the connected Ray may add nodes; False for one that this process started."""
+    worker: Any = importlib.import_module("ray._private.worker")
+    node = worker._global_node
+    return node is None or not node.head
 
-    Ray's own handler aborts the workers at once, before they can save a checkpoint;
-    `pipelines.training.interrupts` has ours.
+
+def lean_trainer() -> type[TorchTrainer]:
+    """A `TorchTrainer` that leaves Ctrl-C alone and starts faster; its class is made on each call.
+
+    - Ray's own handler of Ctrl-C aborts the workers at once, before they can save a checkpoint;
+      `pipelines.training.interrupts` has ours. ``controller`` is the actor, for the second Ctrl-C.
+    - Two of the actors that Ray Train starts are left out, because they have nothing to do: the
+      one that serves Ray Data's datasets, and where there is no autoscaler, the one that asks it
+      for nodes; the workers wait until that one has started.
     """
     from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+    from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
-    class Trainer(TorchTrainer):
+    base: Any = TorchTrainer  # Ray declares it as the one of Ray Train 1
+
+    class FixedWorkers(FixedScalingPolicy):
+        """As many workers as asked for, from the nodes that there are."""
+
+        def after_controller_start(self, train_run_context: Any) -> None:
+            """Do not start the actor."""
+
+        def _maybe_send_resource_request(self) -> None:
+            """Do not ask for nodes."""
+
+    class Trainer(base):  # type: ignore[misc]
         controller: Any = None
 
         def _register_sigint_handler(self, controller: Any) -> None:
             self.controller = controller
+
+        def _create_default_callbacks(self) -> Any:
+            callbacks = super()._create_default_callbacks()
+            return [each for each in callbacks if not isinstance(each, DatasetsCallback)]
+
+        def _initialize_and_run_controller(self, **parts: Any) -> Any:
+            if type(parts["scaling_policy"]) is FixedScalingPolicy and not has_autoscaler():
+                parts["scaling_policy"] = FixedWorkers(self.scaling_config)
+            return super()._initialize_and_run_controller(**parts)
 
     return Trainer
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 START_S = 5.0
-"""Seconds that a log may take to connect, before the first step."""
+"""Seconds that reading a run's tags waits for the server to answer."""
 HANDOVER_S = 5.0
 """Seconds that a worker waits for the server at its end; the driver then waits longer."""
 WRITE_S = 60.0
@@ -57,7 +57,7 @@ class RunLog:
     def __init__(
         self, uri: str, run_id: str, folder: Path, warn: Callable[[str], None] = lambda _: None
     ) -> None:
-        """Open the spool in ``folder`` and begin to send; takes ``START_S`` at most.
+        """Open the spool in ``folder`` and begin to send, without waiting for the server.
 
         warn  receives each reason why something cannot be kept, once
         """
@@ -78,10 +78,13 @@ class RunLog:
         self._sender = threading.Thread(target=self._send, name="run-log-send", daemon=True)
         self._writer.start()
         self._sender.start()
-        self._connected.wait(START_S)
 
     def tags(self) -> dict[str, str]:
-        """The run's tags when this log was opened, from the server and from the spool."""
+        """The run's tags when this log was opened, from the server and from the spool.
+
+        Waits up to ``START_S`` for the server's; without an answer, they are left out.
+        """
+        self._connected.wait(START_S)
         return {**self._tags, **self._spooled_tags}
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,13 +99,20 @@ class RunObserver(NodeObserver):
     ) -> None:
         super().__init__(run, out, node=node)
         self._recipe = recipe
-        # A resumed run has signs from before, and must notice when one of them disappears.
-        self._signs = {
+        self._step = 0
+
+    @cached_property
+    def _signs(self) -> dict[str, str]:
+        """The signs that the run has now: a resumed one may lose some that it has from before.
+
+        Asked for at the first validation, when the server has long answered; asking earlier would
+        keep the first step waiting.
+        """
+        return {
             name.removeprefix(SIGN_TAG): text
             for name, text in self._log.tags().items()
             if name.startswith(SIGN_TAG) and not text.startswith(_GONE)
         }
-        self._step = 0
 
     def on_notice(self, text: str) -> None:
         """Write it into the log of the process: a trial has no other display."""

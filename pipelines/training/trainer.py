@@ -19,7 +19,7 @@ from colorcore.recipes.recipe import Recipe
 from colorcore.scores.signs import Sign
 from pipelines.cluster import say_if_busy, silence_ray
 from pipelines.errors import JobError, StoppedError, WrongCallError
-from pipelines.ray_internals import trainer_without_sigint_handler
+from pipelines.ray_internals import lean_trainer
 from pipelines.training.board import Board
 from pipelines.training.interrupts import Interrupts
 from pipelines.training.job import Job, Workers
@@ -116,7 +116,7 @@ def _fit_until_it_ends(name: str, config: dict[str, Any], scaling: Any) -> None:
 
     from pipelines.training.rendezvous import MeetingConfig
 
-    trainer_class: Any = trainer_without_sigint_handler()
+    trainer_class: Any = lean_trainer()
     board, reached = config["board"], -1  # the step at which the workers were last lost
     while True:
         # Ray Train wants a folder for its own records; our checkpoints never pass through it.

@@ -64,7 +64,10 @@ class Head:
 
     def init(self, **_: object) -> None:
         self.now += self.each_s
-        if isinstance(answer := next(self.answers), str):
+        answer = next(self.answers)
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, str):
             text = (
                 f"Initialization failure from server:\nTraceback (most recent call last):\n{answer}"
             )
@@ -116,6 +119,19 @@ def test_the_installed_ray_uses_the_words_that_such_heads_are_recognized_by() ->
 
     source = inspect.getsource(proxier)
     assert [words for words in cluster._TURNED_AWAY if words not in source] == []
+
+
+def test_a_local_ray_that_does_not_start_in_time_is_an_error_of_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray gives its node 30 s, which a busy machine may exceed, and raises a bare Exception."""
+    Head(monkeypatch, Exception("The current node timed out during startup. This could happen"))
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with (
+        pytest.raises(JobError, match=r"^cannot start a local Ray: .* timed out during startup$"),
+        cluster.ray_session(),
+    ):
+        pass
 
 
 # Temporary folders
