@@ -16,10 +16,12 @@ from typing import IO, Any
 
 PLAIN_LINE_EVERY_S = 5.0
 
-UNKNOWN = 0
+UNKNOWN = -1
 """The total of a job that is still counting its work."""
+NOT_BEGUN = 0
+"""The total of a job before its work begins; the note says what it does instead."""
 Advance = Callable[[int, int, str], None]
-"""Called with the amount done, the total (or UNKNOWN) and a note."""
+"""Called with the amount done, the total (or UNKNOWN or NOT_BEGUN) and a note."""
 
 
 _for_json: IO[str] | None = None
@@ -179,7 +181,7 @@ def _bar(label: str) -> Iterator[Advance]:
         task = bars.add_task(label, total=None, note="starting")
 
         def advance(done: int, total: int, note: str) -> None:
-            bars.update(task, completed=done, total=total if total != UNKNOWN else None, note=note)
+            bars.update(task, completed=done, total=total if total > 0 else None, note=note)
 
         yield advance
 
@@ -192,6 +194,11 @@ def _lines(label: str) -> Iterator[Advance]:
     def advance(done: int, total: int, note: str) -> None:
         nonlocal last, printed, first
         now = time.monotonic()
+        if total == NOT_BEGUN:
+            if note and note != last:  # at once: few, and some are passed only once
+                warn(f"{label}: {note}")
+                last = note
+            return
         if first is None and done < total:
             first = (now, done)
         of = f"/{total}" if total != UNKNOWN else ""
@@ -199,7 +206,7 @@ def _lines(label: str) -> Iterator[Advance]:
         if first is not None and done > first[1] and done < total:
             left = f", {duration((now - first[0]) / (done - first[1]) * (total - done))} left"
         text = f"{label}: {done}{of}{f', {note}' if note else ''}"
-        if text != last and (now - printed >= PLAIN_LINE_EVERY_S or done == total != UNKNOWN):
+        if text != last and (now - printed >= PLAIN_LINE_EVERY_S or done == total):
             warn(text + left)
             printed = now
             last = text

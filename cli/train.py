@@ -145,10 +145,13 @@ class Display:
 
     def update(self, progress: TrainProgress) -> None:
         """Show the latest progress."""
+        from cli.show import NOT_BEGUN
+
         self._show_notices(progress)
         self._warn_of_signs(progress)
         self._warn_of_stop(progress)
         if not progress.total_steps:
+            self._advance(0, NOT_BEGUN, progress.stage)
             return
         notes = [f"epoch {min(progress.epoch + 1, progress.epochs)}/{progress.epochs}"]
         if progress.workers > 1:

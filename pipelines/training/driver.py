@@ -129,6 +129,7 @@ def train(
             tags[FROM_TAG] = start.about
             on_initial(start.about)
         # Before Ray, so that a failing start of Ray is logged.
+        on_progress(TrainProgress(stage="opening the run in MLflow"))
         run = start_run(
             tracking_uri,
             name,
@@ -138,6 +139,7 @@ def train(
         )
         job = replace(job, run=run, initial=start)
         status = "FAILED"
+        on_progress(TrainProgress(stage=f"connecting to {address}" if address else "starting Ray"))
         try:
             with catch_interrupts() as interrupts, ray_session(address):
                 interrupts.install()  # again: Ray takes SIGTERM when it connects

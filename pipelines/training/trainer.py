@@ -37,11 +37,13 @@ MARK = ".training-"
 class TrainProgress:
     """The progress of a training, for a display.
 
+    ``stage`` is what is done before the first step, while ``total_steps`` is still 0;
     ``scores`` and ``signs`` are of ``scored_step``; ``workers`` counts those that train now, and
     ``notices`` is what they have said so far, such as that a network is being compiled;
     ``stopping`` is True from the request to stop until the end.
     """
 
+    stage: str = ""
     step: int = 0
     total_steps: int = 0
     epoch: int = 0
@@ -181,6 +183,7 @@ def _watch(
 
     def update() -> None:
         posted = ray.get(board.read.remote(stop=interrupts.asked.is_set()))
+        posted.setdefault("stage", "starting the workers")
         signs = with_advice(posted.pop("signs", ()), recipe)
         progress = TrainProgress(epochs=recipe.train.epochs, signs=signs, **posted)
         interrupts.can_stop = progress.total_steps > 0  # before that there is nothing to save

@@ -30,7 +30,7 @@ class _BoardObserver(Observer):
 
     def __init__(self, board: Any, epochs: int, workers: int) -> None:
         self._board, self._epochs = board, epochs
-        self._progress: dict[str, Any] = {"workers": workers}
+        self._progress: dict[str, Any] = {"workers": workers, "stage": "building the network"}
         self._smooth: float | None = None
         self._stop, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._post, name="board", daemon=True)
@@ -38,7 +38,7 @@ class _BoardObserver(Observer):
 
     def on_start(self, total_steps: int, first_step: int) -> None:
         epoch = first_step * self._epochs // total_steps
-        self._set(total_steps=total_steps, step=first_step, epoch=epoch)
+        self._set(total_steps=total_steps, step=first_step, epoch=epoch, stage="")
 
     def on_notice(self, text: str) -> None:
         self._set(notices=(*self._progress.get("notices", ()), text))

@@ -113,3 +113,33 @@ def test_control_characters_in_names_are_escaped(capsys: pytest.CaptureFixture[s
         "name    size", "x\\ty\\r     3", "é写         4", "picture  a\\x00b",
         "contact sheet: a\\x07\\n.png",
     ]  # fmt: skip
+
+
+def test_what_comes_before_the_work_is_said_at_once_and_without_a_count(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with show.progress("train") as advance:
+        advance(0, show.NOT_BEGUN, "")
+        advance(0, show.NOT_BEGUN, "starting Ray")
+        advance(0, show.NOT_BEGUN, "starting the workers")
+        advance(0, show.NOT_BEGUN, "starting the workers")
+        advance(1, 20, "epoch 1/2")
+        advance(2, 20, "epoch 1/2")  # too soon for another line
+        advance(20, 20, "epoch 2/2")
+    assert capsys.readouterr().err.splitlines() == [
+        "train: starting",
+        "train: starting Ray",
+        "train: starting the workers",
+        "train: 1/20, epoch 1/2",
+        "train: 20/20, epoch 2/2",
+    ]
+
+
+def test_a_job_that_still_counts_its_work_has_no_total(capsys: pytest.CaptureFixture[str]) -> None:
+    with show.progress("shard") as advance:
+        advance(0, show.UNKNOWN, "12 listed so far")
+        advance(2, show.UNKNOWN, "31 listed so far")  # too soon for another line
+    assert capsys.readouterr().err.splitlines() == [
+        "shard: starting",
+        "shard: 0, 12 listed so far",
+    ]

@@ -103,6 +103,9 @@ def test_two_workers_train_together(
     assert report.steps == trained.steps
     assert report.scores["photos"] == trained.scores["photos"]
     assert seen[-1].step == seen[-1].total_steps == report.steps
+    assert list(dict.fromkeys(each.stage for each in seen if not each.total_steps)) == [
+        "opening the run in MLflow", "starting Ray", "starting the workers", "building the network"
+    ]  # fmt: skip
     # GroupNorm knows nothing of batches, and nothing is flipped: half a batch each gives the
     # whole's gradients, but for rounding, which AdamW amplifies where gradients are near zero.
     mine, theirs = final_weights(tmp_path / "model"), final_weights(trained.out)
