@@ -11,12 +11,15 @@ Option: TypeAlias = float | bool | str
 """A value that a recipe may set for an option of a model or loss term."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error message: the nearest known name, or all names if none is similar."""
+def nearest(name: str, known: Iterable[str], table: str = "") -> str:
+    """The end of an error message: the nearest known name, or all names if none is similar.
+
+    table  written before a name that is suggested, such as "optim."
+    """
     known = sorted(known)
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if matches:
-        return f"; did you mean {matches[0]}?"
+        return f"; did you mean {table}{matches[0]}?"
     return f"; known: {', '.join(known) or 'none'}"
 
 

@@ -7,6 +7,7 @@ checkpoint and run contains its own recipe, and a search changes it by dotted pa
 
 from __future__ import annotations
 
+import copy
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -76,9 +77,8 @@ class ModelPart(_Part):
         given = {key: value for key, value in values.items() if key != "name"}
         for key in given:
             if key not in schema.model_fields:
-                raise ValueError(
-                    f"unknown key model.{key}{nearest(key, ['name', *schema.model_fields])}"
-                )
+                keys = ["name", *schema.model_fields]
+                raise ValueError(f"unknown key model.{key}{nearest(key, keys, 'model.')}")
         later = {key: given.pop(key) for key in ("bins",) if given.get(key) == PALETTE}
         options = schema.model_validate(given).model_dump()
         try:
@@ -266,9 +266,17 @@ def load_recipe(name_or_file: str, overrides: Iterable[str] = ()) -> Recipe:
         values = tomllib.loads(open_store(where).read("").decode())
     except (OSError, ValueError, StorageError) as error:
         raise RecipeError(f"cannot read the recipe {where}: {error}") from error
-    for override in overrides:
-        _override(values, override)
-    return parse_recipe(values, where)
+    if not (settings := list(overrides)):
+        return parse_recipe(values, where)
+    changed = copy.deepcopy(values)
+    for setting in settings:
+        _override(changed, setting)
+    what = settings[0] if len(settings) == 1 else f"{len(settings)} settings"
+    try:
+        return parse_recipe(changed, f"{name_or_file} with {what}")
+    except RecipeError:
+        parse_recipe(values, where)  # if the file itself is wrong, the message names it
+        raise
 
 
 def overridden(recipe: Recipe, overrides: Iterable[str], where: str) -> Recipe:
@@ -342,10 +350,27 @@ def _explain(error: ValidationError) -> str:
         for name in path[:-1]:
             part = part.model_fields[name].annotation
             part = next((one for one in get_args(part) if one is not type(None)), part)
-        return f"unknown key {'.'.join(path)}{nearest(path[-1], part.model_fields)}"
+        text = f"unknown key {'.'.join(path)}"
+        if len(path) == 1 and (tables := _tables_with(path[0])):
+            return f"{text}; did you mean {' or '.join(f'{each}.{path[0]}' for each in tables)}?"
+        return text + nearest(
+            path[-1], part.model_fields, "".join(f"{each}." for each in path[:-1])
+        )
     if first["type"] in ("model_type", "dict_type"):
         return f"{'.'.join(path)}: expected a table of settings, got {first['input']!r}"
     return f"{'.'.join(path)}: {first['msg'].lower()}, got {first['input']!r}"
+
+
+def _tables_with(key: str) -> list[str]:
+    """The recipe's tables that have this key."""
+    from colorcore.models import MODELS, options_model
+
+    found = ["model"] if any(key in options_model(each).model_fields for each in MODELS) else []
+    for name, field in Recipe.model_fields.items():
+        kinds = [field.annotation, *get_args(field.annotation)]
+        if any(key in getattr(kind, "model_fields", ()) for kind in kinds):
+            found.append(name)
+    return found
 
 
 def _spelled_out(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def test_recipes_lists_and_prints_a_file_that_loads(cc: Run, tmp_path: Path) -> 
         (["priors", "nowhere"], 1, "make one with: cc shard"),
         (["train", "nowhere"], 1, "make one with: cc shard"),
         (["train", "nowhere", "--recipe", "smiple"], 2, "did you mean simple?"),
-        (["train", "nowhere", "--set", "optim.lrr=1"], 2, "did you mean lr?"),
+        (["train", "nowhere", "--set", "optim.lrr=1"], 2, "did you mean optim.lr?"),
         (["train", "nowhere", "--set", "optim.lr"], 2, "expected KEY=VALUE"),
         (["train", "nowhere", "--from-reading", "unit"], 2, "add --from FILE.pt"),
         (["recipes", "nothing-like-it"], 2, "expected a recipe's name"),

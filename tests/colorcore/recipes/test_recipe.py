@@ -261,8 +261,13 @@ def test_a_key_below_a_value_is_refused():
     ("override", "message"),
     [
         ("optim.learning_rate=1", "unknown key optim.learning_rate"),
-        ("data.bach=3", "unknown key data.bach; did you mean batch?"),
+        ("data.bach=3", "unknown key data.bach; did you mean data.batch?"),
         ("optimm.lr=1", "unknown key optimm; did you mean optim?"),
+        ("lr=1", "unknown key lr; did you mean optim.lr or discriminator.lr?"),
+        (
+            "channels=8",
+            "unknown key channels; did you mean model.channels or discriminator.channels?",
+        ),
         ("xyzzy=1", "unknown key xyzzy; known: about, data, discriminator, loss, loss_options,"),
         ("loss.ab_l2=1", "unknown loss term: 'ab_l2'; did you mean ab_l1?"),
         ("loss_options.ab_l2.x=1", "unknown loss term: 'ab_l2'; did you mean ab_l1?"),
@@ -271,8 +276,8 @@ def test_a_key_below_a_value_is_refused():
             "unknown option of loss term 'weighted_mse': 'gray'; did you mean grey?",
         ),
         ("model.name=unett", "model.name is 'unett'; did you mean unet?"),
-        ("model.chanels=8", "unknown key model.chanels; did you mean channels?"),
-        ("model.nam=unet", "unknown key model.nam; did you mean name?"),
+        ("model.chanels=8", "unknown key model.chanels; did you mean model.channels?"),
+        ("model.nam=unet", "unknown key model.nam; did you mean model.name?"),
         ("model.bins=8", "unknown key model.bins; known: attention, channels,"),
         ("train.metric=psnrr", "train.metric is 'psnrr'; did you mean psnr?"),
         ("train.metric=loss", "train.metric is 'loss'"),
@@ -281,7 +286,16 @@ def test_a_key_below_a_value_is_refused():
 def test_an_unknown_name_is_refused_with_the_nearest(override: str, message: str):
     with pytest.raises(RecipeError, match=re.escape(message)) as refusal:
         load_recipe("simple", [override])
-    assert "simple.toml" in str(refusal.value)
+    assert str(refusal.value).startswith(f"simple with {override}: ")
+
+
+def test_a_fault_of_the_file_is_not_blamed_on_the_settings(tmp_path: Path):
+    file = tmp_path / "own.toml"
+    file.write_text("[optim]\nlr = 99\n[loss]\nab_l1 = 1\n")
+    with pytest.raises(RecipeError, match=rf"^{re.escape(str(file))}: optim\.lr: .* got 99"):
+        load_recipe(str(file), ["data.batch=4", "train.epochs=2"])
+    with pytest.raises(RecipeError, match=r"^simple with 2 settings: optim\.lr: .* got 99"):
+        load_recipe("simple", ["optim.lr=99", "train.epochs=2"])
 
 
 @pytest.mark.parametrize(
@@ -564,7 +578,9 @@ def test_a_recipe_has_a_discriminator_where_a_term_needs_one():
     )
     judged = load_recipe("simple", ["loss.feature_matching=1", "discriminator.channels=7"])
     assert judged.discriminator == DiscriminatorPart(channels=7)
-    with pytest.raises(RecipeError, match=r"key discriminator\.scale; did you mean scales\?"):
+    with pytest.raises(
+        RecipeError, match=r"key discriminator\.scale; did you mean discriminator\.scales\?"
+    ):
         load_recipe("gan", ["discriminator.scale=2"])
 
 

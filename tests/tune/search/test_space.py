@@ -137,7 +137,7 @@ def test_a_file_of_any_paths(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
-        ({"optim.lrr": {"log": [1e-4, 1e-2]}}, r"optim\.lrr; did you mean lr\?"),
+        ({"optim.lrr": {"log": [1e-4, 1e-2]}}, r"optim\.lrr; did you mean optim\.lr\?"),
         ({"optm.lr": {"log": [1e-4, 1e-2]}}, r"unknown key optm; did you mean optim\?"),
         ({"loss.ab_l2": {"log": [0.1, 1]}}, r"'ab_l2'; did you mean ab_l1\?"),
         ({"optim.lr": {"lg": [1e-4, 1e-2]}}, r"unknown key lg; did you mean log\?"),
