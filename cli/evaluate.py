@@ -10,22 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.options import AsJson, Chroma, Device, Model, Overwrite, Temperature
+from cli.show import SCORES
 
 if TYPE_CHECKING:
     from colorcore.comparison.per_photo import Difference
     from colorcore.decoding import Decoding
     from pipelines.evaluation.report import EqualScores, EvalReport, FrontReport, SideReport
 
-_NAMES = {
-    "psnr": "PSNR dB",
-    "ssim": "SSIM",
-    "ab_l1": "ab L1",
-    "delta_e2000": "ΔE2000",
-    "cf": "CF",
-    "cf_gap": "CF gap",
-    "auc": "AuC",
-    "auc_balanced": "AuC bal.",
-}
 _PERCEPTUAL = {"kid_lite0": "KID Lite0 ×10³", "perceptual_lite0": "perc. Lite0"}
 _PUBLISHED = {"lpips_alex": "LPIPS Alex", "lpips_vgg": "LPIPS VGG", "fid": "FID"}
 _LIGHTNESS = {"lightness_error": "|ΔL|"}
@@ -223,7 +214,7 @@ def _show_scores(report: EvalReport, *, perceptual: bool) -> None:
     )
     outputs = any(side.outputs for side in report.sides)
     names = {
-        **_NAMES,
+        **SCORES,
         **(_LIGHTNESS if outputs else {}),
         **({} if report.left_out or not perceptual else _PERCEPTUAL),
         **{key: name for key, name in _PUBLISHED.items() if key in report.scores["grey"]},
@@ -248,7 +239,7 @@ def _show_scores(report: EvalReport, *, perceptual: bool) -> None:
     print()
     rows = [side.name for side in report.sides]
     show.table(
-        ["95% intervals", *(_NAMES[key] for key in _FRONT)],
+        ["95% intervals", *(SCORES[key] for key in _FRONT)],
         [
             (
                 name,
@@ -274,12 +265,12 @@ def _difference_lines(differences: Sequence[Difference]) -> list[str]:
         parts = []
         for word, side in (("better", one), ("worse", other)):
             said = [
-                f"{_NAMES[each.metric]} by {_number(abs(each.difference))} ({_between(each)})"
+                f"{SCORES[each.metric]} by {_number(abs(each.difference))} ({_between(each)})"
                 for each in found
                 if each.better == side
             ]
             parts += [f"{word} in {', '.join(said)}"] if said else []
-        level = [_NAMES[each.metric] for each in found if not each.better]
+        level = [SCORES[each.metric] for each in found if not each.better]
         parts += [f"level in {', '.join(level)}"] if level else []
         lines.append(f"{one} vs. {other}: {'; '.join(parts)}")
     return lines
@@ -301,7 +292,7 @@ def _show_front(front: FrontReport, baselines: Mapping[str, Mapping[str, float]]
     ]
     print()
     show.table(
-        ["T", "chroma", *(_NAMES[key] for key in _FRONT), "optimal", ""],
+        ["T", "chroma", *(SCORES[key] for key in _FRONT), "optimal", ""],
         [
             *rows,
             *(
@@ -326,7 +317,7 @@ def _show_equal(front: FrontReport) -> None:
 
     print()
     show.table(
-        ["equal colorfulness", *(_NAMES[key] for key in _EQUAL), "decoding"],
+        ["equal colorfulness", *(SCORES[key] for key in _EQUAL), "decoding"],
         [
             (
                 f"at {share:.0%} of the true CF",
@@ -346,7 +337,7 @@ def _show_equal_sides(equal: Sequence[EqualScores]) -> None:
         print()
         head = f"at {each.share:.0%} of the true CF"
         show.table(
-            [head, *(_NAMES[key] for key in _EQUAL), "decoding"],
+            [head, *(SCORES[key] for key in _EQUAL), "decoding"],
             [
                 (
                     name,

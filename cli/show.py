@@ -22,6 +22,18 @@ NOT_BEGUN = 0
 """The total of a job before its work begins; the note says what it does instead."""
 Advance = Callable[[int, int, str], None]
 """Called with the amount done, the total (or UNKNOWN or NOT_BEGUN) and a note."""
+SCORES = {
+    "psnr": "PSNR dB",
+    "ssim": "SSIM",
+    "ab_l1": "ab L1",
+    "delta_e2000": "ΔE2000",
+    "cf": "CF",
+    "cf_gap": "CF gap",
+    "auc": "AuC",
+    "auc_balanced": "AuC bal.",
+}
+"""The headings of scores in tables, with units."""
+_COUNTS = {"bins_in_use": "bins in use"}
 
 
 _for_json: IO[str] | None = None
@@ -107,12 +119,26 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
 
 def scores(title: str, own: Mapping[str, float], decoded: Mapping[str, float]) -> None:
-    """Print a checkpoint's scores, with the model's own decoding and with the chosen one."""
-    if decoded:
-        rows = [(name, value, decoded.get(name)) for name, value in own.items()]
-        table([title, "own decoding", "chosen decoding"], rows)
-    else:
-        table([title, "score"], list(own.items()))
+    """Print a checkpoint's scores, with the model's own decoding and with the chosen one.
+
+    Scores at equal colourfulness are left out; :func:`equal_cf` prints them.
+    """
+    columns = [own, decoded] if decoded else [own]
+    rows = [
+        (heading, *(column.get(name) for column in columns))
+        for name, heading in SCORES.items()
+        if name in own
+    ]
+    rows += [
+        (heading, *(round(column[name]) if name in column else None for column in columns))
+        for name, heading in _COUNTS.items()
+        if name in own
+    ]
+    if "photos" in own:
+        title = f"{title}, {counted(round(own['photos']), 'photo')}"
+    table([title, "own decoding", "chosen decoding"] if decoded else [title, "score"], rows)
+    if "cf_true" in own:
+        print(f"CF of the photos: {own['cf_true']:.1f}")
 
 
 def equal_cf(scores: Mapping[str, float]) -> None:
