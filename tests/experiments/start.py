@@ -72,6 +72,14 @@ def train(photos: Photos, out: Path, seed: int, sets: Sequence[str]) -> Trained:
     return Trained(seed, folder, scores, errors_by_hue(model, best.mean_ab, batches))
 
 
+def vivid(checkpoint: Checkpoint, batches: Sequence[Tensor]) -> Checkpoint:
+    """The checkpoint with :data:`VIVID` as its decoding, and with its scores by that."""
+    known = score_with_baselines(
+        checkpoint.model(), batches, checkpoint.palette, checkpoint.mean_ab, decoding=VIVID
+    )
+    return replace(checkpoint, decoding=VIVID, decoded=known["model"])
+
+
 def errors_by_hue(
     model: nn.Module, mean_ab: tuple[float, float], batches: Sequence[Tensor]
 ) -> dict[str, tuple[float, float, float]]:
@@ -191,7 +199,7 @@ def main() -> None:
     chosen = max(trained, key=judged)
     folder = SHIPPED[START] if options.ship else options.out / START
     shutil.rmtree(folder, ignore_errors=True)
-    ship_checkpoint(replace(chosen.checkpoint(), decoding=VIVID), folder)
+    ship_checkpoint(vivid(chosen.checkpoint(), photos.held_out()["val"]), folder)
     (folder / CARD).write_text(
         "\n".join(card(trained, chosen, photos, options.source)) + "\n", encoding="utf-8"
     )
