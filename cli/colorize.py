@@ -152,6 +152,7 @@ def _show(
 
     for path, why in report.refused.items():
         show.warn(f"refused {path}: {why}")
+    show.pixel_limit(report.refused.values(), settings.max_pixels)
     if report.kept:
         show.warn(f"kept {len(report.kept):,} existing pictures; replace them with --overwrite")
     if report.colored:

@@ -135,6 +135,7 @@ def shard(
         )
     else:
         _show(report)
+    show.pixel_limit(report.refused, max_pixels)
     return _exit_code(report, max_damaged_percent)
 
 

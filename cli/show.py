@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -107,6 +107,15 @@ def adapt_to_terminal() -> None:
         if reconfigure := getattr(stream, "reconfigure", None):
             is_utf8 = encoding.lower().replace("-", "") == "utf8"
             reconfigure(errors="backslashreplace" if is_utf8 else "replace")
+
+
+def pixel_limit(reasons: Iterable[str], limit: int) -> None:
+    """Say which option raises the limit on pixels, if it was a reason to refuse a photo.
+
+    reasons  each begins with its class, such as "decompression_bomb: expected …"
+    """
+    if any(reason.startswith("decompression_bomb") for reason in reasons):
+        warn(f"photos of more than {limit:,} pixels are refused; --max-pixels raises the limit")
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from cli import show
 from cli.main import main
+from colorcore.photos.refusal import Reason
 from tests.conftest import PhotoFolder
 
 
@@ -143,3 +144,13 @@ def test_a_job_that_still_counts_its_work_has_no_total(capsys: pytest.CaptureFix
         "shard: starting",
         "shard: 0, 12 listed so far",
     ]
+
+
+def test_a_photo_above_the_limit_names_the_option_that_raises_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show.pixel_limit([f"{Reason.UNREADABLE}: it ends early", Reason.TOO_SMALL], 5000)
+    assert capsys.readouterr().err == ""
+    show.pixel_limit([f"{Reason.BOMB}: expected at most 5000 pixels"], 5000)
+    line = "photos of more than 5,000 pixels are refused; --max-pixels raises the limit\n"
+    assert capsys.readouterr().err == line
