@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 import logging
 import signal
 import socket
@@ -66,7 +67,9 @@ class PhotoServer(uvicorn.Server):
     ) -> None:
         host, port = listener.getsockname()[:2]
         scheme = "http" if settings.certificate is None else "https"
-        self.address = f"{scheme}://{joined(host, port)}/"
+        # Nobody can open 0.0.0.0 elsewhere.
+        shown = socket.gethostname() if ipaddress.ip_address(host).is_unspecified else host
+        self.address = f"{scheme}://{joined(shown, port)}/"
         self._line, self._listener = Line(settings), listener
         config = uvicorn.Config(
             application(colorizer, self._line, settings, port),

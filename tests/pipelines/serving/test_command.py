@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -103,6 +104,7 @@ def test_it_listens_on_this_machine_only_and_ends_on_signals() -> None:
 
 def test_beyond_this_machine_it_makes_a_token_and_prints_it_once(tmp_path: Path) -> None:
     with served("--host", "0.0.0.0") as server:  # noqa: S104
+        assert urlsplit(server.link).hostname == socket.gethostname().lower()
         token = server.link.partition("?token=")[2]
         assert len(token) > 40
         assert server.ask("/")[0] == server.ask("/colorize", GREY)[0] == 401
