@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colorcore.colorizing.onnx_file import is_onnx, load_onnx
+from colorcore.storage.store import Store
 
 if TYPE_CHECKING:
     from colorcore.colorizing.colorizer import Colorizer
-    from colorcore.storage.store import Store
 
 
 def load_colorizer(place: str | Path | Store, device: str | None = None) -> Colorizer:
@@ -25,8 +25,11 @@ def load_colorizer(place: str | Path | Store, device: str | None = None) -> Colo
         CheckpointError: there is no checkpoint, or it is damaged.
         OnnxFileError: an ONNX file is missing, damaged, or none that ``cc export`` wrote.
         StorageError: a remote store does not answer, or refuses.
+        TypeError: the place is neither text, nor a path, nor a store.
         ValueError: the place is empty, or an ONNX file cannot run on the device.
     """
+    if not isinstance(place, str | Path | Store):
+        raise TypeError(f"expected a model's name, folder or file, got {type(place).__name__}")
     if not str(place):
         raise ValueError("expected a model, got an empty name")
     if is_onnx(place):

@@ -33,9 +33,17 @@ def require_photo(array: NDArray[Any]) -> None:
     """
     shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
     if array.dtype not in (np.uint8, np.uint16) or not shaped or not array.size:
+        if not array.size:
+            advice = "it has no pixels"
+        elif array.dtype not in (np.uint8, np.uint16):
+            advice = "scale it to 0..255 and convert it to uint8"
+        elif array.ndim > 3:
+            advice = "pass several photos as a list"
+        else:
+            advice = "convert it to sRGB without alpha"
         raise ValueError(
             "expected a photo (H, W) or (H, W, 3), uint8 or uint16, got "
-            f"{array.shape} {array.dtype}; convert it to sRGB without alpha"
+            f"{array.shape} {array.dtype}; {advice}"
         )
 
 

@@ -23,10 +23,16 @@ def open_store(location: str | Path | Store) -> Store:
             other than Amazon's (so do AWS_ENDPOINT_URL and AWS_REGION).
 
     Raises:
-        LocationError: the kind of store is unknown, or the location contains a secret.
+        LocationError: the location is empty, the kind of store is unknown, or the location contains
+            a secret.
     """
     if isinstance(location, Store):
         return location
+    if location == "":
+        raise LocationError(
+            "expected a folder, a file or a URI, got an empty name; is a variable of the shell "
+            "unset? the current folder is ."
+        )
     if isinstance(location, Path):
         return LocalStore(location)
     scheme, separator, rest = location.partition("://")

@@ -96,11 +96,11 @@ def test_views_that_are_not_contiguous_are_images_too(sunset) -> None:
         (torch.zeros(3, 8, 8), TypeError, "got Tensor"),
         (np.full((8, 8), 1.5), ValueError, "expected floats within 0..1, got 1.5 to 1.5"),
         (np.full((8, 8), np.nan), ValueError, "expected floats within 0..1"),
-        (np.zeros((8, 8), np.int64), ValueError, "expected a photo"),
-        (np.zeros((8, 8), bool), ValueError, "expected a photo"),
-        (np.zeros((2, 3, 8, 8), np.uint8), ValueError, "expected a photo"),
-        (np.zeros((0, 8), np.uint8), ValueError, "expected a photo"),
-        (np.zeros((8, 8, 2), np.uint8), ValueError, "expected a photo"),
+        (np.zeros((8, 8), np.int64), ValueError, "expected a photo .* convert it to uint8$"),
+        (np.zeros((8, 8), bool), ValueError, "expected a photo .* convert it to uint8$"),
+        (np.zeros((2, 3, 8, 8), np.uint8), ValueError, "expected a photo .* as a list$"),
+        (np.zeros((0, 8), np.uint8), ValueError, "expected a photo .* has no pixels$"),
+        (np.zeros((8, 8, 2), np.uint8), ValueError, "expected a photo .* without alpha$"),
     ],
 )
 def test_what_is_no_image_is_refused(sunset, image: object, error: type, message: str) -> None:
@@ -275,3 +275,9 @@ def test_lab_of_srgb_agrees_with_scikit_image() -> None:
     rgb = np.random.default_rng(0).uniform(0, 1, (40, 50, 3))
     rgb[0] = np.linspace(0, 0.05, 50)[:, None]  # the linear parts of both curves
     np.testing.assert_allclose(lab_of_srgb(rgb), np.moveaxis(rgb2lab(rgb), -1, 0), atol=2e-3)
+
+
+@pytest.mark.parametrize("place", [None, 3, b"start"])
+def test_what_is_no_place_of_a_model_is_refused(place: object) -> None:
+    with pytest.raises(TypeError, match="expected a model's name, folder or file, got "):
+        colorcore.load(place)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from colorcore.storage.local import LocalStore
 from colorcore.storage.location import absolute_store, open_store
 from colorcore.storage.remote import RemoteStore
-from colorcore.storage.store import Entry, NotAFileError, StorageError
+from colorcore.storage.store import Entry, LocationError, NotAFileError, StorageError
 
 HERE = "endpoint_override=localhost:1&scheme=http"
 """Options with which an s3:// URI is opened without a request."""
@@ -194,13 +194,18 @@ def test_identity_is_that_of_the_folder_itself(store, tmp_path):
 # Locations
 
 
+def test_an_empty_location_is_refused_and_the_current_folder_is_a_dot():
+    with pytest.raises(LocationError, match="got an empty name; is a variable of the shell unset"):
+        open_store("")
+    assert open_store(".") == open_store(Path()) == LocalStore(Path())
+
+
 def test_local_locations(tmp_path):
     assert open_store("a/b") == LocalStore(Path("a/b"))
     assert open_store(Path("a:/b")) == LocalStore(Path("a:/b"))
     assert open_store("file:///a%20b/%C3%A9") == LocalStore(Path("/a b/é"))
     assert open_store((tmp_path / "ü %41").as_uri()) == LocalStore(tmp_path / "ü %41")
     assert open_store("100%20x") == LocalStore(Path("100%20x"))
-    assert open_store("") == LocalStore(Path())
     there = LocalStore(Path("x"))
     assert open_store(there) is there
 
