@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from colorcore.cpu import wait_passively
 from colorcore.waiting import waiting_for
 from pipelines.errors import JobError
-from pipelines.ray_internals import on_loopback
+from pipelines.ray_internals import private_node
 
 ANSWER_S = 10.0
 """Seconds within which an address must accept a connection."""
@@ -59,7 +59,7 @@ def ray_session(address: str | None = None, *, cpus: int | None = None) -> Itera
     try:
         if address is None:
             stack.enter_context(_short_folder())
-            with on_loopback():
+            with private_node():
                 ray.init(
                     address="local",
                     num_cpus=cpus,

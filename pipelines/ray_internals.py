@@ -14,9 +14,51 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
+_PRESTART = "RAY_prestart_worker_first_driver"
+"""The variable by which Ray starts a worker per CPU before there is anything to do."""
+
 
 @contextmanager
-def on_loopback() -> Iterator[None]:
+def private_node() -> Iterator[None]:
+    """Let a Ray that starts in the block serve this process alone, and quickly."""
+    with _on_loopback(), _without_services():
+        yield
+
+
+@contextmanager
+def _without_services() -> Iterator[None]:
+    """Leave out processes that have nothing to do without a cluster and a dashboard.
+
+    Each costs seconds of CPU time to start: the autoscaler's monitor, the one that would send
+    workers' logs here (`log_to_driver` is off), the dashboard's process, which without the
+    dashboard only sends usage statistics (they are off, too), and one idle worker per CPU.
+    """
+    node: Any = importlib.import_module("ray._private.node").Node
+
+    def no_dashboard(self: Any, **_: Any) -> None:
+        self._webui_url = ""
+
+    instead = {
+        "start_monitor": lambda _: None,
+        "start_log_monitor": lambda _: None,
+        "start_api_server": no_dashboard,
+    }
+    before = {name: getattr(node, name) for name in instead}
+    asked = os.environ.get(_PRESTART)
+    os.environ.setdefault(_PRESTART, "0")
+    for name, method in instead.items():
+        setattr(node, name, method)
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(node, name, method)
+        if asked is None:
+            del os.environ[_PRESTART]
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
     """Make a Ray that starts in the block listen on 127.0.0.1 only.
 
     By default Ray's services listen on all addresses of a Linux machine, but not on macOS and
@@ -43,11 +85,11 @@ def uses_token_auth() -> bool:
     return bool(raylet.get_authentication_mode() == raylet.AuthenticationMode.TOKEN)
 
 
-def has_autoscaler() -> bool:
-    """Whether the connected Ray may add nodes; False for one that this process started."""
+def is_private() -> bool:
+    """Whether this process started the Ray that it is connected to, without cluster services."""
     worker: Any = importlib.import_module("ray._private.worker")
     node = worker._global_node
-    return node is None or not node.head
+    return node is not None and bool(node.head)
 
 
 def lean_trainer() -> type[TorchTrainer]:
@@ -55,12 +97,15 @@ def lean_trainer() -> type[TorchTrainer]:
 
     - Ray's own handler of Ctrl-C aborts the workers at once, before they can save a checkpoint;
       `pipelines.training.interrupts` has ours. ``controller`` is the actor, for the second Ctrl-C.
-    - Two of the actors that Ray Train starts are left out, because they have nothing to do: the
-      one that serves Ray Data's datasets, and where there is no autoscaler, the one that asks it
-      for nodes; the workers wait until that one has started.
+    - Actors of Ray Train that have nothing to do are left out: the one that serves Ray Data's
+      datasets, and in a private Ray the one that asks an autoscaler for nodes, for which the
+      workers would wait, and the one that asks the dashboard whether the controller still lives.
     """
     from ray.train.torch import TorchTrainer
     from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+    from ray.train.v2._internal.callbacks.placement_group_callback import (
+        PlacementGroupCleanerCallback,
+    )
     from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
     base: Any = TorchTrainer  # Ray declares it as the one of Ray Train 1
@@ -81,11 +126,12 @@ def lean_trainer() -> type[TorchTrainer]:
             self.controller = controller
 
         def _create_default_callbacks(self) -> Any:
+            idle = (DatasetsCallback, *((PlacementGroupCleanerCallback,) if is_private() else ()))
             callbacks = super()._create_default_callbacks()
-            return [each for each in callbacks if not isinstance(each, DatasetsCallback)]
+            return [each for each in callbacks if not isinstance(each, idle)]
 
         def _initialize_and_run_controller(self, **parts: Any) -> Any:
-            if type(parts["scaling_policy"]) is FixedScalingPolicy and not has_autoscaler():
+            if type(parts["scaling_policy"]) is FixedScalingPolicy and is_private():
                 parts["scaling_policy"] = FixedWorkers(self.scaling_config)
             return super()._initialize_and_run_controller(**parts)
 

@@ -49,6 +49,7 @@ def environment(**more: str) -> dict[str, str]:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         # As the heads in infra have it: else a client of ray:// is turned away at random.
         "GRPC_ENABLE_FORK_SUPPORT": "0",
+        "RAY_worker_niceness": "0",  # as in conftest.py
         # A killed node counts as dead after 3 s, not 15; a slow one still has 10 s an answer.
         "RAY_health_check_period_ms": "1000",
         "RAY_health_check_failure_threshold": "3",

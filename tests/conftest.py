@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any
 # threads of one network that wait for each other would waste them.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["OMP_NUM_THREADS"] = "1"
+# Ray's workers have a niceness of 15, with which the other test process would leave them a
+# twentieth of a CPU: trainings would run into the tests' time limits.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - as Ray spells it
 # What one process of the hundreds that tests start has compiled, the next one need not.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
-from pipelines.ray_internals import has_autoscaler, lean_trainer
+from pipelines.ray_internals import is_private, lean_trainer
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +23,9 @@ def _actors() -> dict[str, str]:
 def test_a_training_starts_no_actor_that_has_nothing_to_do(
     local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`TorchTrainer` itself adds a DatasetManager and an _AutoscalingCoordinatorActor."""
+    """`TorchTrainer` starts a DatasetManager, an _AutoscalingCoordinatorActor and a
+    PlacementGroupCleaner besides.
+    """
     from ray.train import RunConfig, ScalingConfig
 
     monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # as `run_workers` sets it
@@ -31,10 +35,18 @@ def test_a_training_starts_no_actor_that_has_nothing_to_do(
         scaling_config=ScalingConfig(num_workers=1),
         run_config=RunConfig(storage_path=str(tmp_path)),
     ).fit()
-    started = {name for key, name in _actors().items() if key not in before}
-    expected = {"TrainController", "RayTrainWorker", "SynchronizationActor"}
-    assert started == {*expected, "PlacementGroupCleaner"}
+    started = [name for key, name in _actors().items() if key not in before]
+    assert sorted(started) == ["RayTrainWorker", "SynchronizationActor", "TrainController"]
 
 
-def test_a_ray_of_ones_own_has_no_autoscaler(local_ray: None) -> None:
-    assert not has_autoscaler()
+def test_a_private_ray_runs_no_process_for_clusters(local_ray: None) -> None:
+    assert is_private()
+    commands = []
+    for each in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # one that has just ended
+            commands.append(" ".join(each.cmdline()))
+    text = "\n".join(commands)
+    assert "/gcs_server" in text  # else the names below may have changed
+    assert "/raylet" in text
+    for name in ("monitor.py", "dashboard.py", "UsageStats"):
+        assert name not in text
