@@ -10,7 +10,7 @@ from pathlib import Path
 PARTS = (
     "shard", "img2dataset", "writer", "loader", "palette", "encode", "workers", "step",
     "train", "allocator", "colorize", "serve", "observers", "tracking", "tune", "sync",
-    "checkpoint", "export",
+    "checkpoint", "export", "start",
 )  # fmt: skip
 
 
@@ -35,6 +35,7 @@ def main() -> None:  # noqa: PLR0912, PLR0915 - one branch per part
         bench_palette,
         bench_serve,
         bench_shard,
+        bench_start,
         bench_step,
         bench_sync,
         bench_tracking,
@@ -87,6 +88,8 @@ def main() -> None:  # noqa: PLR0912, PLR0915 - one branch per part
             bench_export.run(photos, work, rounds=rounds)
         if "train" in only:
             bench_train.run(rounds=rounds)
+        if "start" in only:
+            bench_start.run(rounds=rounds)
         if "observers" in only:
             bench_observers.run(rounds=min(rounds, 3))
 
