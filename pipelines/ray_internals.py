@@ -86,10 +86,15 @@ def uses_token_auth() -> bool:
 
 
 def is_private() -> bool:
-    """Whether this process started the Ray that it is connected to, without cluster services."""
+    """Whether this process started its Ray by :func:`private_node`, and not otherwise."""
     worker: Any = importlib.import_module("ray._private.worker")
+    constants: Any = importlib.import_module("ray._private.ray_constants")
     node = worker._global_node
-    return node is not None and bool(node.head)
+    return (
+        node is not None
+        and bool(node.head)
+        and constants.PROCESS_TYPE_MONITOR not in node.all_processes
+    )
 
 
 def lean_trainer() -> type[TorchTrainer]:

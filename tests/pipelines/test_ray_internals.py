@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -50,3 +52,16 @@ def test_a_private_ray_runs_no_process_for_clusters(local_ray: None) -> None:
     assert "/raylet" in text
     for name in ("monitor.py", "dashboard.py", "UsageStats"):
         assert name not in text
+
+
+def test_a_ray_that_the_user_started_is_not_private() -> None:
+    """It has a dashboard, perhaps, and lasts longer than a training."""
+    code = (
+        "import ray\n"
+        "from pipelines.ray_internals import is_private\n"
+        "assert not is_private()\n"
+        "ray.init(address='local', num_cpus=1, include_dashboard=False, log_to_driver=False)\n"
+        "print(is_private())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["False"]
